@@ -1,0 +1,76 @@
+# make help lists what there is. What the targets need is installed by themselves: into .venv from the package index, and
+# from Debian where this is Debian and you are root or may sudo; else one line says what is missing.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format clean debian-run debian-test
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: debian-run $(VENV)/.installed ## Run everything on this machine: orchestrator, Prometheus, profiler (ARGS=... adds options)
+	$(BIN)/twistd --nodaemon --pidfile= orchestrator --all-in-one $(ARGS)
+
+test: debian-test lint ## Lint, type-check and test everything
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report
+
+lint: $(VENV)/.installed-test ## ruff, mypy --strict, and the order of the rooms
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(VENV)/.installed-test ## Let ruff format the code
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+clean: ## Remove what the other targets made
+	rm -rf $(VENV) build *.egg-info .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+
+# The editable installation links single files: a new one calls for a new installation.
+SOURCES := $(shell find orchestratord plugins -type d ! -name __pycache__)
+
+$(VENV)/bin/pip:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: setup.cfg pyproject.toml $(SOURCES) | debian-run $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/.installed-test: setup.cfg pyproject.toml $(SOURCES) | debian-test $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@ $(VENV)/.installed
+
+# Each word is PROGRAM:PACKAGE; a name that is no program is a module that Python must have.
+debian-run: WANTED = $(PYTHON):python3 ensurepip:python3-venv prometheus:prometheus setpriv:util-linux
+debian-run: NICE = bpftrace:bpftrace
+debian-test: WANTED = $(PYTHON):python3 ensurepip:python3-venv git:git prometheus:prometheus promtool:prometheus \
+	setpriv:util-linux bpftrace:bpftrace kubectl:kubernetes-client systemd-analyze:systemd
+
+debian-run debian-test:
+	@missing=; \
+	for word in $(WANTED) $(NICE); do \
+	  command -v $${word%:*} >/dev/null || $(PYTHON) -c "import $${word%:*}" 2>/dev/null || missing="$$missing $${word#*:}"; \
+	done; \
+	[ -z "$$missing" ] && exit 0; \
+	if command -v apt-get >/dev/null; then \
+	  if [ "$$(id -u)" = 0 ]; then as=; elif sudo -n true 2>/dev/null; then as=sudo; else as=no; fi; \
+	  if [ "$$as" != no ]; then \
+	    echo "installing from Debian:$$missing"; \
+	    $$as apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$as apt-get install -qq -y --no-install-recommends $$missing >/dev/null \
+	      && exit 0; \
+	  fi; \
+	fi; \
+	needed=; \
+	for word in $(WANTED); do \
+	  command -v $${word%:*} >/dev/null || $(PYTHON) -c "import $${word%:*}" 2>/dev/null || needed="$$needed $${word#*:}"; \
+	done; \
+	[ -z "$$needed" ] && exit 0; \
+	echo "missing:$$needed; as root: apt-get install$$needed" >&2; exit 1

@@ -1,0 +1,111 @@
+"""The exceptions that carry an HTTP meaning; `orchestratord.web.answers` turns them into responses."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class Fault(Exception):
+    """A request that is refused or has failed: `str(fault)` is the text that the client reads."""
+
+    status: ClassVar[int] = 500
+    #: The `outcome` label under which a refused report is counted.
+    outcome: ClassVar[str] = "failed"
+    #: Seconds after which the client should try again; None: no advice.
+    retry_after: ClassVar[int | None] = None
+    #: Whether the connection is of no further use to the client.
+    closes: ClassVar[bool] = False
+
+
+class BadReport(Fault):
+    """The report is not what the contract says; the text ends with the JSON path."""
+
+    status = 400
+    outcome = "invalid"
+
+
+class BodyTooLarge(Fault):
+    """The body, as sent or unpacked, is over the limit."""
+
+    status = 413
+    outcome = "too_large"
+    closes = True
+
+
+class UnsupportedBody(Fault):
+    """A content type or content encoding that is not taken."""
+
+    status = 415
+    outcome = "unsupported"
+
+
+class TableFull(Fault):
+    """A node that is not in the table while the table is full."""
+
+    status = 429
+    outcome = "table_full"
+    retry_after = 10
+
+
+class Draining(Fault):
+    """The service is about to stop and takes nothing new."""
+
+    status = 503
+    outcome = "draining"
+    retry_after = 1
+    closes = True
+
+
+class BadRequest(Fault):
+    """A parameter of a route that is no query is wrong."""
+
+    status = 400
+
+
+class Busy(Fault):
+    """Too much of the same is being done already."""
+
+    status = 503
+    retry_after = 1
+
+
+class UnknownNode(Fault):
+    """No fresh report of that node."""
+
+    status = 404
+
+
+class QueryFault(Fault):
+    """A query that is refused or has failed; answered in Prometheus' error envelope."""
+
+    #: Prometheus' `errorType`.
+    error_type: ClassVar[str] = "internal"
+
+
+class BadQuery(QueryFault):
+    """The client's fault: a parameter is missing or out of bounds."""
+
+    status = 400
+    error_type = "bad_data"
+
+
+class UpstreamUnavailable(QueryFault):
+    """No Prometheus could be reached, or its answer was none."""
+
+    status = 502
+    error_type = "unavailable"
+
+
+class Overloaded(QueryFault):
+    """Too many queries are in flight."""
+
+    status = 503
+    error_type = "overloaded"
+    retry_after = 1
+
+
+class QueryTimeout(QueryFault):
+    """The deadline passed before the whole answer was there."""
+
+    status = 504
+    error_type = "timeout"

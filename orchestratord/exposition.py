@@ -1,0 +1,91 @@
+"""From the table of nodes to the Prometheus exposition: the samples' text, and the collector for prometheus_client."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from prometheus_client import Metric
+
+    from orchestratord.catalogue import Catalogue, Family
+    from orchestratord.nodes import Entry
+
+#: The one family that is in no report: when the node's latest one came.
+LAST_REPORT = "orchestrator_node_last_report_timestamp_seconds"
+LAST_REPORT_HELP = "When the node's latest report arrived, in Unix seconds."
+
+
+class SampleRenderer:
+    """Renders the samples of a report as lines of the text exposition, once, when the report comes in.
+
+    The lines are the same in text 0.0.4, text 1.0.0 and OpenMetrics 1.0. A node id needs no escaping: `report.NodeId`
+    has no character that would.
+    """
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._names = (*catalogue.names, LAST_REPORT)
+        #: One `%` operation and one split for all lines: 2.5 us a report, a third of what a format call a line takes.
+        self._template = "".join(f'{name}{{node_id="%s"}} %r\n' for name in self._names)
+
+    def __call__(self, node_id: str, values: tuple[float | None, ...], received_at: float) -> tuple[bytes, ...]:
+        """Return one line for each family of the catalogue (empty for None), and one for the time of arrival."""
+        arrived = round(received_at, 3)
+        if None in values:
+            return tuple(
+                b"" if value is None else f'{name}{{node_id="{node_id}"}} {value!r}\n'.encode()
+                for name, value in zip(self._names, (*values, arrived), strict=True)
+            )
+        fields: list[object] = []
+        for value in values:
+            fields += (node_id, value)
+        text = self._template % (*fields, node_id, arrived)
+        return tuple(text.encode().splitlines(keepends=True))
+
+
+class NodeCollector(Collector):
+    """The fresh nodes' families, for a registry of prometheus_client. Safe on any thread.
+
+    `snapshot` returns the fresh entries, `NodeStore.snapshot` at the present time.
+    """
+
+    def __init__(self, catalogue: Catalogue, snapshot: Callable[[], list[Entry]]) -> None:
+        self._catalogue = catalogue
+        self._snapshot = snapshot
+
+    def describe(self) -> Iterable[Metric]:
+        """Return the families without samples: what `name[]` filters by."""
+        yield from (_metric(family) for family in self._catalogue)
+        yield _last_report()
+
+    def collect(self) -> Iterator[Metric]:
+        """Return the families with a sample for each fresh node that reported them."""
+        entries = self._snapshot()
+        for index, family in enumerate(self._catalogue):
+            metric = _metric(family)
+            for entry in entries:
+                value = entry.report.values[index]
+                if value is not None:
+                    metric.add_metric([entry.report.node_id], value)
+            yield metric
+        last_report = _last_report()
+        for entry in entries:
+            last_report.add_metric([entry.report.node_id], round(entry.report.received_at, 3))
+        yield last_report
+
+
+def _metric(family: Family) -> GaugeMetricFamily | CounterMetricFamily:
+    # A unit is given only where the name ends with it: prometheus_client would append it to any other name.
+    base = family.name.removesuffix("_total")
+    unit = family.unit if family.unit and base.endswith(f"_{family.unit}") else ""
+    if family.kind == "counter":
+        return CounterMetricFamily(base, family.help, labels=["node_id"], unit=unit)
+    return GaugeMetricFamily(base, family.help, labels=["node_id"], unit=unit)
+
+
+def _last_report() -> GaugeMetricFamily:
+    return GaugeMetricFamily(LAST_REPORT, LAST_REPORT_HELP, labels=["node_id"], unit="seconds")

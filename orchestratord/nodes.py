@@ -1,0 +1,118 @@
+"""The table of nodes: the latest report of each, its freshness, expiry and capacity. Pure: the time comes in."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, NamedTuple
+
+from orchestratord.errors import TableFull
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from orchestratord.report import NodeReport
+
+
+class Entry(NamedTuple):
+    """A node's latest report, and when it came by a clock that only moves forward, in seconds."""
+
+    seen: float
+    report: NodeReport
+
+
+class Updated(NamedTuple):
+    """What became of the reports of one request."""
+
+    accepted: int
+    superseded: int
+    #: The nodes that were not fresh in the table before, in the order of their reports.
+    new: list[str]
+
+
+class NodeStore:
+    """The latest report of every node.
+
+    Owned by the reactor thread: only it may call a method, save `snapshot`, which any thread may call at any time.
+    Every `now` is in seconds of one monotonic clock, so that a step of the wall clock ages no node. A node is fresh
+    while `now - seen < stale_after`; one that is not is in no answer, whether or not `expire` has removed it yet.
+
+    `update`, `expire` and `forget` cost the same whatever the number of nodes.
+    """
+
+    def __init__(self, *, stale_after: float, max_nodes: int) -> None:
+        self.stale_after = stale_after
+        self.max_nodes = max_nodes
+        # Two maps, not one ordered one: replacing a value in place never resizes a dict, and listing a dict's values is
+        # one call of a millisecond for 100,000 nodes, atomic under the interpreter lock; an OrderedDict takes 22 ms.
+        self._entries: dict[str, Entry] = {}
+        self._order: OrderedDict[str, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Return the number of nodes in the table, those included that are stale and not yet removed."""
+        return len(self._entries)
+
+    def update(self, reports: Iterable[NodeReport], now: float) -> Updated:
+        """Store the reports, all of them or none.
+
+        A report with a timestamp older than that of the fresh one in the table is superseded: not stored. An equal one
+        replaces it.
+
+        Raises TableFull, with nothing stored, if the nodes among them that are not in the table do not fit.
+        """
+        reports = list(reports)
+        entries, order = self._entries, self._order
+        if len(entries) + len(reports) > self.max_nodes:
+            newcomers = {report.node_id for report in reports}.difference(entries)
+            if len(entries) + len(newcomers) > self.max_nodes:
+                raise TableFull(f"the table is full: {self.max_nodes} nodes; those known already are served")
+        limit = now - self.stale_after
+        superseded = 0
+        new: list[str] = []
+        for report in reports:
+            node_id = report.node_id
+            old = entries.get(node_id)
+            if old is None or old.seen <= limit:
+                new.append(node_id)
+            elif (
+                report.timestamp is not None
+                and old.report.timestamp is not None
+                and report.timestamp < old.report.timestamp
+            ):
+                superseded += 1
+                continue
+            entries[node_id] = Entry(now, report)
+            order[node_id] = None
+            order.move_to_end(node_id)
+        return Updated(len(reports) - superseded, superseded, new)
+
+    def expire(self, now: float, most: int) -> list[str]:
+        """Remove up to `most` nodes that are stale, the longest silent first, and return their ids."""
+        limit = now - self.stale_after
+        expired: list[str] = []
+        while self._order and len(expired) < most:
+            node_id = next(iter(self._order))
+            if self._entries[node_id].seen > limit:
+                break
+            self._order.popitem(last=False)
+            del self._entries[node_id]
+            expired.append(node_id)
+        return expired
+
+    def forget(self, node_id: str, now: float) -> bool:
+        """Remove a node; return whether it was there and fresh."""
+        entry = self._entries.pop(node_id, None)
+        if entry is None:
+            return False
+        del self._order[node_id]
+        return entry.seen > now - self.stale_after
+
+    def get(self, node_id: str, now: float) -> Entry | None:
+        """Return the node's entry, or None if there is no fresh one."""
+        entry = self._entries.get(node_id)
+        return entry if entry is not None and entry.seen > now - self.stale_after else None
+
+    def snapshot(self, now: float) -> list[Entry]:
+        """Return the fresh entries, unordered. For any thread; the list is the caller's, its entries never change."""
+        entries = list(self._entries.values())
+        limit = now - self.stale_after
+        return [entry for entry in entries if entry.seen > limit]

@@ -1,0 +1,1 @@
+"""The reference profiler: measures one node and reports it to the orchestrator."""

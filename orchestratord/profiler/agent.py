@@ -1,0 +1,131 @@
+"""The profiler of one node: a source that measures, and reports of what it measures."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
+
+from treq.client import HTTPClient
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.web.client import Agent, HTTPConnectionPool
+
+from orchestratord.profiler.choice import PreferredSource
+from orchestratord.profiler.ebpf import EbpfSource
+from orchestratord.profiler.procfs import ProcfsSource, ProcTree
+from orchestratord.profiler.reporter import Reporter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from orchestratord.profiler.bucket import Source
+
+log = Logger()
+
+SOURCES = ("auto", "ebpf", "procfs")
+REPORT_PATH = "/update_metrics"
+_IDLE_SECONDS = 45
+"""An idle connection is given up before the orchestrator, which waits 60 s, closes it under a report."""
+_NODE_ID = re.compile(r"[A-Za-z0-9._:-]{1,253}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfilerSettings:
+    """What a profiler is told; times are in seconds. A wrong value raises ValueError, its field's name first."""
+
+    orchestrator: str
+    node_id: str
+    interval: float = 10.0
+    source: str = "auto"
+    request_deadline: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not _is_base_url(self.orchestrator):
+            raise ValueError(f"orchestrator {self.orchestrator!r} is no http:// or https:// URL with a host")
+        if not _NODE_ID.fullmatch(self.node_id):
+            raise ValueError(f"node_id {self.node_id!r} is not 1 to 253 characters of A-Z a-z 0-9 . _ : -")
+        if not (math.isfinite(self.interval) and 1 <= self.interval <= 3600):
+            raise ValueError(f"interval {self.interval:g} is not from 1 to 3600 seconds")
+        if self.source not in SOURCES:
+            raise ValueError(f"source {self.source!r} is none of {', '.join(SOURCES)}")
+
+    @property
+    def report_url(self) -> str:
+        """Where the reports go: the orchestrator's URL with the path that reports have."""
+        url = urlsplit(self.orchestrator)
+        path = url.path.rstrip("/")
+        return urlunsplit(url._replace(path=path if path.endswith(REPORT_PATH) else path + REPORT_PATH))
+
+
+def host_node_id() -> str:
+    """Return this host's name as a node id: what a node id may not hold is a `-`."""
+    return re.sub(r"[^A-Za-z0-9._:-]", "-", socket.gethostname())[:253] or "localhost"
+
+
+def _is_base_url(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError:
+        return False
+    printable = text.isprintable() and " " not in text
+    return printable and url.scheme in ("http", "https") and bool(url.hostname) and port != 0 and not url.fragment
+
+
+class Profiler(Service):
+    """Reports what its source measures, from start to stop; may be started again."""
+
+    name = "profiler"
+
+    def __init__(self, source: Source, reporter: Reporter, close: Callable[[], Deferred[None]]) -> None:
+        """`close` closes the reporter's idle connections."""
+        self._source = source
+        self._reporter = reporter
+        self._close = close
+
+    def startService(self) -> None:
+        """Begin to measure."""
+        Service.startService(self)
+        self._source.start(self._reporter.offer, self._complain)
+
+    def stopService(self) -> Deferred[None]:
+        """End; fires when the source has ended and no connection is left."""
+        Service.stopService(self)
+        return Deferred.fromCoroutine(self._end())
+
+    async def _end(self) -> None:
+        source_ended = self._source.stop()
+        await self._reporter.stop()
+        await source_ended
+        await self._close()
+
+    def _complain(self, reason: str) -> None:
+        log.error("nothing to report, {source} does not measure: {reason}", source=self._source.name, reason=reason)
+
+
+def profiler_service(reactor: Any, settings: ProfilerSettings) -> Service:
+    """Return the profiler of this host; it opens nothing before it is started."""
+    pool = HTTPConnectionPool(reactor, persistent=True)
+    pool.maxPersistentPerHost = 1
+    pool.cachedConnectionTimeout = _IDLE_SECONDS
+    agent: Any = Agent(reactor, pool=pool, connectTimeout=settings.request_deadline)
+    reporter = Reporter(
+        reactor, HTTPClient(agent), settings.report_url, settings.node_id, deadline=settings.request_deadline
+    )
+    return Profiler(_source(reactor, settings), reporter, pool.closeCachedConnections)
+
+
+def _source(reactor: Any, settings: ProfilerSettings) -> Source:
+    ebpf = EbpfSource(reactor, settings.interval)
+    tree = ProcTree(Path("/proc"), os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK"))
+    procfs = ProcfsSource(reactor, settings.interval, tree)
+    if settings.source == "auto":
+        return PreferredSource(ebpf, procfs)
+    return ebpf if settings.source == "ebpf" else procfs

@@ -1,0 +1,61 @@
+"""The source `auto`: the better source where it works, else the one that always does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.logger import Logger
+
+if TYPE_CHECKING:
+    from orchestratord.profiler.bucket import Complaint, Delivery, Source
+
+log = Logger()
+
+
+class PreferredSource:
+    """Measures with `preferred` until it complains, and from then on, for good, with `fallback`.
+
+    There is no way back while it runs: counts of two sources are not quite the same thing, and a node whose numbers
+    change their meaning every few minutes is worse than one with the coarser numbers.
+    """
+
+    def __init__(self, preferred: Source, fallback: Source) -> None:
+        self._preferred = preferred
+        self._fallback = fallback
+        self._current: Source | None = None
+        self._left: Deferred[None] = succeed(None)
+
+    @property
+    def name(self) -> str:
+        """What is in use is what the log should say."""
+        return "auto" if self._current is None else self._current.name
+
+    def start(self, deliver: Delivery, complain: Complaint) -> None:
+        """Start the preferred source; its first complaint starts the other."""
+
+        def fall_back(reason: str) -> None:
+            if self._current is not self._preferred:
+                return
+            log.info(
+                "measuring with {fallback}, not {preferred}: {reason}",
+                fallback=self._fallback.name,
+                preferred=self._preferred.name,
+                reason=reason,
+            )
+            self._current = self._fallback
+            self._left = self._preferred.stop()
+            self._fallback.start(deliver, complain)
+
+        self._current = self._preferred
+        self._preferred.start(deliver, fall_back)
+
+    def stop(self) -> Deferred[None]:
+        """Stop the source in use, and wait for the one that was left."""
+        current, self._current = self._current, None
+        return Deferred.fromCoroutine(self._end(current, self._left))
+
+    async def _end(self, current: Source | None, left: Deferred[None]) -> None:
+        if current is not None:
+            await current.stop()
+        await left

@@ -1,0 +1,82 @@
+"""What bpftrace prints, line by line, and the buckets in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import msgspec
+
+from orchestratord.profiler.bucket import Bucket
+
+MAX_LINE_BYTES = 16_384
+"""A line of counts is under 100 bytes; what is longer is none and is passed over."""
+
+Totals: TypeAlias = Mapping[str, int]
+"""The growing counters of `profile.bt` by name, without the `@`; one that has counted nothing yet is absent."""
+
+
+class _Line(msgspec.Struct):
+    type: str
+    data: object = None
+
+
+class Lines:
+    """Cuts a stream of bytes into lines, and holds no more than `MAX_LINE_BYTES` of it."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._skipping = False
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Return the lines that `data` completes, without their ends and without those that are too long."""
+        *complete, rest = (self._rest + data).split(b"\n")
+        if complete and self._skipping:
+            del complete[0]
+            self._skipping = False
+        if len(rest) > MAX_LINE_BYTES:
+            self._skipping = True
+        self._rest = b"" if self._skipping else rest
+        return [line for line in complete if len(line) <= MAX_LINE_BYTES]
+
+
+class TotalsReader:
+    """Takes bpftrace's JSON lines and gives the counters whenever an interval's are complete."""
+
+    def __init__(self) -> None:
+        self._decoder = msgspec.json.Decoder(_Line)
+        self._totals: dict[str, int] = {}
+
+    def read(self, line: bytes) -> Totals | None:
+        """Return the counters if `line` ends an interval, else None; a line that is something else is passed over."""
+        try:
+            printed = self._decoder.decode(line)
+        except msgspec.DecodeError:
+            return None
+        if printed.type == "printf" and printed.data == "bucket\n":
+            totals, self._totals = self._totals, {}
+            return totals
+        if printed.type == "map" and isinstance(printed.data, dict):
+            for name, value in printed.data.items():
+                if isinstance(value, int):
+                    self._totals[str(name).removeprefix("@")] = value
+        return None
+
+
+def bucket_between(before: Totals, after: Totals, timestamp: float) -> Bucket:
+    """Return what was counted from `before` to `after`, an interval that ended at `timestamp`."""
+
+    def counted(name: str) -> int:
+        return max(0, after.get(name, 0) - before.get(name, 0))
+
+    return Bucket(
+        timestamp=timestamp,
+        mem_bytes_allocated=counted("mem_bytes_allocated"),
+        page_faults=counted("page_faults"),
+        ctx_switches_graceful=counted("ctx_switches_graceful"),
+        ctx_switches_forced=counted("ctx_switches_forced"),
+        fs_read_count=counted("fs_read_count"),
+        fs_read_size_kb=counted("fs_read_bytes") / 1000,
+        fs_write_count=counted("fs_write_count"),
+        fs_write_size_kb=counted("fs_write_bytes") / 1000,
+    )

@@ -1,0 +1,234 @@
+"""The source `ebpf`: counts from the kernel's tracepoints, by a bpftrace child that is started again when it ends."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.error import ProcessExitedAlready
+from twisted.internet.protocol import ProcessProtocol
+from twisted.internet.utils import getProcessOutputAndValue
+from twisted.logger import Logger
+
+from orchestratord.profiler.counts import Lines, Totals, TotalsReader, bucket_between
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from twisted.internet.base import DelayedCall
+    from twisted.python.failure import Failure
+
+    from orchestratord.profiler.bucket import Complaint, Delivery
+
+log = Logger()
+
+PROGRAM = Path(__file__).with_name("profile.bt")
+START_SECONDS = 20.0
+"""How long bpftrace may take to compile and attach, and how late an interval may be, before it counts as hung."""
+VAIN_STARTS = 3
+"""So many children in a row that ended without a bucket are a complaint."""
+MAX_RESTART_DELAY = 60.0
+KILL_SECONDS = 5.0
+"""How long a child may take to detach its probes before it is killed."""
+_ERROR_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the source must find on the machine; a test describes another."""
+
+    euid: int = field(default_factory=os.geteuid)
+    which: Callable[[str], str | None] = shutil.which
+    tracefs: Path = Path("/sys/kernel/tracing")
+    debugfs: Path = Path("/sys/kernel/debug/tracing")
+
+    def obstacle(self) -> str | None:
+        """Return why eBPF cannot work here, or None if it might; looks only at what needs no privilege to see."""
+        if self.euid != 0:
+            return "not root"
+        missing = [program for program in ("bpftrace", "setpriv") if self.which(program) is None]
+        return f"no {missing[0]} on PATH" if missing else None
+
+    def has_tracefs(self) -> bool:
+        """Return whether the kernel's tracepoints can be seen."""
+        return (self.tracefs / "events").is_dir() or (self.debugfs / "events").is_dir()
+
+
+class _Child(ProcessProtocol):
+    """One run of bpftrace: its counters go to `totals`, and the end of it, with what it said, to `ended`."""
+
+    transport: Any
+
+    def __init__(self, totals: Callable[[Totals], None], ended: Callable[[str], None]) -> None:
+        self._totals = totals
+        self._ended = ended
+        self._lines = Lines()
+        self._reader = TotalsReader()
+        self._said = b""
+        self.delivered = False
+        self.gone: Deferred[None] = Deferred()
+
+    def outReceived(self, data: bytes) -> None:
+        for line in self._lines.feed(data):
+            totals = self._reader.read(line)
+            if totals is not None:
+                self._totals(totals)
+
+    def errReceived(self, data: bytes) -> None:
+        self._said = (self._said + data)[-_ERROR_BYTES:]
+
+    def processEnded(self, reason: Failure) -> None:
+        lines = self._said.decode(errors="replace").splitlines()
+        errors = [line.strip() for line in lines if "ERROR" in line and "RLIMIT_MEMLOCK" not in line]
+        said = errors or [line.strip() for line in lines if line.strip()]
+        self._ended(f"bpftrace said: {said[-1][:300]}" if said else f"bpftrace ended: {reason.getErrorMessage()}")
+        self.gone.callback(None)
+
+    def signal(self, name: str) -> None:
+        if self.transport is not None:
+            try:
+                self.transport.signalProcess(name)
+            except ProcessExitedAlready:
+                return
+
+
+class EbpfSource:
+    """Measures with bpftrace; needs root.
+
+    The child is bound to this process' life: it is killed with it, whatever ends it. The counters' first print only
+    says where they began.
+    """
+
+    name = "eBPF"
+
+    def __init__(self, reactor: Any, interval: float, machine: Machine | None = None) -> None:
+        self._reactor = reactor
+        self._interval = interval
+        self._machine = Machine() if machine is None else machine
+        self._started = False
+        self._child: _Child | None = None
+        self._before: Totals | None = None
+        self._vain = 0
+        self._complained = False
+        self._preparation: Deferred[None] = succeed(None)
+        self._restart: DelayedCall | None = None
+        self._watchdog: DelayedCall | None = None
+
+    def start(self, deliver: Delivery, complain: Complaint) -> None:
+        """Begin; without root or bpftrace there is one complaint and nothing is tried."""
+        self._started, self._vain, self._complained = True, 0, False
+        self._deliver, self._complain = deliver, complain
+        obstacle = self._machine.obstacle()
+        if obstacle is not None:
+            self._give_reason(obstacle)
+            return
+        self._preparation = Deferred.fromCoroutine(self._prepare()).addErrback(self._unprepared)
+
+    def stop(self) -> Deferred[None]:
+        """End the child, by force if it lingers."""
+        self._started = False
+        self._preparation.cancel()
+        self._unwatch()
+        if self._restart is not None and self._restart.active():
+            self._restart.cancel()
+        return Deferred.fromCoroutine(self._end())
+
+    async def _prepare(self) -> None:
+        if not self._machine.has_tracefs():
+            await self._mount_tracefs()
+        if self._started:
+            self._spawn()
+
+    def _unprepared(self, failure: Failure) -> None:
+        if self._started or not failure.check(CancelledError):
+            log.failure("the eBPF source does not start", failure=failure)
+            self._give_reason(failure.getErrorMessage())
+
+    async def _mount_tracefs(self) -> None:
+        """Mount the tracepoints' file system, which a container or a small system may lack; a failure is only logged.
+
+        bpftrace then says what it misses.
+        """
+        target = str(self._machine.tracefs)
+        mount = self._machine.which("mount") or "/bin/mount"
+        _, said, code = await getProcessOutputAndValue(
+            mount, ["-t", "tracefs", "tracefs", target], env={"LC_ALL": "C"}, reactor=self._reactor
+        )
+        if code == 0:
+            log.info("mounted tracefs at {target}", target=target)
+        else:
+            reason = " ".join(said.decode(errors="replace").split())[:300] or f"exit code {code}"
+            log.warn("cannot mount tracefs at {target}: {reason}", target=target, reason=reason)
+
+    def _spawn(self) -> None:
+        self._before = None
+        self._child = _Child(self._count, self._child_ended)
+        milliseconds = str(max(1, round(self._interval * 1000)))
+        bpftrace = self._machine.which("bpftrace") or "bpftrace"
+        arguments = ["setpriv", "--pdeathsig", "KILL", bpftrace, "-f", "json", str(PROGRAM), milliseconds]
+        environment = {"LC_ALL": "C", "PATH": os.environ.get("PATH", os.defpath)}
+        # bpftrace's own settings go along: BPFTRACE_BTF=/sys/kernel/btf/vmlinux spares it the search for types, which
+        # takes CAP_SYS_ADMIN where CAP_BPF and CAP_PERFMON are enough for all else.
+        environment |= {name: value for name, value in os.environ.items() if name.startswith("BPFTRACE_")}
+        self._watch(START_SECONDS)
+        setpriv = self._machine.which("setpriv") or "setpriv"
+        try:
+            self._reactor.spawnProcess(self._child, setpriv, arguments, env=environment, path="/")
+        except OSError as error:
+            self._child_ended(f"cannot start bpftrace: {error}")
+
+    def _count(self, totals: Totals) -> None:
+        if not self._started or self._child is None:
+            return
+        self._watch(self._interval + START_SECONDS)
+        before, self._before = self._before, totals
+        if before is None:
+            return
+        self._child.delivered = True
+        self._vain, self._complained = 0, False
+        self._deliver(bucket_between(before, totals, self._reactor.seconds()))
+
+    def _watch(self, seconds: float) -> None:
+        """Expect the next print within `seconds`."""
+        self._unwatch()
+        self._watchdog = self._reactor.callLater(seconds, self._hung, seconds)
+
+    def _unwatch(self) -> None:
+        if self._watchdog is not None and self._watchdog.active():
+            self._watchdog.cancel()
+
+    def _hung(self, seconds: float) -> None:
+        if self._child is not None:
+            self._child.signal("KILL")
+        self._give_reason(f"no counts from bpftrace within {seconds:g} s")
+
+    def _child_ended(self, reason: str) -> None:
+        child, self._child = self._child, None
+        self._unwatch()
+        if not self._started:
+            return
+        self._vain = 0 if child is not None and child.delivered else self._vain + 1
+        delay = min(MAX_RESTART_DELAY, 2.0 ** min(self._vain, 10) / 2)
+        self._restart = self._reactor.callLater(delay, self._spawn)
+        if self._vain >= VAIN_STARTS:
+            self._give_reason(reason)
+
+    def _give_reason(self, reason: str) -> None:
+        if not self._complained:
+            self._complained = True
+            self._complain(reason)
+
+    async def _end(self) -> None:
+        await self._preparation
+        child = self._child
+        if child is None:
+            return
+        child.signal("TERM")
+        kill = self._reactor.callLater(KILL_SECONDS, child.signal, "KILL")
+        await child.gone
+        if kill.active():
+            kill.cancel()

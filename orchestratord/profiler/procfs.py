@@ -1,0 +1,238 @@
+"""The source `procfs`: counts from the files of /proc, for where eBPF does not work.
+
+What it can see is a little less than what happened: kernel memory is pages, those of user memory among them, and the
+context switches of a thread that ends between two readings are not counted. Its costs grow with the number of threads.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import LoopingCall
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+
+from orchestratord.profiler.bucket import Bucket
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from orchestratord.profiler.bucket import Complaint, Delivery
+
+log = Logger()
+
+_IO_KEYS = (b"rchar", b"wchar", b"syscr", b"syscw")
+_NOTHING = (0, 0, 0, 0)
+_MAX_FILE_BYTES = 65_536
+
+
+class _Process(NamedTuple):
+    """One process at one reading; `io` is in the order of `_IO_KEYS`, `switches` by thread: voluntary, forced."""
+
+    parent: int
+    started: int
+    io: tuple[int, int, int, int] | None
+    switches: dict[int, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """All that one pass over /proc sees; `ticks` is the machine's uptime before the pass, in clock ticks."""
+
+    ticks: int
+    page_faults: int
+    bytes_allocated: int
+    processes: dict[int, _Process] = field(default_factory=dict)
+
+
+class ProcTree:
+    """Reads a tree like /proc. Its methods block, and may be called in any thread."""
+
+    def __init__(self, root: Path, page_size: int, ticks_per_second: int) -> None:
+        self._root = os.fsencode(root)
+        self._page_size = page_size
+        self._ticks_per_second = ticks_per_second
+
+    def read(self) -> _Reading:
+        """Read all of it; a process that ends meanwhile is left out, an unreadable file is passed over.
+
+        Raises OSError or ValueError if the files of the whole machine cannot be read.
+        """
+        ticks = int(float(self._file(b"uptime").split()[0]) * self._ticks_per_second)
+        faults = pages = 0
+        for line in self._file(b"vmstat").splitlines():
+            if line.startswith(b"pgfault "):
+                faults = int(line.split()[1])
+            elif line.startswith(b"pgalloc_"):
+                pages += int(line.split()[1])
+        reading = _Reading(ticks, faults, pages * self._page_size)
+        for name in self._names(b""):
+            if name.isdigit():
+                try:
+                    reading.processes[int(name)] = self._process(name)
+                except (OSError, ValueError, IndexError):
+                    continue
+        return reading
+
+    def _process(self, pid: bytes) -> _Process:
+        # The second field is the program's name in parentheses, which may itself hold parentheses and spaces.
+        fields = self._file(pid + b"/stat").rpartition(b")")[2].split()
+        threads = [pid]
+        if int(fields[17]) > 1:
+            # The file of the process counts the switches of its first thread only.
+            threads = self._names(pid + b"/task")
+        switches = {}
+        for thread in threads:
+            try:
+                switches[int(thread)] = self._switches(pid + b"/task/" + thread if len(threads) > 1 else pid)
+            except OSError:
+                continue
+        return _Process(int(fields[1]), int(fields[19]), self._io(pid), switches)
+
+    def _switches(self, directory: bytes) -> tuple[int, int]:
+        status = self._file(directory + b"/status")
+        return _number_after(status, b"\nvoluntary_ctxt_switches:"), _number_after(
+            status, b"\nnonvoluntary_ctxt_switches:"
+        )
+
+    def _io(self, pid: bytes) -> tuple[int, int, int, int] | None:
+        try:
+            values = dict(line.split(b":") for line in self._file(pid + b"/io").splitlines())
+            rchar, wchar, syscr, syscw = (int(values[key]) for key in _IO_KEYS)
+        except (OSError, ValueError, KeyError):
+            return None
+        return rchar, wchar, syscr, syscw
+
+    def _names(self, path: bytes) -> list[bytes]:
+        with os.scandir(self._root + b"/" + path) as entries:
+            return [entry.name for entry in entries]
+
+    def _file(self, path: bytes) -> bytes:
+        descriptor = os.open(self._root + b"/" + path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.read(descriptor, _MAX_FILE_BYTES)
+        finally:
+            os.close(descriptor)
+
+
+def _number_after(text: bytes, label: bytes) -> int:
+    """Return the number behind `label`, 0 if there is none: kernel threads and old kernels leave lines out."""
+    words = text.partition(label)[2].split(None, 1)
+    return int(words[0]) if words else 0
+
+
+def bucket_between(before: _Reading, after: _Reading, timestamp: float) -> Bucket:
+    """Return what happened from one reading to the next, an interval that ended at `timestamp`; never negative."""
+    read_bytes, write_bytes, reads, writes = _io_between(before, after)
+    graceful = forced = 0
+    for pid, process in after.processes.items():
+        known = _same_process(before, pid, process)
+        if known is None and process.started < before.ticks:
+            continue
+        for thread, (voluntary, involuntary) in process.switches.items():
+            was = (0, 0) if known is None else known.switches.get(thread, (0, 0))
+            # Less than before is another thread with the number of one that ended.
+            was = was if was[0] <= voluntary and was[1] <= involuntary else (0, 0)
+            graceful += voluntary - was[0]
+            forced += involuntary - was[1]
+    return Bucket(
+        timestamp=timestamp,
+        mem_bytes_allocated=max(0, after.bytes_allocated - before.bytes_allocated),
+        page_faults=max(0, after.page_faults - before.page_faults),
+        ctx_switches_graceful=graceful,
+        ctx_switches_forced=forced,
+        fs_read_count=reads,
+        fs_read_size_kb=read_bytes / 1000,
+        fs_write_count=writes,
+        fs_write_size_kb=write_bytes / 1000,
+    )
+
+
+def _same_process(before: _Reading, pid: int, process: _Process) -> _Process | None:
+    """Return the earlier state of `process`, unless its number then belonged to another one."""
+    known = before.processes.get(pid)
+    return known if known is not None and known.started == process.started else None
+
+
+def _io_between(before: _Reading, after: _Reading) -> tuple[int, ...]:
+    """Return the sums over all processes, in the order of `_IO_KEYS`.
+
+    The kernel adds what a child has ever read and written to its parent's counters when the parent takes note of its
+    end. That is how processes which come and go within one interval are seen; but of a child that was there before,
+    only what it did since then is new, so its earlier count is taken off the ancestor that has swallowed it.
+    """
+    gained: dict[int, tuple[int, ...]] = {}
+    for pid, process in after.processes.items():
+        known = _same_process(before, pid, process)
+        if process.io is None or (known is None and process.started < before.ticks):
+            continue
+        was = _NOTHING if known is None else known.io
+        if was is not None:
+            gained[pid] = tuple(max(0, now - then) for now, then in zip(process.io, was, strict=True))
+    for pid, process in before.processes.items():
+        alive = after.processes.get(pid)
+        if process.io is None or (alive is not None and alive.started == process.started):
+            continue
+        heir = _heir(before, process, gained)
+        if heir is not None:
+            gained[heir] = tuple(now - then for now, then in zip(gained[heir], process.io, strict=True))
+    return tuple(map(sum, zip(*gained.values(), strict=True))) if gained else _NOTHING
+
+
+def _heir(before: _Reading, ended: _Process, gained: dict[int, tuple[int, ...]]) -> int | None:
+    """Return the nearest ancestor whose gain can hold all that `ended` had counted, init at the last; else None."""
+    ancestor, seen = ended.parent, {0}
+    while ancestor not in seen:
+        seen.add(ancestor)
+        gain = gained.get(ancestor)
+        if gain is not None and ended.io is not None and all(g >= c for g, c in zip(gain, ended.io, strict=True)):
+            return ancestor
+        process = before.processes.get(ancestor)
+        ancestor = 1 if process is None else process.parent
+    return None
+
+
+class ProcfsSource:
+    """Reads /proc once an interval, in a thread of the reactor's pool."""
+
+    name = "procfs"
+
+    def __init__(self, reactor: Any, interval: float, tree: ProcTree) -> None:
+        self._reactor = reactor
+        self._interval = interval
+        self._tree = tree
+        self._loop: LoopingCall | None = None
+        self._done: Deferred[Any] = succeed(None)
+
+    def start(self, deliver: Delivery, complain: Complaint) -> None:
+        """Read a first time, which is what the first bucket counts from."""
+        self._deliver, self._complain = deliver, complain
+        self._before: _Reading | None = None
+        self._failing = False
+        self._loop = LoopingCall(lambda: Deferred.fromCoroutine(self._beat()))
+        self._loop.clock = self._reactor
+        self._done = self._loop.start(self._interval)
+
+    def stop(self) -> Deferred[None]:
+        """End; waits for the reading that is under way, since a thread cannot be cut short."""
+        loop, self._loop = self._loop, None
+        if loop is not None and loop.running:
+            loop.stop()
+        return self._done.addCallback(lambda _: None)
+
+    async def _beat(self) -> None:
+        """Read and deliver; whatever goes wrong is complained of, so that the loop goes on."""
+        try:
+            after = await deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._tree.read)
+        except (OSError, ValueError, IndexError) as error:
+            if not self._failing and self._loop is not None:
+                self._failing = True
+                self._complain(str(error))
+            return
+        self._failing = False
+        before, self._before = self._before, after
+        if before is not None and self._loop is not None:
+            self._deliver(bucket_between(before, after, self._reactor.seconds()))

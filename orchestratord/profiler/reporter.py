@@ -1,0 +1,241 @@
+"""Brings each bucket to the orchestrator: deadlines, retries, and what is said about them in the log."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+import treq
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.http import stringToDatetime
+
+if TYPE_CHECKING:
+    from twisted.web.iweb import IResponse
+
+    from orchestratord.profiler.bucket import Bucket
+
+log = Logger()
+
+FIRST_RETRY_SECONDS = 1.0
+MAX_RETRY_SECONDS = 30.0
+MAX_RETRY_AFTER_SECONDS = 300.0
+"""An orchestrator that asks for a longer pause is not believed."""
+MAX_ANSWER_BYTES = 65_536
+_MAX_REASON = 300
+
+
+class Client(Protocol):
+    """What is needed of `treq.client.HTTPClient`."""
+
+    def post(
+        self,
+        url: str,
+        /,
+        *,
+        data: bytes,
+        headers: dict[bytes | str, bytes | str],
+        allow_redirects: bool,
+        unbuffered: bool,
+    ) -> Deferred[Any]:
+        """Send a request; fires with treq's response when its headers are there."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Outcome:
+    """How one attempt ended. `kind` is the same for outcomes that need no second line in the log."""
+
+    accepted: bool
+    retry: bool = False
+    kind: str = ""
+    reason: str = ""
+    retry_after: float = 0.0
+
+
+def _timed_out(result: _Outcome | Failure, seconds: float) -> _Outcome | Failure:
+    if isinstance(result, Failure):
+        return _Outcome(accepted=False, retry=True, kind="timeout", reason=f"no whole answer within {seconds:g} s")
+    return result
+
+
+def _outcome(result: _Outcome | Failure) -> _Outcome:
+    """Whatever goes wrong with an exchange is tried again."""
+    if isinstance(result, _Outcome):
+        return result
+    # What treq could not finish comes wrapped in a list of what happened to it.
+    causes = getattr(result.value, "reasons", None) or [result]
+    return _Outcome(accepted=False, retry=True, kind=str(result.type), reason=_one_line(causes[0].getErrorMessage()))
+
+
+class _AnswerTooLongError(Exception):
+    """The answer is longer than any that an orchestrator gives."""
+
+
+class Reporter:
+    """Sends the newest bucket, and goes on trying until it is accepted, refused or replaced by a newer one.
+
+    No more than two buckets are held: the one being sent and the one after it, for the orchestrator keeps no more than
+    the latest. Belongs to the reactor's thread.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        client: Client,
+        url: str,
+        node_id: str,
+        *,
+        deadline: float,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self._reactor = reactor
+        self._client = client
+        self._url = url
+        self._node_id = node_id
+        self._deadline = deadline
+        self._draw = draw
+        self._unsent: Bucket | None = None
+        self._sending = False
+        self._sent: Deferred[None] = succeed(None)
+        self._reached = False
+        self._failures: set[str] = set()
+        self._lost = 0
+
+    def offer(self, bucket: Bucket) -> None:
+        """Send `bucket`, in place of an older one that has not been accepted yet."""
+        if self._unsent is not None:
+            self._lost += 1
+        self._unsent = bucket
+        if not self._sending:
+            self._sending = True
+            self._sent = Deferred.fromCoroutine(self._send())
+            self._sent.addErrback(self._interrupted)
+
+    def stop(self) -> Deferred[None]:
+        """Cancel what is in flight; fires when nothing is. What is offered later is sent again."""
+        self._unsent = None
+        self._sent.cancel()
+        return self._sent
+
+    def _interrupted(self, failure: Failure) -> None:
+        self._unsent = None
+        if not failure.check(CancelledError):
+            log.failure("a report could not be sent", failure=failure)
+
+    async def _send(self) -> None:
+        try:
+            failed = 0
+            while self._unsent is not None:
+                bucket = self._unsent
+                outcome = await self._attempt(bucket)
+                if self._unsent is None:
+                    # Stopped: treq ends a cancelled request as it ends one that has failed.
+                    return
+                self._note(outcome)
+                if outcome.retry:
+                    failed += 1
+                    await deferLater(self._reactor, self._pause(failed, outcome.retry_after))
+                    continue
+                failed = 0
+                if self._unsent is bucket:
+                    self._unsent = None
+                elif self._lost:
+                    # It was counted as lost when the next one was offered, but it arrived after all.
+                    self._lost -= 1
+        finally:
+            self._sending = False
+
+    def _pause(self, failed: int, retry_after: float) -> float:
+        """Return how long to wait after so many failures in a row: half fixed, half chance, doubled each time."""
+        backoff = min(MAX_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** min(failed - 1, 10))
+        return retry_after + backoff * (1 + self._draw()) / 2
+
+    def _attempt(self, bucket: Bucket) -> Deferred[_Outcome]:
+        """Send once; the whole exchange, to the last byte of the answer, has the one deadline."""
+        exchange = Deferred.fromCoroutine(self._exchange(bucket))
+        exchange.addTimeout(self._deadline, self._reactor, _timed_out)
+        return exchange.addBoth(_outcome)
+
+    async def _exchange(self, bucket: Bucket) -> _Outcome:
+        report = {"node_id": self._node_id, **dataclasses.asdict(bucket)}
+        response = await self._client.post(
+            self._url,
+            data=msgspec.json.encode(report),
+            headers={"Content-Type": "application/json"},
+            allow_redirects=False,
+            unbuffered=True,
+        )
+        answer = await _short_answer(response)
+        if response.code == 200:
+            return _Outcome(accepted=True)
+        return _Outcome(
+            accepted=False,
+            retry=response.code >= 500 or response.code in (408, 429),
+            kind=str(response.code),
+            reason=f"{response.code} {_error_text(answer)}",
+            retry_after=_retry_after(response, self._reactor.seconds()),
+        )
+
+    def _note(self, outcome: _Outcome) -> None:
+        """Log a change: a line for each kind of failure, however long it lasts, and one for its end."""
+        if not outcome.accepted:
+            if outcome.kind not in self._failures:
+                self._failures.add(outcome.kind)
+                log.warn("{url} does not take the reports: {reason}", url=self._url, reason=outcome.reason)
+            if not outcome.retry:
+                self._lost += 1
+            return
+        if self._failures:
+            log.info("{url} takes the reports again; {lost} did not get there", url=self._url, lost=self._lost)
+        elif not self._reached:
+            log.info("{url} takes the reports of {node}", url=self._url, node=self._node_id)
+        self._reached = True
+        self._failures.clear()
+        self._lost = 0
+
+
+async def _short_answer(response: IResponse) -> bytes:
+    """Read the answer, so that the connection can be used again; raises if it is too long to be read."""
+    parts: list[bytes] = []
+    size = 0
+
+    def collect(data: bytes) -> None:
+        nonlocal size
+        size += len(data)
+        if size > MAX_ANSWER_BYTES:
+            raise _AnswerTooLongError(f"more than {MAX_ANSWER_BYTES} bytes")
+        parts.append(data)
+
+    await treq.collect(response, collect)
+    return b"".join(parts)
+
+
+def _error_text(answer: bytes) -> str:
+    """Return the orchestrator's own words: the contract's `error`, or what another server has said instead."""
+    try:
+        body = msgspec.json.decode(answer)
+    except msgspec.DecodeError:
+        body = None
+    error = body.get("error") if isinstance(body, Mapping) else None
+    return _one_line(error if isinstance(error, str) else answer.decode(errors="replace"))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:_MAX_REASON]
+
+
+def _retry_after(response: IResponse, now: float) -> float:
+    """Return the seconds that the answer asks to wait, 0 if it does not."""
+    values = response.headers.getRawHeaders(b"retry-after") or [b""]
+    value = values[-1].strip()
+    try:
+        seconds = float(int(value)) if value.isdigit() else stringToDatetime(value) - now
+    except (ValueError, IndexError, KeyError):
+        return 0.0
+    return min(MAX_RETRY_AFTER_SECONDS, max(0.0, seconds))

@@ -1,0 +1,178 @@
+"""From the arguments of a request to a query that may go upstream, checked. Pure."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl
+
+from orchestratord.errors import BadQuery
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+#: Prometheus' own limit of points per series in a range query.
+MAX_POINTS = 11_000
+DEFAULT_STEP = "15s"
+#: Parameters in one request: `/api/v1/series` takes several matchers.
+MAX_FIELDS = 200
+
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\Z", re.ASCII)
+_DURATION = re.compile(
+    r"(?:(\d+)y)?(?:(\d+)w)?(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?(?:(\d+)ms)?\Z",
+    re.ASCII,
+)
+_DURATION_UNITS = (365 * 86400.0, 7 * 86400.0, 86400.0, 3600.0, 60.0, 1.0, 0.001)
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)\Z", re.ASCII)
+_MAX_SHOWN = 80
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is asked of an upstream: a path below its base URL, and parameters in the order in which they go there.
+
+    `timeout` is the deadline that the client asked for, in seconds; None if it asked for none.
+    """
+
+    path: str
+    params: tuple[tuple[str, str], ...]
+    timeout: float | None = None
+
+
+def arguments(*encoded: bytes) -> dict[str, list[str]]:
+    """Return the parameters of url-encoded texts, those of an earlier text first: a form's before the URL's.
+
+    `&` alone separates, as in Prometheus itself: a `;` in PromQL is one. Raises BadQuery.
+    """
+    args: dict[str, list[str]] = {}
+    for part in encoded:
+        try:
+            pairs = parse_qsl(part.decode(), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
+        except UnicodeDecodeError:
+            raise BadQuery("a parameter is not UTF-8") from None
+        except ValueError:
+            raise BadQuery(f"more than {MAX_FIELDS} parameters") from None
+        for name, value in pairs:
+            args.setdefault(name, []).append(value)
+    return args
+
+
+def parse(args: Mapping[str, Sequence[str]], *, max_length: int) -> Query:
+    """Return the instant or range query that the arguments of `/query` ask for.
+
+    Raises BadQuery, with a text that names the parameter and what is wrong with it.
+    """
+    query = _one(args, "q")
+    if not query:
+        raise BadQuery("Missing query parameter 'q'")
+    _check_length(query, max_length, "q")
+    timeout = _timeout(args)
+    forwarded = (("timeout", _one(args, "timeout")),) if timeout is not None else ()
+    start, end = _one(args, "start"), _one(args, "end")
+    if not start and not end:
+        time = _one(args, "time")
+        if time:
+            _time("time", time)
+        when = (("time", time),) if time else ()
+        return Query("/api/v1/query", (("query", query), *when, *forwarded), timeout)
+    if not start or not end:
+        given, missing = ("start", "end") if start else ("end", "start")
+        raise BadQuery(f"Missing query parameter '{missing}': a range query needs both, only '{given}' was given")
+    step = _one(args, "step") or DEFAULT_STEP
+    _check_range(start, end, step)
+    params = (("query", query), ("start", start), ("end", end), ("step", step), *forwarded)
+    return Query("/api/v1/query_range", params, timeout)
+
+
+def passed_through(path: str, args: Mapping[str, Sequence[str]], *, max_length: int) -> Query:
+    """Return a query of Prometheus' own API with the client's own parameters; what they mean is Prometheus' business.
+
+    Raises BadQuery if they are longer than the limit.
+    """
+    params = tuple((name, value) for name, values in args.items() for value in values)
+    for name, value in params:
+        _check_length(value, max_length, name)
+    if sum(len(name) + len(value) for name, value in params) > 2 * max_length:
+        raise BadQuery(f"the parameters are longer than {2 * max_length} characters")
+    try:
+        timeout = _timeout(args)
+    except BadQuery:
+        timeout = None  # Prometheus will say what is wrong with it
+    return Query(path, params, timeout)
+
+
+def parse_time(text: str) -> float:
+    """Return a time as Prometheus' API takes it, Unix seconds or RFC 3339, in Unix seconds; raises ValueError."""
+    if _NUMBER.match(text):
+        seconds = float(text)
+        if math.isfinite(seconds):
+            return seconds
+    if _RFC3339.match(text):
+        return datetime.fromisoformat(text.upper()).astimezone(UTC).timestamp()
+    raise ValueError(text)
+
+
+def parse_duration(text: str) -> float:
+    """Return a duration as Prometheus' API takes it, seconds or `1m30s`, in seconds; raises ValueError."""
+    if _NUMBER.match(text):
+        seconds = float(text)
+        if math.isfinite(seconds):
+            return seconds
+    match = _DURATION.match(text)
+    if text and match:
+        return sum(int(count) * unit for count, unit in zip(match.groups(), _DURATION_UNITS, strict=True) if count)
+    raise ValueError(text)
+
+
+def _check_range(start: str, end: str, step: str) -> None:
+    first, last = _time("start", start), _time("end", end)
+    seconds = _duration("step", step)
+    if seconds <= 0:
+        raise BadQuery(f"invalid parameter 'step': zero or negative steps are not accepted: {_shown(step)}")
+    if last < first:
+        raise BadQuery(f"invalid parameter 'end': it is before 'start': {_shown(end)}")
+    if (last - first) / seconds >= MAX_POINTS + 1:
+        raise BadQuery(f"invalid parameter 'step': more than {MAX_POINTS:,} points a series; use a longer step")
+
+
+def _one(args: Mapping[str, Sequence[str]], name: str) -> str:
+    """Return the parameter's first value, as Prometheus takes it; empty if it is not there."""
+    values = args.get(name)
+    return values[0] if values else ""
+
+
+def _check_length(value: str, max_length: int, name: str) -> None:
+    if len(value) > max_length:
+        raise BadQuery(f"invalid parameter '{name}': longer than {max_length} characters")
+
+
+def _timeout(args: Mapping[str, Sequence[str]]) -> float | None:
+    text = _one(args, "timeout")
+    if not text:
+        return None
+    seconds = _duration("timeout", text)
+    if seconds <= 0:
+        raise BadQuery(f"invalid parameter 'timeout': must be more than 0: {_shown(text)}")
+    return seconds
+
+
+def _time(name: str, text: str) -> float:
+    try:
+        return parse_time(text)
+    except (ValueError, OverflowError):
+        raise BadQuery(f"invalid parameter '{name}': neither Unix seconds nor RFC 3339: {_shown(text)}") from None
+
+
+def _duration(name: str, text: str) -> float:
+    try:
+        return parse_duration(text)
+    except (ValueError, OverflowError):
+        raise BadQuery(f"invalid parameter '{name}': neither seconds nor a duration like 30s: {_shown(text)}") from None
+
+
+def _shown(text: str) -> str:
+    """Return what is safe and short enough to be shown back."""
+    return ascii(text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "...")

@@ -1,0 +1,216 @@
+"""The wire format of a report, and every limit of it: bytes in, valid and immutable reports out."""
+
+from __future__ import annotations
+
+import zlib
+from operator import attrgetter
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from orchestratord.catalogue import MAX_VALUE
+from orchestratord.errors import BadReport, BodyTooLarge
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from orchestratord.catalogue import Catalogue, Family
+
+#: What a node may call itself: no character that means anything in a URL, a log line, a label or markup.
+NodeId = Annotated[str, Meta(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9._:-]+\Z")]
+
+#: How far a report's timestamp may be ahead of this server's clock, in seconds.
+MAX_AHEAD = 600
+
+#: Reports that are decoded in one go: about a millisecond of a reactor's time.
+SLICE = 250
+
+
+class NodeReport(msgspec.Struct, frozen=True, gc=False):
+    """What one node did in one bucket of 10 s; valid, and never changed by anyone.
+
+    `values` stands in the catalogue's order, None for a family that the node did not report. `timestamp` is the end of
+    the bucket by the node's clock, `received_at` the arrival by ours, both in Unix seconds. `lines` are the samples as
+    the text exposition has them, one item a family (empty where the value is None), rendered when the report came in.
+    """
+
+    node_id: str
+    values: tuple[float | None, ...]
+    timestamp: float | None
+    received_at: float
+    lines: tuple[bytes, ...]
+
+
+class Renderer(Protocol):
+    """Renders a report's samples; `orchestratord.exposition.SampleRenderer` is the one in use."""
+
+    def __call__(self, node_id: str, values: tuple[float | None, ...], received_at: float) -> tuple[bytes, ...]:
+        """Return one item for each family, in the catalogue's order, and one for the time of the report."""
+        ...
+
+
+class Decoded(msgspec.Struct, frozen=True):
+    """What a body held: its reports, in its order, and how many names in it are in no catalogue."""
+
+    reports: list[NodeReport]
+    unknown_names: int
+
+
+class ReportDecoder:
+    """Decodes the bodies of `POST /update_metrics` against one catalogue. Pure: usable from any thread.
+
+    `max_batch` is the most reports that one body may hold.
+    """
+
+    def __init__(self, catalogue: Catalogue, render: Renderer, *, max_batch: int = 10_000) -> None:
+        self._render = render
+        self._max_batch = max_batch
+        self._names = catalogue.names
+        # The strict decoder refuses unknown names, which is how they are noticed at no cost; the lenient one then
+        # passes them over.
+        self._known = {*self._names, "node_id", "timestamp"}
+        strict = _wire_type(catalogue, forbid_unknown_fields=True)
+        lenient = _wire_type(catalogue, forbid_unknown_fields=False)
+        self._strict = msgspec.json.Decoder(strict)
+        self._lenient = msgspec.json.Decoder(lenient)
+        self._values: Any = attrgetter(*self._names) if len(self._names) > 1 else _single(self._names[0])
+
+    def decode(self, body: bytes, received_at: float) -> Decoded:
+        """Decode a body that holds one report or an array of them, whole.
+
+        `received_at` is the time of arrival in Unix seconds.
+
+        Raises BadReport (the text ends with the JSON path of what is wrong), or BodyTooLarge if there are more than
+        `max_batch` reports.
+        """
+        reports: list[NodeReport] = []
+        unknown = 0
+        for part in self.decode_in_slices(body, received_at):
+            reports += part.reports
+            unknown += part.unknown_names
+        return Decoded(reports, unknown)
+
+    def decode_in_slices(self, body: bytes, received_at: float) -> Iterator[Decoded]:
+        """Do as `decode` does, in steps of about a millisecond each, so that a reactor can turn between them.
+
+        Nothing of a body is valid until the iterator has ended without an exception.
+        """
+        if body.lstrip(b" \t\r\n")[:1] != b"[":
+            yield self._one(body, received_at, "$")
+            return
+        items = _split(body)
+        if len(items) > self._max_batch:
+            raise BodyTooLarge(f"a batch of {len(items)} reports is over the limit of {self._max_batch}")
+        for start in range(0, len(items), SLICE):
+            parts = [
+                self._one(item, received_at, f"$[{start + offset}]")
+                for offset, item in enumerate(items[start : start + SLICE])
+            ]
+            yield Decoded([part.reports[0] for part in parts], sum(part.unknown_names for part in parts))
+
+    def _one(self, item: bytes | msgspec.Raw, received_at: float, path: str) -> Decoded:
+        unknown = 0
+        try:
+            try:
+                wire = self._strict.decode(item)
+            except msgspec.ValidationError:
+                wire = self._lenient.decode(item)
+                unknown = len(msgspec.json.decode(item, type=dict[str, msgspec.Raw]).keys() - self._known)
+            return Decoded([self._report(wire, received_at)], unknown)
+        except msgspec.ValidationError as error:
+            raise BadReport(_located(str(error), path)) from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise BadReport(f"{_malformed(error, item)} - at {path}") from None
+
+    def _report(self, wire: Any, received_at: float) -> NodeReport:
+        values = self._values(wire)
+        if UNSET in values:
+            values = tuple(None if value is UNSET else value for value in values)
+            largest = max((value for value in values if value is not None), default=0)
+        else:
+            largest = max(values)
+        if largest > MAX_VALUE:
+            name = self._names[values.index(largest)]
+            raise msgspec.ValidationError(f"Expected a number up to 2^64-1 - at `$.{name}`")
+        timestamp = None if wire.timestamp is UNSET else wire.timestamp
+        if timestamp is not None and timestamp > received_at + MAX_AHEAD:
+            ahead = timestamp - received_at
+            raise msgspec.ValidationError(
+                f"Expected a time at most {MAX_AHEAD} s ahead of this server's clock, got {ahead:.0f} s"
+                " - at `$.timestamp`"
+            )
+        node_id = wire.node_id
+        return NodeReport(node_id, values, timestamp, received_at, self._render(node_id, values, received_at))
+
+
+def gunzip(body: bytes, limit: int) -> bytes:
+    """Return the unpacked body of a gzip-encoded request, without ever unpacking more than `limit` bytes.
+
+    Raises BodyTooLarge over the limit, BadReport if it is not gzip, or ends early.
+    """
+    parts: list[bytes] = []
+    left = limit
+    while body:
+        member = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+        try:
+            part = member.decompress(body, left + 1)
+        except zlib.error as error:
+            raise BadReport(f"the body is not valid gzip ({error}) - at $") from None
+        left -= len(part)
+        if left < 0:
+            raise BodyTooLarge(f"the unpacked body is over the limit of {limit} bytes")
+        if not member.eof:
+            raise BadReport("the gzip body ends early - at $")
+        parts.append(part)
+        body = member.unused_data
+    return b"".join(parts)
+
+
+def _wire_type(catalogue: Catalogue, *, forbid_unknown_fields: bool) -> type[msgspec.Struct]:
+    fields: list[Any] = [("node_id", NodeId)]
+    fields += [(family.name, _number(family) | UnsetType, UNSET) for family in catalogue]
+    fields.append(("timestamp", Annotated[float, Meta(ge=0)] | UnsetType, UNSET))
+    return msgspec.defstruct("Report", fields, frozen=True, gc=False, forbid_unknown_fields=forbid_unknown_fields)
+
+
+def _number(family: Family) -> Any:
+    """Whole numbers stay whole, so that 2^64-1 can be told from 2^64, which is the same as a float."""
+    low = family.minimum
+    whole = Meta() if low is None else Meta(ge=max(_ceil(low), -(2**63)))
+    real = Meta(gt=-(2.0**64), lt=2.0**64) if low is None else Meta(ge=float(low), lt=2.0**64)
+    return Annotated[int, whole] | Annotated[float, real]
+
+
+def _ceil(value: float) -> int:
+    return int(-(-value // 1))
+
+
+def _single(name: str) -> Any:
+    get = attrgetter(name)
+    return lambda wire: (get(wire),)
+
+
+def _split(body: bytes) -> Sequence[msgspec.Raw]:
+    try:
+        return msgspec.json.decode(body, type=list[msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadReport(f"{_malformed(error, body)} - at $") from None
+
+
+def _located(text: str, path: str) -> str:
+    """Give msgspec's error text the path that the contract promises: bare, and within the batch."""
+    what, found, where = text.rpartition(" - at `$")
+    if not found:
+        return f"{text} - at {path}"
+    return f"{what} - at {path}{where.removesuffix('`')}"
+
+
+def _malformed(error: Exception, body: bytes | msgspec.Raw) -> str:
+    if not len(bytes(body).strip(b" \t\r\n")):
+        return "the body is empty: a report is a JSON object"
+    if isinstance(error, UnicodeDecodeError):
+        return f"the body is not UTF-8 ({error.reason})"
+    if isinstance(error, RecursionError):
+        return "the JSON is nested too deeply"
+    return str(error)

@@ -1,0 +1,359 @@
+"""One frozen `Settings`, checked whole, from flags over environment over the TOML file over defaults.
+
+Pure: it reads the configuration file that it is told to read, and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from twisted.internet.endpoints import serverFromString
+
+from orchestratord.catalogue import BUILT_IN, Catalogue, Family
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+#: The value of `--prometheus` that asks for a Prometheus of our own.
+EMBEDDED = "embedded"
+
+
+class SettingsError(ValueError):
+    """A setting is wrong: one line that names where it was given, its value, and what it should be."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that can be set. Durations are in seconds, sizes in bytes; see OPTIONS for what each means."""
+
+    listen: tuple[str, ...]
+    prometheus: tuple[str, ...]
+    prometheus_header: tuple[tuple[str, str], ...]
+    prometheus_binary: str
+    prometheus_retention: str
+    stale_after: float
+    expire_every: float
+    query_timeout: float
+    max_queries: int
+    max_query_length: int
+    max_answer_bytes: int
+    max_nodes: int
+    max_report_bytes: int
+    max_batch: int
+    request_timeout: float
+    idle_timeout: float
+    drain_timeout: float
+    data_dir: Path
+    all_in_one: bool
+    access_log: bool
+    catalogue: Catalogue
+
+    @property
+    def embedded(self) -> bool:
+        """Whether a Prometheus of our own is to be started."""
+        return self.prometheus == (EMBEDDED,)
+
+
+@dataclass(frozen=True)
+class Option:
+    """A setting as a user meets it: `--NAME`, `ORCHESTRATOR_NAME` and the TOML key `NAME`.
+
+    `check` takes what was given, a string or a TOML value, and returns what Settings has; it raises ValueError with
+    what it should be. `separator` splits the environment's one string into the values of a repeatable option.
+    """
+
+    name: str
+    check: Callable[[Any], Any]
+    default: Any
+    help: str
+    separator: str | None = None
+
+    @property
+    def flag(self) -> bool:
+        """Whether the option takes no value on the command line."""
+        return self.check is _switch
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the option may be given more than once."""
+        return self.separator is not None
+
+    @property
+    def attribute(self) -> str:
+        """The field of Settings."""
+        return self.name.replace("-", "_")
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return "ORCHESTRATOR_" + self.attribute.upper()
+
+
+def _seconds(low: float, high: float) -> Callable[[Any], float]:
+    def check(value: Any) -> float:
+        number = _number(value)
+        if number is None or not low <= number <= high:
+            raise ValueError(f"must be a number of seconds from {low:g} to {high:g}")
+        return number
+
+    return check
+
+
+def _whole(low: int, high: int) -> Callable[[Any], int]:
+    def check(value: Any) -> int:
+        number = _number(value)
+        if number is None or number != int(number) or not low <= number <= high:
+            raise ValueError(f"must be a whole number from {low} to {high}")
+        return int(number)
+
+    return check
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _switch(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        if value.lower() in {"1", "true", "yes", "on"}:
+            return True
+        if value.lower() in {"0", "false", "no", "off"}:
+            return False
+    raise ValueError("must be true or false")
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("must be a text that is not empty")
+    return value.strip()
+
+
+def _endpoint(value: Any) -> str:
+    """Check an endpoint description by making the endpoint, which opens nothing."""
+    text = _text(value)
+    try:
+        serverFromString(None, text)
+    except Exception as error:  # noqa: BLE001 - a parser may come from any plugin, and raise anything
+        raise ValueError(f"must be a Twisted endpoint description such as tcp:5000 ({error})") from None
+    return text
+
+
+def _base_url(value: Any) -> str:
+    text = _text(value)
+    if text == EMBEDDED:
+        return text
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError:
+        raise ValueError("must be an http or https URL") from None
+    if url.scheme not in {"http", "https"} or not url.hostname or port == 0:
+        raise ValueError(f"must be an http or https URL, or {EMBEDDED!r}")
+    if url.query or url.fragment or url.username is not None or re.search(r"[\x00-\x20\x7f-\U0010ffff]", text):
+        raise ValueError("must be a plain base URL: no query, fragment, credentials or blanks")
+    return text.rstrip("/")
+
+
+def _header(value: Any) -> tuple[str, str]:
+    match = re.fullmatch(
+        r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?)[ \t]*", str(value)
+    )
+    if not match:
+        raise ValueError("must be 'Name: value' in printable ASCII")
+    if match[1].lower() in {"host", "content-length", "transfer-encoding", "connection", "content-type"}:
+        raise ValueError(f"must not be {match[1]}, which is the connection's own business")
+    return match[1], match[2]
+
+
+def _retention(value: Any) -> str:
+    text = _text(value)
+    if not re.fullmatch(r"[1-9]\d{0,5}(h|d|w|y)", text):
+        raise ValueError("must be a duration such as 24h or 15d")
+    return text
+
+
+def _path(value: Any) -> Path:
+    return Path(_text(value)).expanduser()
+
+
+_WORDS = r"\s+"
+_LINES = r"\s*\n\s*"
+
+#: In the order in which `--help` and etc/orchestrator.toml show them.
+OPTIONS = (
+    Option("listen", _endpoint, ("tcp:5000",), "Twisted endpoint description to serve on", _WORDS),
+    Option(
+        "prometheus",
+        _base_url,
+        ("http://127.0.0.1:9090",),
+        "base URL of a Prometheus to pass queries to, tried in order; 'embedded' starts and supervises one of our own",
+        r"[\s,]+",
+    ),
+    Option("prometheus-header", _header, (), "'Name: value' sent with every upstream request", _LINES),
+    Option("prometheus-binary", _text, "prometheus", "program that 'embedded' starts"),
+    Option("prometheus-retention", _retention, "24h", "how long the embedded Prometheus keeps its data"),
+    Option("stale-after", _seconds(0.1, 86400), 60.0, "seconds without a report after which a node is gone"),
+    Option("expire-every", _seconds(0.05, 3600), 5.0, "seconds between sweeps that remove stale nodes"),
+    Option("query-timeout", _seconds(0.1, 600), 10.0, "seconds for a whole upstream exchange"),
+    Option("max-queries", _whole(1, 100_000), 256, "queries in flight above which more are refused"),
+    Option("max-query-length", _whole(16, 1_048_576), 16384, "characters of PromQL in a query"),
+    Option("max-answer-bytes", _whole(1024, 2**31), 67_108_864, "bytes of an upstream's answer"),
+    Option("max-nodes", _whole(1, 10_000_000), 150_000, "size of the node table"),
+    Option("max-report-bytes", _whole(64, 2**30), 1_048_576, "bytes of a request's body, unpacked"),
+    Option("max-batch", _whole(1, 1_000_000), 10_000, "reports in one batch"),
+    Option("request-timeout", _seconds(0.1, 600), 30.0, "seconds for a whole request to arrive"),
+    Option("idle-timeout", _seconds(0.1, 86400), 60.0, "seconds that a kept-alive connection may be idle"),
+    Option("drain-timeout", _seconds(0, 600), 15.0, "seconds that requests in flight get to finish at a stop"),
+    Option("data-dir", _path, None, "where the embedded Prometheus' data, and what outlives a restart, is kept"),
+    Option("all-in-one", _switch, False, "one machine: also an embedded Prometheus and a profiler of this host"),
+    Option("access-log", _switch, False, "log a line for every request"),
+)
+
+_BY_NAME = {option.name: option for option in OPTIONS}
+
+
+def load(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
+    """Return the settings.
+
+    `flags` holds what the command line gave, by option name: a string, a list of strings for a repeatable option, True
+    for a flag; and perhaps `config`, the TOML file's path.
+
+    Raises SettingsError.
+    """
+    values: dict[str, Any] = {option.name: option.default for option in OPTIONS}
+    values["data-dir"] = _default_data_dir(environ)
+    given: set[str] = set()
+    catalogue = BUILT_IN
+    config = flags.get("config") or environ.get("ORCHESTRATOR_CONFIG")
+    if config:
+        from_file, catalogue = _read(Path(config))
+        values.update(from_file)
+        given |= from_file.keys()
+    for option in OPTIONS:
+        variable, text = _from_environment(option, environ)
+        if text:
+            parts = re.split(option.separator, text.strip()) if option.separator else text
+            values[option.name] = _checked(option, parts, variable)
+            given.add(option.name)
+        if option.name in flags:
+            values[option.name] = _checked(option, flags[option.name], f"--{option.name}")
+            given.add(option.name)
+    if values["all-in-one"]:
+        if "prometheus" in given and values["prometheus"] != (EMBEDDED,):
+            shown = " ".join(values["prometheus"])
+            raise SettingsError(
+                f"--prometheus: {shown!r} does not go with --all-in-one, which starts a Prometheus of its own"
+            )
+        values["prometheus"] = (EMBEDDED,)
+    settings = Settings(catalogue=catalogue, **{_BY_NAME[name].attribute: value for name, value in values.items()})
+    _check_together(settings)
+    return settings
+
+
+def _check_together(settings: Settings) -> None:
+    if EMBEDDED in settings.prometheus:
+        if not settings.embedded:
+            raise SettingsError(f"--prometheus: {EMBEDDED!r} must be the only one")
+        if not any(listen.startswith("tcp:") for listen in settings.listen):
+            raise SettingsError(
+                f"--listen: {' '.join(settings.listen)!r} has no tcp: endpoint for the embedded Prometheus to scrape"
+            )
+
+
+def _default_data_dir(environ: Mapping[str, str]) -> Path:
+    state = environ.get("XDG_STATE_HOME")
+    if state and Path(state).is_absolute():
+        return Path(state) / "orchestratord"
+    return Path(environ.get("HOME") or "/var/lib") / ".local" / "state" / "orchestratord"
+
+
+def _from_environment(option: Option, environ: Mapping[str, str]) -> tuple[str, str | None]:
+    variable = option.variable
+    if option.name == "prometheus" and not environ.get(variable) and environ.get("PROMETHEUS_URL"):
+        variable = "PROMETHEUS_URL"
+    return variable, environ.get(variable)
+
+
+def _checked(option: Option, value: Any, where: str) -> Any:
+    """Return the checked value; `where` is how the user gave it."""
+    if not option.repeatable:
+        return _check(option, value, where)
+    items = value if isinstance(value, list) else [value]
+    if not items:
+        raise SettingsError(f"{where}: must hold at least one value")
+    return tuple(_check(option, item, where) for item in items)
+
+
+def _check(option: Option, value: Any, where: str) -> Any:
+    try:
+        return option.check(value)
+    except ValueError as error:
+        raise SettingsError(f"{where}: {value!r} {error}") from None
+
+
+def _read(path: Path) -> tuple[dict[str, Any], Catalogue]:
+    """Return what a TOML file sets, by option name, and the catalogue with the file's families."""
+    try:
+        text = path.read_bytes().decode()
+    except OSError as error:
+        raise SettingsError(f"--config: {str(path)!r} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"--config: {str(path)!r} is not UTF-8") from None
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"--config: {str(path)!r} is not TOML: {error}") from None
+    families = table.pop("families", [])
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        option = _BY_NAME.get(key.replace("_", "-"))
+        if option is None:
+            raise SettingsError(f"{path}: {key!r} is no setting")
+        values[option.name] = _checked(option, value, f"{path}: {key}")
+    return values, _with_families(families, path)
+
+
+def _with_families(families: Any, path: Path) -> Catalogue:
+    where = f"{path}: families"
+    if not isinstance(families, list) or not all(isinstance(table, dict) for table in families):
+        raise SettingsError(f"{where}: must be an array of tables, [[families]]")
+    more: list[Family] = []
+    kinds: dict[str, type | tuple[type, ...]] = {
+        "name": str,
+        "help": str,
+        "unit": str,
+        "kind": str,
+        "minimum": (int, float),
+    }
+    for index, table in enumerate(families):
+        here = f"{where}[{index}]"
+        for key, value in table.items():
+            if key not in kinds:
+                raise SettingsError(f"{here}: {key!r} is no key of a family")
+            if isinstance(value, bool) or not isinstance(value, kinds[key]):
+                raise SettingsError(f"{here}.{key}: {value!r} is of the wrong type")
+        missing = {"name", "help"} - table.keys()
+        if missing:
+            raise SettingsError(f"{here}: {min(missing)!r} is missing")
+        try:
+            more.append(Family(**table))
+        except ValueError as error:
+            raise SettingsError(f"{here}: {error}") from None
+    try:
+        return BUILT_IN.with_more(more)
+    except ValueError as error:
+        raise SettingsError(f"{where}: {error}") from None

@@ -1,0 +1,287 @@
+"""Prometheus over treq: connections kept, one deadline over the whole exchange, failover. Bytes in, bytes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from http.cookiejar import DefaultCookiePolicy
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlencode
+
+from treq.client import HTTPClient
+from treq.cookies import IndexableCookieJar
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError  # noqa: A004 - Twisted's name for it
+from twisted.internet.protocol import Protocol as BodyProtocol
+from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone
+from twisted.web.http_headers import Headers
+
+from orchestratord.errors import Overloaded, QueryTimeout, UpstreamUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from twisted.web.iweb import IResponse
+
+    from orchestratord.query import Query
+    from orchestratord.telemetry import Telemetry
+
+log = Logger()
+
+#: Seconds for which an upstream that could not be reached is passed over, as long as another is left to try.
+SKIP_SECONDS = 5.0
+#: Seconds for a connection to come about; less than a scheduler's patience, so that the next upstream has its turn.
+CONNECT_SECONDS = 2.0
+#: Longer parameters travel in a form: proxies in between refuse long URLs.
+MAX_URL_PARAMS = 4096
+#: Routes of Prometheus that take a form as well as a URL's parameters.
+_TAKES_FORM = frozenset(
+    {
+        "/api/v1/query",
+        "/api/v1/query_range",
+        "/api/v1/series",
+        "/api/v1/labels",
+        "/api/v1/format_query",
+        "/api/v1/query_exemplars",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An upstream's answer as it came: its status, its Content-Type, its body."""
+
+    status: int
+    content_type: bytes
+    body: bytes
+
+
+class QueryClient(Protocol):
+    """What the query path needs of the world behind it."""
+
+    async def fetch(self, query: Query) -> Answer:
+        """Return the whole answer, or raise a QueryFault; cancelling ends the exchange."""
+        ...
+
+
+class _Broken(Exception):
+    """An upstream answered, but not as Prometheus does."""
+
+
+class _TooLarge(Exception):
+    """An upstream's answer is over the limit."""
+
+
+class _Upstream:
+    """One Prometheus, and what the last requests said about it."""
+
+    def __init__(self, base: str) -> None:
+        self.base = base
+        self.up = True
+        self.skip_until = 0.0
+        self.last_answer = float("-inf")
+
+
+class Upstreams:
+    """The Prometheus servers, asked in their order until one answers.
+
+    `query_timeout` bounds a whole exchange, failover included, in seconds; `max_answer_bytes` its body; `max_queries`
+    how many are in flight. Belongs to the reactor thread.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        client: HTTPClient,
+        bases: Sequence[str],
+        telemetry: Telemetry,
+        *,
+        headers: Sequence[tuple[str, str]] = (),
+        query_timeout: float,
+        max_queries: int,
+        max_answer_bytes: int,
+    ) -> None:
+        self._reactor = reactor
+        self._client = client
+        self._upstreams = [_Upstream(base) for base in bases]
+        self._telemetry = telemetry
+        self._headers = Headers({"Accept": ["application/json"]})
+        for name, value in headers:
+            self._headers.addRawHeader(name, value)
+        self._query_timeout = query_timeout
+        self._max_queries = max_queries
+        self._max_answer_bytes = max_answer_bytes
+        self._in_flight = 0
+        for base in bases:
+            telemetry.upstream_known(base)
+
+    async def fetch(self, query: Query) -> Answer:
+        """Return the first upstream's answer that is one, with any status.
+
+        Raises Overloaded, QueryTimeout or UpstreamUnavailable. Cancelling the awaiting Deferred aborts the exchange.
+        """
+        if self._in_flight >= self._max_queries:
+            raise Overloaded(f"{self._max_queries} queries are in flight already; try again")
+        seconds = min(self._query_timeout, query.timeout or self._query_timeout)
+        exchange = Deferred.fromCoroutine(self._exchange(query))
+        exchange.addTimeout(seconds, self._reactor)
+        self._in_flight += 1
+        try:
+            return await exchange
+        except TimeoutError:
+            raise QueryTimeout(f"no whole answer from Prometheus within {seconds:g} s") from None
+        finally:
+            self._in_flight -= 1
+
+    async def _exchange(self, query: Query) -> Answer:
+        failures: list[str] = []
+        for upstream in self._in_turn():
+            started = self._reactor.seconds()
+            try:
+                answer = await _cancellable(Deferred.fromCoroutine(self._ask(upstream, query)))
+            except CancelledError:
+                # The deadline has passed or the client has left. Had it answered anything meanwhile, it was only slow.
+                timed_out = self._reactor.seconds() - started >= self._query_timeout
+                self._telemetry.upstream_request(upstream.base, "timeout" if timed_out else "cancelled")
+                if timed_out and upstream.last_answer < started:
+                    self._down(upstream, f"no answer within {self._query_timeout:g} s")
+                raise
+            except _TooLarge as error:
+                self._answered(upstream)
+                raise UpstreamUnavailable(f"{upstream.base}: {error}") from None
+            except _Broken as error:
+                self._telemetry.upstream_request(upstream.base, "broken")
+                failures.append(f"{upstream.base}: {error}")
+            except Exception as error:  # noqa: BLE001 - whatever an Agent may raise: refused, no route, no such host, TLS
+                self._telemetry.upstream_request(upstream.base, "unreachable")
+                reason = _reason(error)
+                failures.append(f"{upstream.base}: {reason}")
+                self._down(upstream, reason)
+            else:
+                self._answered(upstream)
+                return answer
+        raise UpstreamUnavailable("no Prometheus could answer: " + "; ".join(failures))
+
+    def _in_turn(self) -> list[_Upstream]:
+        now = self._reactor.seconds()
+        return [upstream for upstream in self._upstreams if upstream.skip_until <= now] or self._upstreams[:]
+
+    async def _ask(self, upstream: _Upstream, query: Query) -> Answer:
+        url = upstream.base + query.path
+        params = urlencode(query.params)
+        if len(params) > MAX_URL_PARAMS and query.path in _TAKES_FORM:
+            headers = self._headers.copy()
+            headers.addRawHeader("Content-Type", "application/x-www-form-urlencoded")
+            requested = self._request("POST", url, headers, params.encode())
+        else:
+            requested = self._request("GET", f"{url}?{params}" if params else url, self._headers, None)
+        response = await requested
+        body = await _body(response, self._max_answer_bytes)
+        content_type = (response.headers.getRawHeaders(b"Content-Type") or [b""])[0]
+        if not content_type.lower().startswith(b"application/json"):
+            shown = content_type.decode("latin-1") or "no content type"
+            raise _Broken(f"answered {response.code} with {shown!a}, which is no answer of Prometheus' API")
+        return Answer(response.code, content_type, body)
+
+    def _request(self, method: str, url: str, headers: Headers, data: bytes | None) -> Deferred[Any]:
+        return self._client.request(
+            method, url, headers=headers, data=data, allow_redirects=False, unbuffered=True, reactor=self._reactor
+        )
+
+    def _answered(self, upstream: _Upstream) -> None:
+        self._telemetry.upstream_request(upstream.base, "answered")
+        upstream.last_answer = self._reactor.seconds()
+        upstream.skip_until = 0.0
+        if not upstream.up:
+            upstream.up = True
+            self._telemetry.upstream_up(upstream.base, up=True)
+            log.info("upstream {upstream} is back", upstream=upstream.base)
+
+    def _down(self, upstream: _Upstream, reason: str) -> None:
+        upstream.skip_until = self._reactor.seconds() + SKIP_SECONDS
+        if upstream.up:
+            upstream.up = False
+            self._telemetry.upstream_up(upstream.base, up=False)
+            log.warn("upstream {upstream} is down: {reason}", upstream=upstream.base, reason=reason)
+
+
+def http_client(reactor: Any, pool: HTTPConnectionPool) -> HTTPClient:
+    """Return a treq client that keeps its connections in the pool, and no cookies."""
+    agent = Agent(reactor, connectTimeout=CONNECT_SECONDS, pool=pool)
+    return HTTPClient(agent, IndexableCookieJar(policy=DefaultCookiePolicy(allowed_domains=[])))
+
+
+def connection_pool(reactor: Any, connections: int) -> HTTPConnectionPool:
+    """Return a pool that keeps up to so many idle connections to each upstream; whoever makes it closes it."""
+    pool = HTTPConnectionPool(reactor, persistent=True)
+    pool.maxPersistentPerHost = connections
+    # Shorter than what servers grant (Prometheus: 5 minutes), so that it is we who close.
+    pool.cachedConnectionTimeout = 60
+    return pool
+
+
+class _BodyCollector(BodyProtocol):
+    """Collects a response's body up to a limit."""
+
+    def __init__(self, limit: int) -> None:
+        self.done: Deferred[bytes] = Deferred(lambda _: self._abort())
+        self._limit = limit
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take a part; over the limit, end the connection."""
+        self._size += len(data)
+        if self._size <= self._limit:
+            self._parts.append(data)
+        elif not self.done.called:
+            self._parts.clear()
+            self.done.errback(_TooLarge(f"the answer is over the limit of {self._limit} bytes"))
+            self._abort()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Finish: only a body whose end was marked counts as whole."""
+        if self.done.called:
+            return
+        if reason.check(ResponseDone):
+            self.done.callback(b"".join(self._parts))
+        else:
+            self.done.errback(_Broken(f"the answer broke off after {self._size} bytes"))
+
+    def _abort(self) -> None:
+        if self.transport is not None:
+            self.transport.loseConnection()
+
+
+async def _body(response: IResponse, limit: int) -> bytes:
+    collector = _BodyCollector(limit)
+    response.deliverBody(collector)
+    return await collector.done
+
+
+def _cancellable(work: Deferred[Answer]) -> Deferred[Answer]:
+    """Return a Deferred of the same result that fails with CancelledError if it is cancelled, and with nothing else.
+
+    An Agent's Deferred fails with ResponseNeverReceived then, which looks like an upstream that has died.
+    """
+
+    def cancel(_: object) -> None:
+        outer.errback(Failure(CancelledError()))
+        work.cancel()
+
+    outer: Deferred[Answer] = Deferred(cancel)
+    work.addCallbacks(
+        lambda answer: None if outer.called else outer.callback(answer),
+        lambda failure: None if outer.called else outer.errback(failure),
+    )
+    return outer
+
+
+def _reason(error: Exception) -> str:
+    """Say in a few words why an upstream could not be reached."""
+    causes = getattr(error, "reasons", None)
+    if causes:
+        error = causes[0].value
+    text = str(error) or type(error).__name__
+    return text.rstrip(".")[:300]

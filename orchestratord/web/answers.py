@@ -1,0 +1,76 @@
+"""How answers are written: JSON, and every Fault as the contract has it. Only here do errors become responses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from twisted.logger import Logger
+from werkzeug.exceptions import HTTPException
+
+from orchestratord.errors import Fault, QueryFault
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from twisted.python.failure import Failure
+    from twisted.web.http import Request
+
+log = Logger()
+
+_encode = msgspec.json.encode
+JSON = b"application/json"
+
+
+def json_body(request: Request, status: int, value: Any) -> bytes:
+    """Set the status and the headers of a JSON answer, and return its body."""
+    body = _encode(value)
+    request.setResponseCode(status)
+    request.responseHeaders.setRawHeaders(b"Content-Type", [JSON])
+    request.responseHeaders.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
+    return body
+
+
+def fault_body(request: Request, fault: Fault) -> bytes:
+    """Set the status and the headers that a fault calls for, and return its body."""
+    if fault.retry_after is not None:
+        request.responseHeaders.setRawHeaders(b"Retry-After", [b"%d" % fault.retry_after])
+    if fault.closes:
+        request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
+        request.channel.persistent = False
+    if isinstance(fault, QueryFault):
+        return query_error_body(request, fault.status, fault.error_type, str(fault))
+    return json_body(request, fault.status, {"error": str(fault)})
+
+
+def query_error_body(request: Request, status: int, error_type: str, text: str) -> bytes:
+    """Answer in Prometheus' error envelope."""
+    return json_body(request, status, {"status": "error", "errorType": error_type, "error": text})
+
+
+def failure_body(request: Request, failure: Failure) -> bytes:
+    """Answer whatever a route has raised; what is nobody's Fault is ours: 500, logged, and nothing told."""
+    error = failure.value
+    if isinstance(error, Fault):
+        return fault_body(request, error)
+    if isinstance(error, HTTPException):
+        return _routing_error_body(request, error)
+    log.failure("{method} {path} failed", failure, method=request.method, path=request.path)
+    if request.path.startswith((b"/query", b"/api/")):
+        return query_error_body(request, 500, "internal", "internal error; the log of the orchestrator says more")
+    return json_body(request, 500, {"error": "internal error; the log of the orchestrator says more"})
+
+
+def method_not_allowed_body(request: Request, allowed: Sequence[str]) -> bytes:
+    """Answer 405 with the methods that there are."""
+    request.responseHeaders.setRawHeaders(b"Allow", [", ".join(allowed).encode()])
+    method = request.method.decode("ascii", "replace")[:20]
+    return json_body(request, 405, {"error": f"method {method!a} is not allowed here: {', '.join(allowed)}"})
+
+
+def _routing_error_body(request: Request, error: HTTPException) -> bytes:
+    if error.code == 405:
+        return method_not_allowed_body(request, sorted(getattr(error, "valid_methods", None) or ()))
+    if error.code == 404:
+        return json_body(request, 404, {"error": "no such path; GET / lists what there is"})
+    return json_body(request, error.code or 500, {"error": error.name})

@@ -1,0 +1,258 @@
+"""The resource tree: a Klein application, with the two hot leaves, /update_metrics and /metrics, beside it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from klein import Klein
+from twisted.python.failure import Failure
+from twisted.web.resource import Resource
+from werkzeug.exceptions import NotFound
+
+from orchestratord import __version__
+from orchestratord.errors import BadQuery, BadRequest, Busy, UnknownNode
+from orchestratord.query import Query, arguments, parse, passed_through
+from orchestratord.web.answers import failure_body, json_body
+from orchestratord.web.listing import details, details_json, names_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from twisted.internet.defer import Deferred
+
+    from orchestratord.catalogue import Catalogue
+    from orchestratord.nodes import NodeStore
+    from orchestratord.upstream import QueryClient
+    from orchestratord.web.reports import Clocks
+    from orchestratord.web.site import BoundedRequest
+
+_FORM = b"application/x-www-form-urlencoded"
+_READ = ["GET", "POST"]
+
+_INDEX = f"""\
+orchestratord {__version__}
+
+POST   /update_metrics            a report, or an array of reports, as JSON
+GET    /nodes                     the fresh nodes' ids; ?details=true for all that is known of them
+GET    /nodes/<id>                one node
+DELETE /nodes/<id>                forget a node
+GET    /query?q=PROMQL            an instant query; with start and end, a range query
+GET    /api/v1/...                Prometheus' HTTP API, read-only
+GET    /metrics                   the exposition, for Prometheus to scrape
+GET    /-/healthy  /-/ready       probes
+"""
+
+
+class Api:
+    """The routes that are not hot. Made from what they need; belongs to the reactor thread.
+
+    `in_thread` runs a function on a pool thread: a listing of 100,000 nodes takes longer than a reactor turn may.
+    `unhealthy` and `unready` return the reason, or None while all is well.
+    """
+
+    app = Klein()
+
+    def __init__(
+        self,
+        nodes: NodeStore,
+        catalogue: Catalogue,
+        upstreams: QueryClient,
+        clocks: Clocks,
+        *,
+        in_thread: Callable[[Callable[[], bytes]], Deferred[bytes]],
+        unhealthy: Callable[[], str | None],
+        unready: Callable[[], str | None],
+        max_query_length: int,
+    ) -> None:
+        self._nodes = nodes
+        self._catalogue = catalogue
+        self._upstreams = upstreams
+        self._clocks = clocks
+        self._in_thread = in_thread
+        self._unhealthy = unhealthy
+        self._unready = unready
+        self._max_query_length = max_query_length
+        self._listings = 0
+
+    @app.handle_errors(Exception)
+    def failed(self, request: Any, failure: Failure) -> bytes:
+        """Answer what a route has raised, and what is no route."""
+        return failure_body(request, failure)
+
+    @app.route("/", methods=["GET"])
+    def index(self, request: BoundedRequest) -> bytes:
+        """List the endpoints."""
+        request.route = "/"
+        return _text_body(request, 200, _INDEX)
+
+    @app.route("/-/healthy", methods=["GET"])
+    def healthy(self, request: BoundedRequest) -> bytes:
+        """Tell whether the process does its work."""
+        request.route = "/-/healthy"
+        reason = self._unhealthy()
+        return _text_body(request, 500 if reason else 200, f"{reason or 'healthy'}\n")
+
+    @app.route("/-/ready", methods=["GET"])
+    def ready(self, request: BoundedRequest) -> bytes:
+        """Tell whether reports are taken."""
+        request.route = "/-/ready"
+        reason = self._unready()
+        return _text_body(request, 503 if reason else 200, f"{reason or 'ready'}\n")
+
+    @app.route("/nodes", methods=["GET"])
+    async def list_nodes(self, request: BoundedRequest) -> bytes:
+        """List the fresh nodes, sorted."""
+        request.route = "/nodes"
+        wanted = arguments(_query_string(request)).get("details", ["false"])[0].lower()
+        if wanted not in {"true", "1", "false", "0", ""}:
+            raise BadRequest(f"invalid parameter 'details': must be true or false, not {wanted[:20]!a}")
+        if self._listings >= _MAX_LISTINGS:
+            raise Busy(f"{_MAX_LISTINGS} listings are in the making already; try again")
+        now, unix_now = self._clocks.monotonic(), self._clocks.time()
+        entries = self._nodes.snapshot(now)
+        self._listings += 1
+        try:
+            if wanted in {"true", "1"}:
+                names, stale_after = self._catalogue.names, self._nodes.stale_after
+                body = await self._in_thread(lambda: details_json(entries, names, now, unix_now, stale_after))
+            else:
+                body = await self._in_thread(lambda: names_json(entries))
+        finally:
+            self._listings -= 1
+        request.setHeader(b"Content-Type", b"application/json")
+        request.setHeader(b"Content-Length", b"%d" % len(body))
+        return body
+
+    @app.route("/nodes/<node_id>", methods=["GET"])
+    def node(self, request: BoundedRequest, node_id: str) -> bytes:
+        """Tell all that is known of a node."""
+        request.route = "/nodes/<id>"
+        now, unix_now = self._clocks.monotonic(), self._clocks.time()
+        entry = self._nodes.get(node_id, now)
+        if entry is None:
+            raise _unknown(node_id)
+        return json_body(request, 200, details(entry, self._catalogue.names, now, unix_now, self._nodes.stale_after))
+
+    @app.route("/nodes/<node_id>", methods=["DELETE"])
+    def forget(self, request: BoundedRequest, node_id: str) -> bytes:
+        """Forget a node, as one that was drained."""
+        request.route = "/nodes/<id>"
+        if not self._nodes.forget(node_id, self._clocks.monotonic()):
+            raise _unknown(node_id)
+        request.setResponseCode(204)
+        return b""
+
+    @app.route("/query", methods=_READ)
+    async def query(self, request: BoundedRequest) -> bytes:
+        """Answer PromQL."""
+        request.route = "/query"
+        return await self._fetch(request, parse(_arguments(request), max_length=self._max_query_length))
+
+    @app.route("/api/v1/query", methods=_READ)
+    @app.route("/api/v1/query_range", methods=_READ)
+    @app.route("/api/v1/series", methods=_READ)
+    @app.route("/api/v1/labels", methods=_READ)
+    @app.route("/api/v1/metadata", methods=_READ)
+    @app.route("/api/v1/format_query", methods=_READ)
+    @app.route("/api/v1/query_exemplars", methods=_READ)
+    @app.route("/api/v1/status/buildinfo", methods=_READ)
+    async def prometheus(self, request: BoundedRequest) -> bytes:
+        """Pass a read-only route of Prometheus' own API through."""
+        request.route = path = request.path.decode("ascii").rstrip("/")
+        return await self._fetch(request, self._passed_through(request, path))
+
+    @app.route("/api/v1/label/<name>/values", methods=_READ)
+    async def label_values(self, request: BoundedRequest, name: str) -> bytes:
+        """Pass the one route through that has a parameter in its path."""
+        request.route = "/api/v1/label/<name>/values"
+        if name in {".", ".."}:
+            raise NotFound  # a proxy upstream may take it for a step in the path
+        path = f"/api/v1/label/{quote(name, safe='')}/values"
+        return await self._fetch(request, self._passed_through(request, path))
+
+    def _passed_through(self, request: BoundedRequest, path: str) -> Query:
+        return passed_through(path, _arguments(request), max_length=self._max_query_length)
+
+    async def _fetch(self, request: BoundedRequest, query: Query) -> bytes:
+        answer = await self._upstreams.fetch(query)
+        request.setResponseCode(answer.status)
+        request.setHeader(b"Content-Type", answer.content_type)
+        request.setHeader(b"Content-Length", b"%d" % len(answer.body))
+        return answer.body
+
+
+#: Listings made at a time: each holds the pool thread for a second where there are 100,000 nodes.
+_MAX_LISTINGS = 8
+
+
+class Root(Resource):
+    """What is at `/`: the hot leaves under their names, everything else by Klein."""
+
+    def __init__(self, api: Api, reports: Resource, metrics: Resource) -> None:
+        super().__init__()
+        self._api: Resource = api.app.resource()
+        self._leaves = {b"update_metrics": reports, b"metrics": metrics}
+
+    def getChildWithDefault(self, path: bytes, request: Any) -> Resource:
+        """Return the leaf of that name, or Klein with the path as it was."""
+        leaf = self._leaves.get(path)
+        if leaf is not None and not request.postpath:
+            return leaf
+        request.postpath.insert(0, request.prepath.pop())
+        try:
+            request.path.decode()
+            b"/".join(request.postpath).decode()
+        except UnicodeDecodeError:  # Klein would answer in HTML, and log a traceback
+            return _NoSuchPath()
+        return self._api
+
+
+class _NoSuchPath(Resource):
+    isLeaf = True
+
+    def render(self, request: BoundedRequest) -> bytes:
+        return failure_body(request, Failure(NotFound()))
+
+
+class MetricsRoute(Resource):
+    """Counts scrapes, and passes them on to the exposition's own resource."""
+
+    isLeaf = True
+
+    def __init__(self, metrics: Any) -> None:
+        super().__init__()
+        self._metrics = metrics
+
+    def render(self, request: BoundedRequest) -> bytes | int:
+        """Answer a scrape."""
+        request.route = "/metrics"
+        body: bytes | int = self._metrics.render(request)
+        return body
+
+
+def _query_string(request: BoundedRequest) -> bytes:
+    return request.uri.partition(b"?")[2]
+
+
+def _arguments(request: BoundedRequest) -> dict[str, list[str]]:
+    """Return the parameters of the URL, and of a form if one was posted; raise BadQuery."""
+    form = b""
+    if request.method == b"POST":
+        form = request.body()
+        content_type = request.getHeader(b"content-type") or _FORM
+        if form and content_type.split(b";", 1)[0].strip().lower() != _FORM:
+            raise BadQuery(f"Content-Type of a POST must be {_FORM.decode()}")
+    return arguments(form, _query_string(request))
+
+
+def _text_body(request: BoundedRequest, status: int, text: str) -> bytes:
+    body = text.encode()
+    request.setResponseCode(status)
+    request.setHeader(b"Content-Type", b"text/plain; charset=utf-8")
+    request.setHeader(b"Content-Length", b"%d" % len(body))
+    return body
+
+
+def _unknown(node_id: str) -> UnknownNode:
+    return UnknownNode(f"no fresh report of node {node_id[:253]!a}")

@@ -1,0 +1,161 @@
+"""POST /update_metrics: the one route that is hot, beside the Klein tree rather than in it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+
+from orchestratord.errors import Draining, Fault, UnsupportedBody
+from orchestratord.report import gunzip
+from orchestratord.web.answers import failure_body, json_body, method_not_allowed_body
+
+if TYPE_CHECKING:
+    from orchestratord.nodes import NodeStore, Updated
+    from orchestratord.report import NodeReport, ReportDecoder
+    from orchestratord.telemetry import Telemetry
+    from orchestratord.web.site import BoundedRequest
+
+log = Logger()
+
+#: Bodies up to this size are decoded at once: a millisecond at most. Longer ones give the reactor a turn in between.
+AT_ONCE = 32_768
+
+_ACCEPTED = b'{"status":"Metrics updated","accepted":1,"superseded":0}'
+
+
+class Clocks(Protocol):
+    """The two times of a report's arrival, in seconds."""
+
+    def monotonic(self) -> float:
+        """Return the time by which nodes age."""
+        ...
+
+    def time(self) -> float:
+        """Return the Unix time."""
+        ...
+
+
+class ReportsResource(Resource):
+    """Takes reports into the table.
+
+    `draining` says whether the service is about to stop; then nothing is taken any more.
+    """
+
+    isLeaf = True
+
+    def __init__(
+        self,
+        reactor: Any,
+        decoder: ReportDecoder,
+        nodes: NodeStore,
+        telemetry: Telemetry,
+        clocks: Clocks,
+        *,
+        max_bytes: int,
+        draining: Any,
+    ) -> None:
+        super().__init__()
+        self._reactor = reactor
+        self._decoder = decoder
+        self._nodes = nodes
+        self._telemetry = telemetry
+        self._clocks = clocks
+        self._max_bytes = max_bytes
+        self._draining = draining
+
+    def render(self, request: BoundedRequest) -> bytes | int:
+        """Answer a request of any method."""
+        request.route = "/update_metrics"
+        if request.method != b"POST":
+            return method_not_allowed_body(request, ["POST"])
+        try:
+            body = self._body(request)
+            if len(body) <= AT_ONCE:
+                decoded = self._decoder.decode(body, self._clocks.time())
+                return self._store(request, decoded.reports, decoded.unknown_names)
+        except Exception:  # noqa: BLE001 - a Fault, or one of ours
+            return self._failure_body(request, Failure())
+        finished = request.notifyFinish()
+        storing = Deferred.fromCoroutine(self._store_long(request, body))
+        finished.addErrback(lambda _: storing.cancel())
+        storing.addErrback(lambda failure: self._answer_failure(request, failure))
+        storing.addErrback(lambda failure: log.failure("a long batch failed", failure))
+        return NOT_DONE_YET
+
+    def _body(self, request: BoundedRequest) -> bytes:
+        """Return the unpacked body; raise a Fault if it is of no kind that is taken, or nothing is taken any more."""
+        if self._draining():
+            raise Draining("the orchestrator is shutting down; report to its successor")
+        headers = request.requestHeaders
+        content_type = headers.getRawHeaders(b"Content-Type")
+        if content_type and content_type[0].split(b";", 1)[0].strip().lower() != b"application/json":
+            shown = ascii(content_type[0][:80].decode("latin-1"))
+            raise UnsupportedBody(f"Content-Type must be application/json, not {shown}")
+        body = request.body()
+        encoding = headers.getRawHeaders(b"Content-Encoding")
+        if encoding:
+            name = encoding[0].strip().lower()
+            if len(encoding) == 1 and name == b"gzip":
+                body = gunzip(body, self._max_bytes)
+            elif name != b"identity":
+                shown = ascii(b", ".join(encoding)[:80].decode("latin-1"))
+                raise UnsupportedBody(f"Content-Encoding must be gzip or none, not {shown}")
+        self._telemetry.report_body(len(body))
+        return body
+
+    async def _store_long(self, request: BoundedRequest, body: bytes) -> None:
+        reports: list[NodeReport] = []
+        unknown = 0
+        for part in self._decoder.decode_in_slices(body, self._clocks.time()):
+            reports += part.reports
+            unknown += part.unknown_names
+            await deferLater(self._reactor, 0)
+        request.write(self._store(request, reports, unknown))
+        request.finish()
+
+    def _store(self, request: BoundedRequest, reports: list[NodeReport], unknown: int) -> bytes:
+        """Store the reports and return the answer's body; raise TableFull with nothing stored."""
+        updated = self._nodes.update(reports, self._clocks.monotonic())
+        if unknown:
+            self._telemetry.unknown_metrics(unknown)
+        if updated.accepted:
+            self._telemetry.reports("accepted", updated.accepted)
+        if updated.superseded:
+            self._telemetry.reports("superseded", updated.superseded)
+        if updated.new:
+            _log_new(updated)
+        if updated.accepted == 1 and not updated.superseded:
+            headers = request.responseHeaders
+            headers.setRawHeaders(b"Content-Type", [b"application/json"])
+            return _ACCEPTED
+        counts = {"status": "Metrics updated", "accepted": updated.accepted, "superseded": updated.superseded}
+        return json_body(request, 200, counts)
+
+    def _failure_body(self, request: BoundedRequest, failure: Failure) -> bytes:
+        """Count what was not stored, and return the answer."""
+        error = failure.value
+        if isinstance(error, Fault):
+            self._telemetry.reports(error.outcome)
+            log.debug("report from {client} refused: {reason}", client=request.client, reason=str(error))
+        else:
+            self._telemetry.reports("failed")
+        return failure_body(request, failure)
+
+    def _answer_failure(self, request: BoundedRequest, failure: Failure) -> None:
+        """Answer a long batch that could not be stored; a client that has left gets no answer."""
+        if not failure.check(CancelledError):
+            request.write(self._failure_body(request, failure))
+            request.finish()
+
+
+def _log_new(updated: Updated) -> None:
+    if len(updated.new) == 1:
+        log.info("node {node_id} reports for the first time", node_id=updated.new[0])
+    else:
+        log.info("{count} nodes report for the first time", count=len(updated.new))

@@ -1,0 +1,265 @@
+"""The HTTP server: bounds of body and time, the count of requests, the access log, and a clean end."""
+
+from __future__ import annotations
+
+import time
+from enum import Enum
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.web import http, server
+
+from orchestratord.errors import BodyTooLarge
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import ITCPTransport
+    from twisted.python.failure import Failure
+    from twisted.web.resource import Resource
+
+    from orchestratord.telemetry import Telemetry
+
+log = Logger()
+
+#: How long a client whose body was refused may go on sending it: a reset at once would take the answer from it.
+LINGER_SECONDS = 5.0
+
+
+class BoundedRequest(server.Request):
+    """A request whose body never takes more than the site's limit.
+
+    `route` is the pattern of the path, under which the request is counted; whoever answers it sets it.
+    """
+
+    route = "other"
+    channel: BoundedChannel
+    #: When it had wholly arrived, by `time.perf_counter`.
+    arrived = 0.0
+    _refused = False
+    _received = 0
+
+    def gotLength(self, length: int | None) -> None:
+        """Refuse a body that says it is too long before any of it is read."""
+        super().gotLength(length)
+        if length is not None and length > self.channel.site.max_body:
+            self._refuse()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """Take a part of the body; refuse one that does not say its length as soon as it is too long."""
+        if self._refused:
+            return
+        self._received += len(data)
+        if self._received > self.channel.site.max_body:
+            self._refuse()
+        else:
+            super().handleContentChunk(data)
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """Process a request that has wholly arrived; if it was refused, it was answered already."""
+        if self._refused:
+            self.channel.loseConnection()
+            return
+        self.arrived = time.perf_counter()
+        super().requestReceived(command, path, version)
+
+    def body(self) -> bytes:
+        """Return the whole body, as it was sent."""
+        assert self.content is not None  # noqa: S101 - there from gotLength to the end
+        body: bytes = self.content.read()
+        return body
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Count a request whose client left before the answer."""
+        site = self.channel.site
+        super().connectionLost(reason)
+        if self.arrived:
+            site.count(self, 499)
+
+    def _refuse(self) -> None:
+        self._refused = True
+        self.content = BytesIO()
+        self.requestHeaders.removeHeader(b"Expect")  # no "100 Continue" after the answer
+        limit = self.channel.site.max_body
+        self.channel.refuse(BodyTooLarge(f"the body is over the limit of {limit} bytes"))
+
+
+class _State(Enum):
+    IDLE = 0
+    ARRIVING = 1
+    ANSWERING = 2
+
+
+class BoundedChannel(http.HTTPChannel):
+    """A connection on which each request has one deadline to arrive, whatever trickles in meanwhile."""
+
+    site: OrchestratorSite
+    transport: ITCPTransport
+    _state = _State.ARRIVING
+    # Four times Twisted's, so that a long query in a URL meets its own limit first.
+    MAX_LENGTH = totalHeadersSize = 65_536
+
+    def connectionMade(self) -> None:
+        """Start the deadline of the first request."""
+        self.timeOut = self.site.request_timeout  # type: ignore[assignment]  # any number of seconds will do
+        self.site.channels.add(self)
+        super().connectionMade()
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # as in HTTPChannel
+        """Forget the connection."""
+        super().connectionLost(reason)
+        self.site.channel_lost(self)
+
+    def resetTimeout(self) -> None:
+        """Start a request's deadline at its first packet; Twisted calls this at every packet."""
+        if self._state is _State.IDLE:
+            self._state = _State.ARRIVING
+            self.setTimeout(self.site.request_timeout)
+
+    def allContentReceived(self) -> None:
+        """Stop the clock while the request is answered."""
+        self._state = _State.ANSWERING
+        super().allContentReceived()
+
+    def requestDone(self, request: http.Request) -> None:
+        """Wait for the next request, or leave if the site is closing."""
+        if self.site.closing:
+            self.persistent = False
+        self._state = _State.IDLE
+        super().requestDone(request)  # plays back what came meanwhile: another request may have begun, or be answered
+        if self._state is _State.IDLE and self.persistent:
+            if self.requests:
+                self.resetTimeout()
+            else:
+                self.setTimeout(self.site.idle_timeout)
+
+    def timeoutConnection(self) -> None:
+        """End a connection: silently where no request has begun, with 408 where one did not arrive in time."""
+        if self._state is _State.ARRIVING and self.requests:
+            self._answer_early(408, f"the request did not arrive within {self.site.request_timeout:g} s")
+        self.loseConnection()
+
+    def refuse(self, fault: BodyTooLarge) -> None:
+        """Answer a request ahead of its end; `timeoutConnection` ends the connection if the client does not."""
+        self._answer_early(fault.status, str(fault))
+        self.site.telemetry.reports(fault.outcome)
+        self._state = _State.ANSWERING
+        self.setTimeout(LINGER_SECONDS)
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        """Answer a request whose first line, or a header, is too long, and drop what still comes of it."""
+        del line
+        self.dataReceived = lambda _: None  # type: ignore[method-assign]  # as HTTPChannel does
+        self._answer_early(414, f"the request line or a header is longer than {self.MAX_LENGTH} bytes")
+        self._state = _State.ANSWERING
+        self.setTimeout(LINGER_SECONDS)
+
+    def close_when_idle(self) -> None:
+        """End the connection now, or with the answer of the request that it carries."""
+        if self._state is _State.IDLE or not self.requests:
+            self.loseConnection()
+
+    def _answer_early(self, status: int, text: str) -> None:
+        body = msgspec.json.encode({"error": text})
+        self.transport.write(
+            b"HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s"
+            % (status, http.RESPONSES[status], len(body), body)
+        )
+        self.site.telemetry.request("other", b"other", status, 0.0)
+
+
+class OrchestratorSite(server.Site):
+    """Serves a resource tree within bounds.
+
+    `max_body` is in bytes; `request_timeout`, for a whole request to arrive, and `idle_timeout`, for a kept-alive
+    connection between requests, in seconds. Belongs to the reactor thread.
+    """
+
+    noisy = False  # no "Starting factory" in the log
+    # Not Twisted's proxy of a channel, which would only add HTTP/2, at the price of a call more for each packet.
+    protocol = BoundedChannel  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        resource: Resource,
+        telemetry: Telemetry,
+        reactor: Any,
+        *,
+        max_body: int,
+        request_timeout: float,
+        idle_timeout: float,
+        access_log: bool = False,
+    ) -> None:
+        # Twisted would parse every POST's Content-Type as an e-mail header, which takes half of all time; the query
+        # routes read their forms themselves.
+        super().__init__(resource, BoundedRequest, timeout=idle_timeout, reactor=reactor, parsePOSTFormSubmission=False)
+        self.telemetry = telemetry
+        self.max_body = max_body
+        self.request_timeout = request_timeout
+        self.idle_timeout = idle_timeout
+        self.access_log = access_log
+        self.channels: set[BoundedChannel] = set()
+        self.closing = False
+        self._emptied: Deferred[None] | None = None
+
+    def startFactory(self) -> None:
+        """Do without the access log of Twisted's own, and its clock."""
+
+    def stopFactory(self) -> None:
+        """Do nothing, as `startFactory`."""
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """Return what TLS clients may negotiate."""
+        return [b"http/1.1"]
+
+    def getContentFile(self, length: int | None) -> BytesIO:
+        """Return where a body goes: memory, since it is bounded; Twisted would put 100 kB and more into a file."""
+        del length
+        return BytesIO()
+
+    def log(self, request: http.Request) -> None:
+        """Count a request; Twisted calls this at its end."""
+        assert isinstance(request, BoundedRequest)  # noqa: S101 - requestFactory makes no other
+        self.count(request, request.code)
+
+    def count(self, request: BoundedRequest, code: int) -> None:
+        """Count a request under a status code, and log it if that is wanted."""
+        seconds = time.perf_counter() - request.arrived
+        request.arrived = 0.0
+        self.telemetry.request(request.route, request.method, code, seconds)
+        if self.access_log:
+            log.info(
+                '{client} "{method} {uri}" {code} {size} B {milliseconds:.1f} ms',
+                client=getattr(request.client, "host", "-"),
+                method=_printable(request.method),
+                uri=_printable(request.uri),
+                code=code,
+                size=request.sentLength,
+                milliseconds=seconds * 1000,
+            )
+
+    def channel_lost(self, channel: BoundedChannel) -> None:
+        """Forget a connection that has ended."""
+        self.channels.discard(channel)
+        if self._emptied is not None and not self.channels:
+            emptied, self._emptied = self._emptied, None
+            emptied.callback(None)
+
+    async def drain(self, seconds: float) -> None:
+        """Let the requests in flight finish, for so long at most, and end every connection."""
+        self.closing = True
+        for channel in list(self.channels):
+            channel.close_when_idle()
+        if self.channels and seconds > 0:
+            self._emptied = Deferred()
+            self._emptied.addTimeout(seconds, self.reactor, onTimeoutCancel=lambda *_: None)
+            await self._emptied
+            self._emptied = None
+        for channel in list(self.channels):
+            channel.transport.abortConnection()
+
+
+def _printable(data: bytes) -> str:
+    """Return what came from outside such that it cannot forge a line of the log."""
+    return ascii(data[:2000].decode("latin-1"))[1:-1]

@@ -1,0 +1,29 @@
+"""The cases, by the name that `--case` takes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.benchmarks.cases import nodes, queries, reports, scrapes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.benchmarks.plan import Plan
+    from tests.benchmarks.servers import Servers
+    from tests.benchmarks.table import Row
+
+CASES: dict[str, Callable[[Plan, Servers], list[Row]]] = {
+    "ingest": reports.ingest,
+    "connections": reports.connections,
+    "batches": reports.batches,
+    "growth": reports.growth,
+    "scrape": scrapes.scrape,
+    "stall": scrapes.stall,
+    "memory": nodes.memory,
+    "expiry": nodes.expiry,
+    "query": queries.distinct,
+    "same-query": queries.same,
+    "latest": queries.latest,
+    "start": nodes.start,
+}

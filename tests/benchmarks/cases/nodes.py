@@ -1,0 +1,119 @@
+"""What the table of nodes costs: memory, the end of nodes that went silent; and how soon the daemon is there."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from tests.benchmarks import http11, machine, payloads
+from tests.benchmarks.load import LoadError, paced
+from tests.benchmarks.plan import progress
+from tests.benchmarks.table import Figure, Row, below, stated
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.benchmarks.plan import Plan
+    from tests.benchmarks.servers import Servers
+
+_KB = 1000
+#: Nodes go stale soon, and the next sweep is late enough to find all of them so, and nothing else to wait for.
+_STALE_AFTER, _EXPIRE_EVERY = 5.0, 12.0
+_PROBES_A_SECOND = 500
+_STARTS = 5
+_START_SECONDS = 20.0
+
+
+def memory(plan: Plan, servers: Servers) -> list[Row]:
+    """Measure the resident memory of a node; each reports twice, so that what the first report took is used again."""
+    arrays = payloads.batches(plan.nodes)
+    probe = payloads.reports(1)
+
+    def ours() -> float:
+        server = servers.daemon()
+        http11.send_all(server.port, probe)
+        empty = machine.resident_bytes(server.pid)
+        for _ in range(2):
+            http11.send_all(server.port, arrays)
+        used = machine.resident_bytes(server.pid) - empty
+        servers.stop(server)
+        progress("memory", f"empty daemon {empty / 1e6:.1f} MB")
+        return used / plan.nodes / _KB
+
+    def pushgateway() -> float:
+        server = servers.pushgateway(check=False)
+        empty = machine.resident_bytes(server.pid)
+        http11.send_all(server.port, payloads.pushes(count))
+        used = machine.resident_bytes(server.pid) - empty
+        servers.stop(server)
+        return used / count / _KB
+
+    count = plan.nodes // 20
+    sides = {"ours": ours, f"Pushgateway, {count:,} nodes": pushgateway}
+    figure, peer = (Figure(name, "kB a node", values) for name, values in plan.interleave("memory", sides).items())
+    return [
+        below(f"RSS at {plan.nodes:,} nodes over the empty daemon, sent in batches of 100", figure, 2.5),
+        stated("the same beside Pushgateway", figure, peer),
+    ]
+
+
+def expiry(plan: Plan, servers: Servers) -> list[Row]:
+    """Measure the longest wait for an answer while all nodes are removed, and before that while nothing happens."""
+    arrays = payloads.batches(plan.nodes)
+    quiet: list[float] = []
+
+    def measure() -> float:
+        server = servers.daemon("--stale-after", str(_STALE_AFTER), "--expire-every", str(_EXPIRE_EVERY))
+        began = time.monotonic()
+        http11.send_all(server.port, arrays)
+        loaded = time.monotonic()
+        if loaded + _STALE_AFTER > began + _EXPIRE_EVERY - 1:
+            raise LoadError(f"loading took {loaded - began:.1f} s: not all nodes would be stale at the sweep")
+        time.sleep(_STALE_AFTER)
+        # The sweeps began a little before the daemon was ready.
+        probed = paced(
+            server.port,
+            [payloads.get("/-/healthy")],
+            per_second=_PROBES_A_SECOND,
+            seconds=began + _EXPIRE_EVERY + 3 - time.monotonic(),
+            connections=1,
+        )
+        expired = http11.metric(server.port, "orchestrator_nodes_expired_total")
+        if expired != plan.nodes:
+            raise LoadError(f"{expired:.0f} of {plan.nodes} nodes were removed")
+        servers.stop(server)
+        sweep = began + _EXPIRE_EVERY - 1.5
+        quiet.append(max(each.milliseconds for each in probed if each.due < sweep))
+        return max(each.milliseconds for each in probed if each.due >= sweep)
+
+    (values,) = plan.interleave("expiry", {"longest wait, ms": measure}).values()
+    during = Figure("ours", "ms", values)
+    return [
+        below(f"longest wait while {plan.nodes:,} nodes expire", during, 20),
+        stated("longest wait while they expire and before", during, Figure("before", "ms", quiet)),
+    ]
+
+
+def start(_: Plan, servers: Servers) -> list[Row]:
+    """Measure the time from the start of twistd to the first report that is taken."""
+    seconds: list[float] = []
+    for number in range(_STARTS):
+        seconds.append(_start_seconds(servers, payloads.reports(1)))
+        progress("start", f"start {number + 1} of {_STARTS}: {seconds[-1]:.2f} s")
+    return [below("ready for reports, median of 5", Figure("ours", "s", [Figure("", "", seconds).median]), 1.0)]
+
+
+def _start_seconds(servers: Servers, report: Sequence[bytes]) -> float:
+    began = time.perf_counter()
+    server = servers.daemon(ready=None)
+    while time.perf_counter() - began < _START_SECONDS:
+        with suppress(ConnectionRefusedError):
+            http11.send_all(server.port, report)
+            taken = time.perf_counter() - began
+            servers.stop(server)
+            return taken
+        server.check()
+        time.sleep(0.005)
+    raise LoadError(f"no report was taken within {_START_SECONDS:g} s: {json.dumps(server.log.read_text()[-500:])}")

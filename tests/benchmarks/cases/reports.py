@@ -1,0 +1,136 @@
+"""How many reports are taken, and what one costs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.benchmarks import machine, payloads
+from tests.benchmarks.http11 import send_all
+from tests.benchmarks.load import LoadError, wrk
+from tests.benchmarks.table import Figure, Row, above, at_least, at_most, stated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.benchmarks.plan import Plan
+    from tests.benchmarks.servers import Server, Servers
+
+_NODES = 5_000
+_CONNECTIONS = 32
+_WARM_UP = 1
+_BATCH = 100
+#: Connections that are opened for other reasons, or never served: how far their count may be from that of the requests.
+_STRAY = 0.05
+
+
+def ingest(plan: Plan, servers: Servers) -> list[Row]:
+    """Send reports over 32 kept connections, of 5,000 nodes."""
+    reports = payloads.write(payloads.reports(_NODES), plan.home / "reports")
+    pushes = payloads.write(payloads.pushes(_NODES), plan.home / "pushes")
+    sides = {
+        "ours": _reports(plan, servers.daemon(), reports),
+        "floor": _reports(plan, servers.floor(), reports),
+        "Flask": _reports(plan, servers.flask(), reports),
+        "Flask, gunicorn -w 2": _reports(plan, servers.gunicorn(), reports),
+        "Pushgateway": _reports(plan, _filled_pushgateway(plan, servers), pushes),
+        "Pushgateway, no check": _reports(plan, servers.pushgateway(check=False), pushes),
+    }
+    figures = _figures(plan.interleave("ingest", sides), "reports/s")
+    ours = figures.pop("ours")
+    musts = {"floor": 0.7, "Flask": 8, "Flask, gunicorn -w 2": 8, "Pushgateway": 100, "Pushgateway, no check": 0.8}
+    return [at_least("reports, keep-alive", ours, peer, musts[name]) for name, peer in figures.items()]
+
+
+def connections(plan: Plan, servers: Servers) -> list[Row]:
+    """Send reports over a connection each, as `requests.post` sends them."""
+    reports = payloads.write(payloads.reports(_NODES, close=True), plan.home / "closing-reports")
+    sides = {
+        "ours": _counted(plan, servers.daemon(), reports),
+        "floor": _counted(plan, servers.floor(), reports),
+        "Flask": _counted(plan, servers.flask(), reports),
+        "Flask, gunicorn -w 2": _counted(plan, servers.gunicorn(), reports),
+    }
+    figures = _figures(plan.interleave("connections", sides), "reports/s")
+    ours = figures.pop("ours")
+    musts = {"floor": 0.7, "Flask": 5, "Flask, gunicorn -w 2": 5}
+    return [at_least("reports, a connection each", ours, peer, musts[name]) for name, peer in figures.items()]
+
+
+def batches(plan: Plan, servers: Servers) -> list[Row]:
+    """Send arrays of 100 reports, against one node a request at VictoriaMetrics."""
+    arrays = payloads.write(payloads.batches(_NODES, _BATCH), plan.home / "batches")
+    imports = payloads.write(payloads.imports(_NODES), plan.home / "imports")
+    ours, victoria = servers.daemon(), servers.victoria_metrics()
+    in_arrays = _reports(plan, ours, arrays)
+    sides = {
+        "ours": lambda: _BATCH * in_arrays(),
+        "VictoriaMetrics, one node a request": _reports(plan, victoria, imports),
+    }
+    figures = _figures(plan.interleave("batches", sides), "nodes/s")
+    ours_figure = figures.pop("ours")
+    (peer,) = figures.values()
+    return [above("batches of 100", ours_figure, 60_000), at_least("batches of 100", ours_figure, peer, 2)]
+
+
+def growth(plan: Plan, servers: Servers) -> list[Row]:
+    """Measure the processor time of a report while the table holds few nodes or many."""
+    sizes = (plan.nodes // 100, plan.nodes // 10, plan.nodes)
+    sides = {f"{size:,} nodes": _cost(plan, servers.daemon(), size) for size in sizes}
+    figures = _figures(plan.interleave("growth", sides), "us of CPU")
+    small, middle, large = figures.values()
+    return [
+        stated(f"a report with {sizes[1]:,} nodes in the table", middle, small),
+        at_most(f"a report with {sizes[2]:,} nodes in the table", large, small, 1.15),
+    ]
+
+
+def _figures(measured: dict[str, list[float]], unit: str) -> dict[str, Figure]:
+    return {name: Figure(name, unit, values) for name, values in measured.items()}
+
+
+def _reports(plan: Plan, server: Server, requests: Path) -> Callable[[], float]:
+    """Return what measures requests per second, after a warm-up that makes the server know the nodes."""
+    wrk(server, requests, connections=_CONNECTIONS, seconds=_WARM_UP)
+    return lambda: wrk(server, requests, connections=_CONNECTIONS, seconds=plan.seconds).per_second
+
+
+def _filled_pushgateway(plan: Plan, servers: Servers) -> Server:
+    """Start a Pushgateway that knows all nodes, as the others do after their warm-up.
+
+    Its check would make that last minutes, so another one without it writes the file that this one starts from.
+    """
+    store = plan.home / "pushgateway-store"
+    filler = servers.pushgateway(check=False, store=store)
+    send_all(filler.port, payloads.pushes(_NODES))
+    servers.stop(filler)
+    return servers.pushgateway(store=store)
+
+
+def _counted(plan: Plan, server: Server, requests: Path) -> Callable[[], float]:
+    """Do the same, and check by the kernel's count that each request did come over a connection of its own."""
+    wrk(server, requests, connections=_CONNECTIONS, seconds=_WARM_UP)
+
+    def measure() -> float:
+        before = machine.connections_taken()
+        load = wrk(server, requests, connections=_CONNECTIONS, seconds=plan.seconds)
+        taken = machine.connections_taken() - before
+        if taken < (1 - _STRAY) * load.requests:
+            raise LoadError(f"{server.name} answered {load.requests} requests over {taken} connections")
+        return load.per_second
+
+    return measure
+
+
+def _cost(plan: Plan, server: Server, size: int) -> Callable[[], float]:
+    """Return what measures the processor time of a report, in microseconds, at a table of `size` fresh nodes."""
+    arrays = payloads.batches(size, _BATCH)
+    requests = payloads.write(payloads.reports(size, shuffled=True), plan.home / f"reports-{size}")
+
+    def measure() -> float:
+        send_all(server.port, arrays)
+        before = machine.cpu_seconds(server.pid)
+        load = wrk(server, requests, connections=_CONNECTIONS, seconds=plan.seconds)
+        return (machine.cpu_seconds(server.pid) - before) / load.requests * 1e6
+
+    return measure

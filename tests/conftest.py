@@ -1,0 +1,7 @@
+"""Settings for all tests."""
+
+from hypothesis import settings
+
+# The same examples in every run, and no database of failures left behind: a failing test fails for everyone.
+settings.register_profile("house", derandomize=True, database=None, deadline=None, max_examples=150)
+settings.load_profile("house")

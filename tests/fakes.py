@@ -1,0 +1,83 @@
+"""What the tests use in the place of clocks, upstreams and the wire."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from prometheus_client import CollectorRegistry
+
+from orchestratord.catalogue import BUILT_IN
+from orchestratord.exposition import SampleRenderer
+from orchestratord.report import NodeReport, ReportDecoder
+from orchestratord.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from orchestratord.query import Query
+    from orchestratord.upstream import Answer
+
+#: A Unix time for tests: 2026-11-23 09:00 UTC.
+NOW = 1_795_424_400.0
+
+FAMILIES = BUILT_IN.names
+
+
+def body(node_id: str = "n1", **fields: Any) -> bytes:
+    """Return the JSON of a report."""
+    return msgspec.json.encode({"node_id": node_id, **fields})
+
+
+def decoder(**options: Any) -> ReportDecoder:
+    """Return a decoder for the built-in catalogue."""
+    return ReportDecoder(BUILT_IN, SampleRenderer(BUILT_IN), **options)
+
+
+def report(node_id: str = "n1", *, received_at: float = NOW, **fields: Any) -> NodeReport:
+    """Return a valid report."""
+    return decoder().decode(body(node_id, **fields), received_at).reports[0]
+
+
+class Metrics:
+    """A Telemetry in a registry of its own, and what it has counted."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.telemetry = Telemetry(self.registry, lambda: 0)
+
+    def value(self, name: str, **labels: str) -> float | None:
+        """Return a sample's value."""
+        return self.registry.get_sample_value(name, labels)
+
+
+class FakeClocks:
+    """Both clocks of a report's arrival, moved by hand."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        """Return the time by which nodes age."""
+        return self.now
+
+    def time(self) -> float:
+        """Return the Unix time."""
+        return NOW + self.now - 1000.0
+
+
+class FakeUpstreams:
+    """Answers queries with what the test has put there, and remembers them."""
+
+    def __init__(self) -> None:
+        self.asked: list[Query] = []
+        self.answer: Answer | Exception | Any = None
+
+    async def fetch(self, query: Query) -> Answer:
+        """Return or raise the answer, or await it."""
+        self.asked.append(query)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        if hasattr(self.answer, "__await__"):
+            result: Answer = await self.answer
+            return result
+        answer: Answer = self.answer
+        return answer

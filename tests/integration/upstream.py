@@ -1,0 +1,170 @@
+"""Fake Prometheus servers for the integration tests: each connection is one request, answered by a function."""
+
+from __future__ import annotations
+
+import json
+import socket
+from dataclasses import dataclass
+from threading import Event, Lock, Thread
+from typing import TYPE_CHECKING, Self
+from urllib.parse import parse_qsl, urlsplit
+
+from tests.integration.daemon import PATIENCE, until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+#: What Prometheus answers to a query that finds nothing.
+EMPTY = b'{"status":"success","data":{"resultType":"vector","result":[]}}'
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request as an upstream has seen it; the headers' names in lower case."""
+
+    method: str
+    path: str
+    params: list[tuple[str, str]]
+    headers: dict[str, str]
+
+
+class Exchange:
+    """One request to a fake upstream, and what is to be answered."""
+
+    def __init__(self, sock: socket.socket, asked: Asked, closing: Event) -> None:
+        self.socket = sock
+        self.asked = asked
+        self.closing = closing
+
+    def send(self, data: bytes) -> None:
+        """Send bytes."""
+        self.socket.sendall(data)
+
+    def reply(self, status: str, content_type: str, body: bytes, *headers: str) -> None:
+        """Answer whole."""
+        lines = [
+            f"HTTP/1.1 {status}",
+            f"Content-Type: {content_type}",
+            f"Content-Length: {len(body)}",
+            "Connection: close",
+            *headers,
+        ]
+        self.send("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+
+    def hang_up_seen(self) -> bool:
+        """Wait until the other side ends the connection; return whether it did before the test's end."""
+        self.socket.settimeout(0.05)
+        while not self.closing.is_set():
+            try:
+                if self.socket.recv(4096) == b"":
+                    return True
+            except TimeoutError:
+                continue
+            except OSError:
+                return True
+        return False
+
+
+class FakeUpstream:
+    """Listens on loopback and lets `answer` deal with each request, on a thread of its own; then the connection ends."""
+
+    def __init__(self, answer: Callable[[Exchange], None]) -> None:
+        self.answer = answer
+        self.asked: list[Asked] = []
+        #: Requests that `answer` is dealing with.
+        self.open = 0
+        self._lock = Lock()
+        self._closing = Event()
+        self._threads: list[Thread] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.settimeout(0.05)
+        self.port: int = self._listener.getsockname()[1]
+        self._start(self._accept)
+
+    @property
+    def url(self) -> str:
+        """The base URL."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._closing.set()
+        for thread in self._threads:
+            thread.join(PATIENCE)
+        self._listener.close()
+
+    def until_open(self, count: int) -> None:
+        """Return when so many requests are in the works."""
+        until(lambda: self.open == count, f"{count} requests in the works")
+
+    def _start(self, target: Callable[..., None], *args: object) -> None:
+        thread = Thread(target=target, args=args, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while not self._closing.is_set():
+            try:
+                sock, _ = self._listener.accept()
+            except TimeoutError:
+                continue
+            self._start(self._serve, sock)
+
+    def _serve(self, sock: socket.socket) -> None:
+        with sock:
+            sock.settimeout(PATIENCE)
+            try:
+                asked = _read(sock)
+            except OSError:
+                return
+            if asked is None:
+                return
+            with self._lock:
+                self.asked.append(asked)
+                self.open += 1
+            try:
+                self.answer(Exchange(sock, asked, self._closing))
+            except OSError:
+                return  # the daemon has left; that is for the test to judge
+            finally:
+                with self._lock:
+                    self.open -= 1
+
+
+def found_nothing(exchange: Exchange) -> None:
+    """Answer as a Prometheus that finds nothing."""
+    exchange.reply("200 OK", "application/json", EMPTY)
+
+
+def never(exchange: Exchange) -> None:
+    """Keep the connection open and say nothing."""
+    exchange.hang_up_seen()
+
+
+def echo(exchange: Exchange) -> None:
+    """Answer with what was asked."""
+    asked = exchange.asked
+    body = json.dumps({"method": asked.method, "path": asked.path, "params": asked.params}).encode()
+    exchange.reply("200 OK", "application/json", body)
+
+
+def _read(sock: socket.socket) -> Asked | None:
+    data = b""
+    while b"\r\n\r\n" not in data:
+        more = sock.recv(65536)
+        if not more:
+            return None
+        data += more
+    top, _, body = data.partition(b"\r\n\r\n")
+    first, *lines = top.decode("latin-1").split("\r\n")
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    while len(body) < int(headers.get("content-length", 0)):
+        body += sock.recv(65536)
+    method, target, _ = first.split()
+    url = urlsplit(target)
+    return Asked(method, url.path, parse_qsl(url.query or body.decode(), keep_blank_values=True), headers)

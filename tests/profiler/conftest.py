@@ -1,0 +1,34 @@
+"""What the profiler's tests share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from twisted.logger import formatEvent, globalLogPublisher
+
+from tests.profiler.fakes import FakeReactor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def reactor() -> FakeReactor:
+    """Return a reactor whose time begins at a plausible date and is moved by the test."""
+    return FakeReactor(now=1_700_000_000.0)
+
+
+@pytest.fixture
+def lines() -> Iterator[list[str]]:
+    """Give the log as an operator would read it, growing while the test runs."""
+    formatted: list[str] = []
+
+    def observe(event: Any) -> None:
+        if str(event.get("log_namespace", "")).startswith("orchestratord.profiler"):
+            formatted.append(formatEvent(event))
+
+    publisher: Any = globalLogPublisher
+    publisher.addObserver(observe)
+    yield formatted
+    publisher.removeObserver(observe)

@@ -1,0 +1,112 @@
+"""The command line of `twistd profiler`."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from twisted.application.service import IServiceMaker, MultiService
+from twisted.plugin import getPlugins
+
+from orchestratord.profiler.agent import Profiler, ProfilerSettings
+from orchestratord.profiler.ebpf import Machine
+from orchestratord.profiler.tap import Options, makeService
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CAPABLE = Machine(euid=0, which=lambda name: name)
+
+
+def settings(*arguments: str, environ: Mapping[str, str] | None = None, machine: Machine = CAPABLE) -> ProfilerSettings:
+    """Return what a command line and an environment come to."""
+    options = Options({} if environ is None else environ, machine)
+    options.parseOptions(list(arguments))
+    return options.settings
+
+
+class TestOptions:
+    """Options: the command line over the environment over the defaults."""
+
+    def test_defaults(self) -> None:
+        """Without options this host is reported to an orchestrator on this host, every 10 s."""
+        assert settings() == ProfilerSettings(
+            orchestrator="http://127.0.0.1:5000", node_id=socket.gethostname(), interval=10.0, source="auto"
+        )
+
+    def test_flags(self) -> None:
+        """Each option is what it says."""
+        line = ("--orchestrator=https://o/x", "--node-id", "n1", "--interval", "2.5", "--source", "procfs")
+        assert settings(*line) == ProfilerSettings(
+            orchestrator="https://o/x", node_id="n1", interval=2.5, source="procfs"
+        )
+
+    def test_environment(self) -> None:
+        """Each option can be given by the environment; an empty variable is none."""
+        environ = {
+            "PROFILER_ORCHESTRATOR": "http://o",
+            "PROFILER_NODE_ID": "n2",
+            "PROFILER_INTERVAL": "30",
+            "PROFILER_SOURCE": "",
+        }
+        assert settings(environ=environ) == ProfilerSettings(
+            orchestrator="http://o", node_id="n2", interval=30.0, source="auto"
+        )
+
+    def test_flag_over_environment(self) -> None:
+        """A flag counts more than the environment."""
+        assert settings("--node-id", "flag", environ={"PROFILER_NODE_ID": "environment"}).node_id == "flag"
+
+    def test_other_variables(self) -> None:
+        """A name that is no option of ours, such as the kubelet's for a service named profiler, is passed over."""
+        environ = {"PROFILER_PORT": "tcp://10.0.0.1:80", "PROFILER_SERVICE_HOST": "10.0.0.1", "PROFILER_X": "y"}
+        assert settings(environ=environ).interval == 10
+
+    @pytest.mark.parametrize(
+        ("flag", "variable", "value"),
+        [
+            ("--orchestrator", "PROFILER_ORCHESTRATOR", "orchestrator:5000"),
+            ("--node-id", "PROFILER_NODE_ID", "no spaces"),
+            ("--interval", "PROFILER_INTERVAL", "soon"),
+            ("--interval", "PROFILER_INTERVAL", "0"),
+            ("--interval", "PROFILER_INTERVAL", "nan"),
+            ("--source", "PROFILER_SOURCE", "perf"),
+        ],
+    )
+    def test_wrong_value(self, flag: str, variable: str, value: str) -> None:
+        """A wrong value is one line that names where it came from, and the value."""
+        with pytest.raises(SystemExit) as from_flag:
+            settings(flag, value)
+        with pytest.raises(SystemExit) as from_environment:
+            settings(environ={variable: value})
+        for error, origin in ((from_flag, flag), (from_environment, variable)):
+            text = str(error.value)
+            assert text.startswith(f"twistd profiler: {origin} ")
+            assert value in text
+            assert "\n" not in text
+
+    def test_ebpf_that_cannot_work(self) -> None:
+        """Where eBPF is asked for and cannot work the start ends with the reason; `auto` goes on."""
+        machine = Machine(euid=1000, which=lambda name: name)
+        with pytest.raises(SystemExit, match=r"^twistd profiler: --source 'ebpf' does not work here: not root$"):
+            settings("--source", "ebpf", machine=machine)
+        assert settings(machine=machine).source == "auto"
+
+
+class TestMakeService:
+    """makeService: what twistd runs."""
+
+    def test_service(self) -> None:
+        """The service holds a profiler, and what ends the process at a signal."""
+        options = Options({}, CAPABLE)
+        options.parseOptions(["--node-id", "n1"])
+        service = makeService(options)
+        assert isinstance(service, MultiService)
+        assert [type(part).__name__ for part in service] == ["Profiler", "StopOnSignals"]
+        assert isinstance(service.getServiceNamed("profiler"), Profiler)
+
+    def test_plugin(self) -> None:
+        """The plugin that twistd knows as `profiler` is this module."""
+        makers: dict[str, Any] = {maker.tapname: maker for maker in getPlugins(IServiceMaker)}
+        assert makers["profiler"].module == "orchestratord.profiler.tap"

@@ -1,0 +1,210 @@
+"""The wire format of a report, and its limits."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestratord.catalogue import BUILT_IN, Catalogue, Family
+from orchestratord.errors import BadReport, BodyTooLarge
+from orchestratord.exposition import SampleRenderer
+from orchestratord.report import SLICE, ReportDecoder, gunzip
+from tests.fakes import FAMILIES, NOW, body, decoder
+
+NUMBERS = st.one_of(
+    st.integers(min_value=0, max_value=2**64 - 1),
+    st.floats(min_value=0, max_value=1.8e19, allow_nan=False, allow_infinity=False),
+)
+NODE_IDS = st.text(alphabet="abcXYZ019._:-", min_size=1, max_size=253)
+REPORTS = st.fixed_dictionaries({"node_id": NODE_IDS}, optional=dict.fromkeys(FAMILIES, NUMBERS))
+
+
+@given(REPORTS)
+def test_any_valid_report_comes_out_as_it_went_in(sent: dict[str, Any]) -> None:
+    """Every value is kept, and a family that is absent is absent, not zero."""
+    (got,) = decoder().decode(json.dumps(sent).encode(), NOW).reports
+    assert got.node_id == sent["node_id"]
+    assert got.values == tuple(sent.get(name) for name in FAMILIES)
+    assert got.timestamp is None
+    assert got.received_at == NOW
+    assert len(got.lines) == len(FAMILIES) + 1
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=200),
+        st.recursive(
+            st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
+            lambda inner: (
+                st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["node_id", *FAMILIES, "x"]), inner)
+            ),
+        ).map(lambda value: json.dumps(value).encode()),
+    )
+)
+def test_no_body_does_anything_but_decode_or_raise_a_fault(data: bytes) -> None:
+    """Whatever comes in, the answer is a report or the contract's error with a JSON path."""
+    try:
+        decoded = decoder().decode(data, NOW)
+    except BadReport as error:
+        assert " - at $" in str(error)
+    else:
+        for report in decoded.reports:
+            assert 1 <= len(report.node_id) <= 253
+            assert all(value is None or 0 <= value <= 2**64 - 1 for value in report.values)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "the body is empty: a report is a JSON object - at $"),
+        (b" \n", "the body is empty: a report is a JSON object - at $"),
+        (b"{", "Input data was truncated - at $"),
+        (b"\xff", "JSON is malformed: invalid character (byte 0) - at $"),
+        (b'{"node_id":"\xff"}', "the body is not UTF-8 (invalid start byte) - at $"),
+        (b"1", "Expected `object`, got `int` - at $"),
+        (b"null", "Expected `object`, got `null` - at $"),
+        (b"{}", "Object missing required field `node_id` - at $"),
+        (b'{"node_id": 7}', "Expected `str`, got `int` - at $.node_id"),
+        (b'{"node_id": ""}', "Expected `str` of length >= 1 - at $.node_id"),
+        (b'{"node_id": "n", "page_faults": "7"}', "Expected `int | float`, got `str` - at $.page_faults"),
+        (b'{"node_id": "n", "page_faults": true}', "Expected `int | float`, got `bool` - at $.page_faults"),
+        (b'{"node_id": "n", "page_faults": null}', "Expected `int | float`, got `null` - at $.page_faults"),
+        (b'{"node_id": "n", "page_faults": -1}', "Expected `int` >= 0 - at $.page_faults"),
+        (b'{"node_id": "n", "page_faults": -0.5}', "Expected `float` >= 0.0 - at $.page_faults"),
+        (b'{"node_id": "n", "page_faults": 1e999}', "Number out of range - at $.page_faults"),
+        (b'{"node_id": "n", "page_faults": NaN}', "JSON is malformed: invalid character (byte 32) - at $"),
+        (b'{"node_id": "n", "page_faults": 18446744073709551616}', "Expected a number up to 2^64-1 - at $.page_faults"),
+        (
+            body("n", **dict.fromkeys(FAMILIES, 1) | {"fs_write_size_kb": 2**65}),
+            "Expected a number up to 2^64-1 - at $.fs_write_size_kb",
+        ),
+        (b'{"node_id": "n", "timestamp": -1}', "Expected `float` >= 0.0 - at $.timestamp"),
+        (b'{"node_id": "n", "timestamp": "now"}', "Expected `float`, got `str` - at $.timestamp"),
+        (b'{"node_id": "n"} {}', "JSON is malformed: trailing characters (byte 18) - at $"),
+        (b'[{"node_id": "a"}, 7]', "Expected `object`, got `int` - at $[1]"),
+        (b'[{"node_id": "a"}, {"node_id": "b", "page_faults": -1}]', "Expected `int` >= 0 - at $[1].page_faults"),
+        (b'[{"node_id": "a"}, ', "Input data was truncated - at $"),
+    ],
+)
+def test_what_is_wrong_and_where(data: bytes, said: str) -> None:
+    """The error names what is wrong, and the JSON path."""
+    with pytest.raises(BadReport) as raised:
+        decoder().decode(data, NOW)
+    assert str(raised.value) == said
+
+
+@pytest.mark.parametrize("char", [" ", "\n", '"', "\\", "{", "<", "/", "é", "\x00", "%"])
+def test_a_node_id_has_no_character_that_means_something(char: str) -> None:
+    """Not in the middle, and not at the end, where a regular expression's `$` would let a newline pass."""
+    for node_id in (f"a{char}b", f"a{char}"):
+        with pytest.raises(BadReport, match=r"matching regex .* - at \$\.node_id"):
+            decoder().decode(json.dumps({"node_id": node_id}).encode(), NOW)
+
+
+def test_a_node_id_has_at_most_253_characters() -> None:
+    """253 are taken, 254 are not."""
+    assert decoder().decode(body("a" * 253), NOW).reports
+    with pytest.raises(BadReport, match="length <= 253"):
+        decoder().decode(body("a" * 254), NOW)
+
+
+def test_deep_nesting_is_an_error_not_a_crash() -> None:
+    """A body that would exhaust the stack is refused."""
+    with pytest.raises(BadReport, match="nested too deeply - at"):
+        decoder().decode(b'{"node_id":"a","x":' + b"[" * 100_000, NOW)
+
+
+def test_timestamps_may_be_ten_minutes_ahead() -> None:
+    """More than that is refused; long ago is not."""
+    assert decoder().decode(body(timestamp=NOW + 600), NOW).reports[0].timestamp == NOW + 600
+    assert decoder().decode(body(timestamp=0), NOW).reports[0].timestamp == 0
+    with pytest.raises(BadReport, match=r"at most 600 s ahead of this server's clock, got 601 s - at \$\.timestamp"):
+        decoder().decode(body(timestamp=NOW + 601), NOW)
+
+
+def test_unknown_names_are_ignored_and_counted() -> None:
+    """In a single report, and over a batch; the known values are kept."""
+    decoded = decoder().decode(body(page_faults=3, gpu_seconds=1, x={"y": [1]}), NOW)
+    assert decoded.unknown_names == 2
+    assert decoded.reports[0].values[1] == 3
+    batch = b"[" + body("a", x=1) + b"," + body("b") + b"," + body("c", y=1) + b"]"
+    assert decoder().decode(batch, NOW).unknown_names == 2
+
+
+def test_an_unknown_name_does_not_hide_an_error() -> None:
+    """The error of a known field is found although an unknown one comes first."""
+    with pytest.raises(BadReport, match=r"at \$\.page_faults"):
+        decoder().decode(b'{"x": 1, "node_id": "a", "page_faults": "no"}', NOW)
+
+
+def test_a_batch_in_slices_is_the_same_as_whole() -> None:
+    """Slices are in order, and the path of an error counts from the batch's start."""
+    bodies = [body(f"n{i}", page_faults=i) for i in range(2 * SLICE + 3)]
+    batch = b"[" + b",".join(bodies) + b"]"
+    slices = list(decoder().decode_in_slices(batch, NOW))
+    assert [len(part.reports) for part in slices] == [SLICE, SLICE, 3]
+    assert [report for part in slices for report in part.reports] == decoder().decode(batch, NOW).reports
+    bodies[SLICE + 7] = b'{"node_id": "x", "page_faults": []}'
+    with pytest.raises(BadReport, match=rf"at \$\[{SLICE + 7}\]\.page_faults"):
+        decoder().decode(b"[" + b",".join(bodies) + b"]", NOW)
+
+
+def test_an_empty_batch_holds_no_report() -> None:
+    """It is a batch all the same."""
+    assert decoder().decode(b" [] ", NOW).reports == []
+
+
+def test_a_batch_is_bounded() -> None:
+    """One report more than the limit is refused."""
+    batch = b"[" + b",".join([body()] * 4) + b"]"
+    assert len(decoder(max_batch=4).decode(batch, NOW).reports) == 4
+    with pytest.raises(BodyTooLarge, match="a batch of 4 reports is over the limit of 3"):
+        decoder(max_batch=3).decode(batch, NOW)
+
+
+def test_families_of_the_configuration_have_their_own_minimum() -> None:
+    """A family may go below zero, or have no lower bound, or a higher one; one family alone works too."""
+    more = [Family("a", "A.", minimum=-40.5), Family("b", "B.", minimum=None), Family("c", "C.", minimum=2)]
+    catalogue = BUILT_IN.with_more(more)
+    custom = ReportDecoder(catalogue, SampleRenderer(catalogue))
+    assert custom.decode(body(a=-40, b=-1e18, c=2), NOW).reports[0].values[-3:] == (-40, -1e18, 2)
+    for name, value in (("a", -41), ("a", -40.6), ("c", 1)):
+        with pytest.raises(BadReport, match=rf"at \$\.{name}"):
+            custom.decode(body("n", **{name: value}), NOW)
+    alone = Catalogue([Family("only", "One.")])
+    assert ReportDecoder(alone, SampleRenderer(alone)).decode(body(only=1), NOW).reports[0].values == (1,)
+
+
+def test_a_report_cannot_be_changed() -> None:
+    """What was decoded stays as it was."""
+    report = decoder().decode(body(), NOW).reports[0]
+    with pytest.raises(AttributeError):
+        report.node_id = "other"  # type: ignore[misc]  # on purpose
+    assert isinstance(report, msgspec.Struct)
+
+
+def test_gunzip_unpacks_every_member() -> None:
+    """As gzip files may be: several members, one after the other."""
+    assert gunzip(gzip.compress(b"one") + gzip.compress(b"two"), 100) == b"onetwo"
+    assert gunzip(b"", 100) == b""
+
+
+def test_gunzip_never_unpacks_more_than_the_limit() -> None:
+    """Exactly the limit passes; a bomb does not, nor one in many members."""
+    assert gunzip(gzip.compress(b"x" * 100), 100) == b"x" * 100
+    for bomb in (gzip.compress(b"\0" * 10_000_000), gzip.compress(b"x" * 60) * 2):
+        with pytest.raises(BodyTooLarge, match="over the limit of 100 bytes"):
+            gunzip(bomb, 100)
+
+
+@pytest.mark.parametrize("data", [b"plain", gzip.compress(b"x" * 50)[:-9], gzip.compress(b"x")[:-8] + b"\0" * 8])
+def test_gunzip_names_what_is_no_gzip(data: bytes) -> None:
+    """Plain text, a member that ends early, a wrong checksum."""
+    with pytest.raises(BadReport, match=r"gzip.* - at \$"):
+        gunzip(data, 100)

@@ -1,0 +1,203 @@
+"""The daemon as it is wired, on the real reactor and real sockets."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import pytest_twisted
+import treq
+from prometheus_client.parser import text_string_to_metric_families
+from treq.client import HTTPClient
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
+from twisted.logger import capturedLogs
+from twisted.web.client import Agent, HTTPConnectionPool
+
+from orchestratord.service import Orchestrator
+from orchestratord.settings import load
+from orchestratord.signals import StopOnSignals
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from twisted.internet.defer import Deferred
+
+REACTOR: Any = reactor
+HOME = {"HOME": "/nonexistent"}
+
+
+class Running:
+    """A running daemon and a client of it."""
+
+    def __init__(self, **flags: Any) -> None:
+        flags.setdefault("listen", ["tcp:0:interface=127.0.0.1"])
+        flags.setdefault("prometheus", ["http://127.0.0.1:1"])
+        self.service = Orchestrator(reactor, load({name.replace("_", "-"): flags[name] for name in flags}, HOME))
+        self.pool = HTTPConnectionPool(reactor, persistent=False)
+        self.client = HTTPClient(Agent(reactor, pool=self.pool))
+
+    def start(self) -> None:
+        """Start as twistd does."""
+        self.service.privilegedStartService()
+        self.service.startService()
+
+    async def ask(self, method: str, path: str, **options: Any) -> tuple[int, bytes]:
+        """Return the status and the body of an answer."""
+        url = f"http://{self.service._own_address()}{path}"
+        response = await self.client.request(method, url, reactor=REACTOR, **options)
+        return response.code, await treq.content(response)
+
+
+def sleeping_program(folder: Path) -> Path:
+    """Return a program that stands for Prometheus and only sleeps."""
+    program = folder / "sleeper"
+    program.write_text("#!/bin/sh\nexec sleep 100\n")
+    program.chmod(0o755)
+    return program
+
+
+@pytest_twisted.async_yield_fixture
+async def running() -> AsyncIterator[Running]:
+    """A daemon on a port of the kernel's choice, stopped afterwards."""
+    daemon = Running()
+    daemon.start()
+    yield daemon
+    if daemon.service.running:
+        await daemon.service.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_report_goes_round(running: Running) -> None:
+    """In at /update_metrics, out at /nodes and /metrics, which runs on a thread of its own."""
+    status, _ = await running.ask("POST", "/update_metrics", json={"node_id": "n1", "page_faults": 3})
+    assert status == 200
+    assert await running.ask("GET", "/nodes") == (200, b'{"nodes":["n1"]}')
+    status, body = await running.ask("GET", "/metrics")
+    samples = [sample for family in text_string_to_metric_families(body.decode()) for sample in family.samples]
+    assert {sample.value for sample in samples if sample.name == "page_faults"} == {3}
+    assert {sample.value for sample in samples if sample.name == "orchestrator_nodes"} == {1}
+
+
+@pytest_twisted.ensureDeferred
+async def test_without_a_prometheus_queries_fail_and_everything_else_works(running: Running) -> None:
+    """502, and ready all the same."""
+    status, body = await running.ask("GET", "/query?q=up")
+    assert status == 502
+    assert b'"errorType":"unavailable"' in body
+    assert (await running.ask("GET", "/-/ready"))[0] == 200
+    assert (await running.ask("GET", "/-/healthy"))[0] == 200
+
+
+@pytest_twisted.ensureDeferred
+async def test_start_and_stop_are_logged() -> None:
+    """With the version, the addresses and the upstreams."""
+    daemon = Running()
+    with capturedLogs() as logs:
+        daemon.start()
+        address = daemon.service._own_address()
+        await daemon.service.stopService()
+    (start,) = [event for event in logs if "serves on" in (event["log_format"] or "")]
+    assert start["addresses"] == address
+    assert start["upstreams"] == "http://127.0.0.1:1"
+    assert any(event["log_format"] == "orchestratord has stopped" for event in logs)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_port_in_use_ends_the_start(running: Running) -> None:
+    """In one line that names the endpoint."""
+    port = running.service._own_address().rpartition(":")[2]
+    second = Running(listen=[f"tcp:{port}:interface=127.0.0.1"])
+    with pytest.raises(SystemExit, match=rf"cannot listen on tcp:{port}:interface=127.0.0.1: Address already in use"):
+        second.service.privilegedStartService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_every_kind_of_listener_is_told_as_it_is(tmp_path: Any) -> None:
+    """A UNIX socket by its path, IPv6 in brackets where our own children are sent to it."""
+    daemon = Running(listen=[f"unix:{tmp_path}/socket", "tcp6:0:interface=\\:\\:1"])
+    with capturedLogs() as logs:
+        daemon.start()
+        assert daemon.service._own_address().startswith("[::1]:")
+        await daemon.service.stopService()
+    (start,) = [event for event in logs if "serves on" in (event["log_format"] or "")]
+    assert f"{tmp_path}/socket" in start["addresses"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_readiness_follows_the_service(running: Running) -> None:
+    """Starting before, draining after."""
+    assert Running().service._unready() == "starting"
+    assert running.service._unready() is None
+    stopping = running.service.stopService()
+    assert running.service._unready() == "draining"
+    await stopping
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_signal_stops_the_reactor_once() -> None:
+    """By a call into the reactor, whose own handler would make the exit code tell of the signal."""
+    stopped: list[str] = []
+
+    class Recorder:
+        """Stands for the reactor."""
+
+        def callWhenRunning(self, install: Any) -> None:
+            """It is running."""
+            install()
+
+        def callFromThread(self, work: Any) -> None:
+            """Do it now."""
+            work()
+
+        def stop(self) -> None:
+            """Remember."""
+            stopped.append("stop")
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    service = StopOnSignals(Recorder())
+    try:
+        service.startService()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(os.getpid(), number)
+            await deferLater(REACTOR, 0)
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
+    assert stopped == ["stop"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_embedded_prometheus_is_started_with_the_daemon_and_ends_with_it(tmp_path: Any) -> None:
+    """Restarted when it dies; the program here is one that only sleeps."""
+    program = sleeping_program(tmp_path)
+    daemon = Running(prometheus=["embedded"], prometheus_binary=str(program), data_dir=str(tmp_path))
+    daemon.start()
+    embedded = daemon.service._embedded
+    assert embedded is not None
+    address = daemon.service._own_address()
+    assert f"targets: ['{address}']" in (tmp_path / "prometheus" / "prometheus.yml").read_text()
+    embedded.threshold = 0  # restart at once, however short it lived
+    first: Any = embedded.protocols["prometheus"].transport
+    first.signalProcess("KILL")
+    while embedded.protocols.get("prometheus") is None or embedded.protocols["prometheus"].transport is first:
+        await deferLater(REACTOR, 0.01)
+    second: Any = embedded.protocols["prometheus"].transport
+    await daemon.service.stopService()
+    assert not embedded.protocols
+    assert second.pid is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_all_in_one_reports_this_host(tmp_path: Any) -> None:
+    """The profiler is a child of the daemon and is sent to its own port."""
+    program = sleeping_program(tmp_path)
+    daemon = Running(all_in_one=True, prometheus=["embedded"], prometheus_binary=str(program), data_dir=str(tmp_path))
+    daemon.start()
+    names = [getattr(child, "name", None) for child in daemon.service]
+    stopped: Deferred[None] = daemon.service.stopService()
+    await stopped
+    assert "profiler" in names

@@ -1,0 +1,195 @@
+"""POST /update_metrics."""
+
+from __future__ import annotations
+
+import gzip
+from typing import Any
+
+import pytest
+from twisted.logger import capturedLogs
+
+from orchestratord.report import SLICE
+from orchestratord.web.reports import AT_ONCE
+from tests.fakes import NOW, body
+from tests.wire import Wire, request, turn
+
+
+def long_batch(count: int = 3 * SLICE, **last: Any) -> bytes:
+    """Return a batch that is too long to be decoded at once."""
+    bodies = [body(f"node-{i:04}", page_faults=i, fs_read_count=i, fs_write_count=i) for i in range(count)]
+    batch = b"[" + b",".join([*bodies, body("last", **last)]) + b"]"
+    assert len(batch) > AT_ONCE
+    return batch
+
+
+def test_a_report_is_stored() -> None:
+    """And answered as the contract says."""
+    wire = Wire()
+    answer = wire.report(body("n1", page_faults=3), Content_Type="application/json")
+    assert answer.status == 200
+    assert answer.json == {"status": "Metrics updated", "accepted": 1, "superseded": 0}
+    assert wire.ids() == ["n1"]
+    assert wire.counted("accepted") == 1
+    assert wire.metrics.value("orchestrator_report_bytes_sum") == len(body("n1", page_faults=3))
+    labels = {"route": "/update_metrics", "method": "POST", "code": "200"}
+    assert wire.metrics.value("orchestrator_http_requests_total", **labels) == 1
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "Application/JSON; charset=utf-8", ""])
+def test_json_in_any_spelling_or_unsaid(content_type: str) -> None:
+    """A report with no Content-Type is JSON too."""
+    headers = {"Content_Type": content_type} if content_type else {}
+    assert Wire().report(body(), **headers).status == 200
+
+
+def test_other_kinds_of_body_are_415() -> None:
+    """With what was sent in the text, made harmless."""
+    wire = Wire()
+    for headers, said in (
+        ({"Content_Type": "text/plain"}, "Content-Type must be application/json, not 'text/plain'"),
+        ({"Content_Encoding": "br"}, "Content-Encoding must be gzip or none, not 'br'"),
+        ({"Content_Encoding": "gzip, gzip"}, "Content-Encoding must be gzip or none, not 'gzip, gzip'"),
+    ):
+        answer = wire.report(body(), **headers)
+        assert (answer.status, answer.json) == (415, {"error": said})
+    assert wire.ids() == []
+    assert wire.counted("unsupported") == 3
+
+
+def test_gzip_is_unpacked_within_the_limit() -> None:
+    """The limit holds for what comes out."""
+    wire = Wire(max_body=1000)
+    assert wire.report(gzip.compress(body()), Content_Encoding="gzip").status == 200
+    assert wire.report(body(), Content_Encoding="identity").status == 200
+    answer = wire.report(gzip.compress(body() + b" " * 1000), Content_Encoding="gzip")
+    assert (answer.status, answer.json) == (413, {"error": "the unpacked body is over the limit of 1000 bytes"})
+    assert answer.headers["connection"] == "close"
+    answer = wire.report(body(), Content_Encoding="gzip")
+    assert answer.status == 400
+    assert wire.ids() == ["n1"]
+
+
+def test_a_bad_report_is_400_with_the_path_and_leaves_the_connection_usable() -> None:
+    """Nothing of it is stored; the next report on the same connection is."""
+    wire = Wire()
+    connection = wire.connect()
+    connection.send(request("POST", "/update_metrics", body("bad", page_faults="x")))
+    connection.send(request("POST", "/update_metrics", body("good")))
+    bad, good = connection.answers()
+    assert (bad.status, bad.json) == (400, {"error": "Expected `int | float`, got `str` - at $.page_faults"})
+    assert good.status == 200
+    assert wire.ids() == ["good"]
+    assert wire.counted("invalid") == 1
+
+
+def test_other_methods_are_405() -> None:
+    """With the one that there is."""
+    answer = Wire().ask("GET", "/update_metrics")
+    assert (answer.status, answer.headers["allow"]) == (405, "POST")
+    assert answer.json == {"error": "method 'GET' is not allowed here: POST"}
+
+
+def test_an_older_report_counts_as_superseded() -> None:
+    """It is answered 200, and said not to be stored."""
+    wire = Wire()
+    wire.report(body(timestamp=NOW))
+    answer = wire.report(body(timestamp=NOW - 1))
+    assert answer.json == {"status": "Metrics updated", "accepted": 0, "superseded": 1}
+    assert wire.counted("superseded") == 1
+
+
+def test_a_full_table_is_429_for_new_nodes() -> None:
+    """With advice when to try again; known nodes are served."""
+    wire = Wire(max_nodes=1)
+    wire.report(body("a"))
+    answer = wire.report(body("b"))
+    assert (answer.status, answer.headers["retry-after"]) == (429, "10")
+    assert "the table is full: 1 nodes" in answer.json["error"]
+    assert wire.report(body("a")).status == 200
+    assert wire.counted("table_full") == 1
+
+
+def test_while_draining_reports_are_refused_and_the_connection_ends() -> None:
+    """So that the client goes to the successor."""
+    wire = Wire()
+    wire.draining = True
+    connection = wire.connect()
+    connection.send(request("POST", "/update_metrics", body()))
+    (answer,) = connection.answers()
+    assert answer.status == 503
+    assert answer.headers["retry-after"] == "1"
+    assert answer.headers["connection"] == "close"
+    assert connection.closed
+    assert wire.counted("draining") == 1
+
+
+def test_unknown_names_are_counted() -> None:
+    """And otherwise ignored."""
+    wire = Wire()
+    assert wire.report(body(gpu=1, page_faults=2)).status == 200
+    assert wire.metrics.value("orchestrator_unknown_metrics_total") == 1
+
+
+def test_a_first_report_is_logged_once() -> None:
+    """A node's name for one, a count for a batch."""
+    wire = Wire()
+    with capturedLogs() as logs:
+        wire.report(body("a"))
+        wire.report(body("a"))
+        wire.report(b"[" + body("b") + b"," + body("c") + b"]")
+    assert [event.get("node_id", event.get("count")) for event in logs] == ["a", 2]
+
+
+def test_a_long_batch_gives_the_reactor_turns_and_is_stored_whole() -> None:
+    """Nothing of it is in the table until all of it is decoded."""
+    wire = Wire(max_nodes=1000)
+    connection = wire.connect()
+    connection.send(request("POST", "/update_metrics", long_batch()))
+    turns = 0
+    while not (answers := connection.answers()):
+        assert wire.ids() == []
+        turns += 1
+        turn(wire.clock)
+    assert answers[0].json == {"status": "Metrics updated", "accepted": 3 * SLICE + 1, "superseded": 0}
+    assert turns == 4
+    assert len(wire.ids()) == 3 * SLICE + 1
+
+
+def test_a_long_batch_with_an_error_at_its_end_stores_nothing() -> None:
+    """Whole or not at all; the path tells which one it was."""
+    wire = Wire(max_nodes=1000)
+    connection = wire.connect()
+    connection.send(request("POST", "/update_metrics", long_batch(page_faults=-1)))
+    wire.clock.pump([0] * 5)
+    (answer,) = connection.answers()
+    assert (answer.status, answer.json["error"]) == (400, f"Expected `int` >= 0 - at $[{3 * SLICE}].page_faults")
+    assert wire.ids() == []
+    assert wire.counted("invalid") == 1
+
+
+def test_a_long_batch_whose_client_leaves_is_not_stored() -> None:
+    """It is not answered, so it is not stored."""
+    wire = Wire(max_nodes=1000)
+    connection = wire.connect()
+    connection.send(request("POST", "/update_metrics", long_batch()))
+    turn(wire.clock)
+    connection.leave()
+    wire.clock.advance(100)
+    assert wire.ids() == []
+    assert wire.clock.getDelayedCalls() == []
+
+
+def test_a_failure_of_ours_is_500_and_logged() -> None:
+    """With nothing told to the client; long or short."""
+    wire = Wire(max_nodes=1000)
+    wire.nodes.update = None  # type: ignore[assignment,method-assign]  # broken on purpose
+    for data in (body(), long_batch()):
+        connection = wire.connect()
+        with capturedLogs() as logs:
+            connection.send(request("POST", "/update_metrics", data))
+            wire.clock.pump([0] * 5)
+        (answer,) = connection.answers()
+        assert answer.status == 500
+        assert answer.json == {"error": "internal error; the log of the orchestrator says more"}
+        assert any("log_failure" in event for event in logs)
+    assert wire.counted("failed") == 2

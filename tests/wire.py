@@ -1,0 +1,172 @@
+"""The daemon's HTTP side without a socket: a site on an in-memory transport and a Clock, raw bytes in, answers out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+from twisted.web.resource import Resource
+
+from orchestratord.catalogue import BUILT_IN
+from orchestratord.nodes import NodeStore
+from orchestratord.web.api import Api, MetricsRoute, Root
+from orchestratord.web.reports import ReportsResource
+from orchestratord.web.site import BoundedChannel, OrchestratorSite
+from tests.fakes import FakeClocks, FakeUpstreams, Metrics, decoder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from twisted.web.http import Request
+
+
+def turn(clock: Clock) -> None:
+    """Run what is due now and nothing that it calls for in its turn, as a reactor does."""
+    due: list[Any] = [call for call in clock.getDelayedCalls() if call.getTime() <= clock.seconds()]
+    for call in due:
+        clock.calls.remove(call)
+        call.called = 1
+        call.func(*call.args, **call.kw)
+
+
+@dataclass
+class Answer:
+    """One HTTP answer."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """Return the body as JSON."""
+        assert self.headers["content-type"] == "application/json"
+        return json.loads(self.body)
+
+
+def request(method: str, path: str, body: bytes = b"", **headers: str) -> bytes:
+    """Return the bytes of a request; header names are given with `_` for `-`."""
+    lines = [f"{method} {path} HTTP/1.1", "Host: test"]
+    if body:
+        lines.append(f"Content-Length: {len(body)}")
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+class Connection:
+    """A client's connection to the site."""
+
+    def __init__(self, site: OrchestratorSite) -> None:
+        self.transport = StringTransport()
+        channel: Any = site.buildProtocol(None)
+        self.channel: BoundedChannel = channel
+        self.channel.makeConnection(self.transport)
+
+    def send(self, data: bytes) -> None:
+        """Send bytes."""
+        self.channel.dataReceived(data)
+
+    def leave(self) -> None:
+        """Close the connection from the client's side."""
+        self.channel.connectionLost(Failure(ConnectionDone()))
+
+    @property
+    def closed(self) -> bool:
+        """Whether the server has closed the connection."""
+        return bool(self.transport.disconnecting or self.transport.disconnected)
+
+    def answers(self) -> list[Answer]:
+        """Return what was answered since the last call."""
+        data = self.transport.value()
+        self.transport.clear()
+        answers = []
+        while data:
+            head, _, data = data.partition(b"\r\n\r\n")
+            first, *lines = head.decode().split("\r\n")
+            headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+            assert headers.get("transfer-encoding") != "chunked"
+            size = int(headers.get("content-length", 0))
+            answers.append(Answer(int(first.split()[1]), headers, data[:size]))
+            data = data[size:]
+        return answers
+
+
+class FakeMetricsResource(Resource):
+    """Stands for MetricsResource, which needs a real reactor's threads."""
+
+    isLeaf = True
+
+    def render_GET(self, request: Request) -> bytes:
+        """Answer a scrape."""
+        request.setHeader(b"content-type", b"text/plain")
+        return b"metrics"
+
+
+class Wire:
+    """The whole tree over fakes, and what a test looks at."""
+
+    def __init__(self, *, max_nodes: int = 100, max_body: int = 1_000_000, max_batch: int = 10_000) -> None:
+        self.clock = Clock()
+        self.clocks = FakeClocks()
+        self.metrics = Metrics()
+        self.upstreams = FakeUpstreams()
+        self.draining = False
+        self.sick: str | None = None
+        self.nodes = NodeStore(stale_after=60, max_nodes=max_nodes)
+        self.in_thread: Callable[[Callable[[], bytes]], Deferred[bytes]] = maybeDeferred
+        api = Api(
+            self.nodes,
+            BUILT_IN,
+            self.upstreams,
+            self.clocks,
+            in_thread=lambda work: self.in_thread(work),  # noqa: PLW0108 - a test may change it
+            unhealthy=lambda: self.sick,
+            unready=lambda: "draining" if self.draining else None,
+            max_query_length=1000,
+        )
+        reports = ReportsResource(
+            self.clock,
+            decoder(max_batch=max_batch),
+            self.nodes,
+            self.metrics.telemetry,
+            self.clocks,
+            max_bytes=max_body,
+            draining=lambda: self.draining,
+        )
+        self.site = OrchestratorSite(
+            Root(api, reports, MetricsRoute(FakeMetricsResource())),
+            self.metrics.telemetry,
+            self.clock,
+            max_body=max_body,
+            request_timeout=30,
+            idle_timeout=60,
+        )
+
+    def connect(self) -> Connection:
+        """Return a new connection."""
+        return Connection(self.site)
+
+    def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> Answer:
+        """Send one request on a connection of its own and return its answer."""
+        connection = self.connect()
+        connection.send(request(method, path, body, **headers))
+        (answer,) = connection.answers()
+        return answer
+
+    def report(self, body: bytes, **headers: str) -> Answer:
+        """Post to /update_metrics."""
+        return self.ask("POST", "/update_metrics", body, **headers)
+
+    def ids(self) -> list[str]:
+        """Return the fresh nodes."""
+        return sorted(entry.report.node_id for entry in self.nodes.snapshot(self.clocks.monotonic()))
+
+    def counted(self, outcome: str) -> float | None:
+        """Return how many reports had an outcome."""
+        return self.metrics.value("orchestrator_reports_total", outcome=outcome)
