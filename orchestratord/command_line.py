@@ -1,12 +1,16 @@
-"""What twistd leaves to its plugins: a wrong command line ends in one line on stderr and exit code 1."""
+"""What twistd leaves to its plugins: a wrong command line ends in one line and exit code 1, and a log without noise."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from twisted.internet.protocol import Factory
 from twisted.python import usage
 
 from orchestratord import __version__
+
+# Twisted logs two lines for every connection to an upstream or an orchestrator; they say nothing to an operator.
+Factory.noisy = False
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

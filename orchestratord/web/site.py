@@ -176,7 +176,6 @@ class OrchestratorSite(server.Site):
     connection between requests, in seconds. Belongs to the reactor thread.
     """
 
-    noisy = False  # no "Starting factory" in the log
     # Not Twisted's proxy of a channel, which would only add HTTP/2, at the price of a call more for each packet.
     protocol = BoundedChannel  # type: ignore[assignment]
 
