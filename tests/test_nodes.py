@@ -224,7 +224,9 @@ class TableMachine(RuleBasedStateMachine):
     def agree(self) -> None:
         """The table and the model tell the same."""
         assert len(self.nodes) == len(self.model)
-        assert {entry.report.node_id: tuple(entry) for entry in self.nodes.snapshot(self.now)} == self.fresh()
+        assert {
+            entry.report.node_id: (entry.seen, entry.report) for entry in self.nodes.snapshot(self.now)
+        } == self.fresh()
 
 
 TestTable = TableMachine.TestCase

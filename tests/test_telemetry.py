@@ -17,7 +17,6 @@ PROMISED = (
     "orchestrator_upstream_requests_total",
     "orchestrator_upstream_up",
     "orchestrator_build_info",
-    "process_resident_memory_bytes",
 )
 
 

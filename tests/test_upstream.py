@@ -241,7 +241,6 @@ def test_one_upstream_is_always_tried() -> None:
     [
         Answer(200, b"text/html", b"<html>"),
         Answer(500, b"text/plain", b"boom"),
-        Answer(302, b"text/html", b""),
         Answer(503, b"", b"Service Unavailable"),
     ],
 )
@@ -252,6 +251,12 @@ def test_what_is_no_answer_of_prometheus_is_unavailable(answer: Answer) -> None:
     setup = Setup(a=Prometheus(answer), b=Prometheus())
     assert result(setup.fetch()) == GOOD
     assert setup.count("a", "broken") == 1
+
+
+def test_a_redirect_is_not_followed() -> None:
+    """Wherever it leads; the error says so."""
+    with pytest.raises(UpstreamUnavailable, match="answered 302, a redirect, which is not followed"):
+        result(Setup(p=Prometheus(Answer(302, b"application/json", b"{}"))).fetch())
 
 
 def test_an_answer_is_bounded() -> None:

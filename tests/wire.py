@@ -14,9 +14,11 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 
 from orchestratord.catalogue import BUILT_IN
+from orchestratord.exposition import Exposition
 from orchestratord.nodes import NodeStore
-from orchestratord.web.api import Api, MetricsRoute, Root
+from orchestratord.web.api import Api, Root
 from orchestratord.web.reports import ReportsResource
+from orchestratord.web.scrape import ScrapeResource
 from orchestratord.web.site import BoundedChannel, OrchestratorSite
 from tests.fakes import FakeClocks, FakeUpstreams, Metrics, decoder
 
@@ -90,11 +92,24 @@ class Connection:
             head, _, data = data.partition(b"\r\n\r\n")
             first, *lines = head.decode().split("\r\n")
             headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-            assert headers.get("transfer-encoding") != "chunked"
-            size = int(headers.get("content-length", 0))
-            answers.append(Answer(int(first.split()[1]), headers, data[:size]))
-            data = data[size:]
+            if headers.get("transfer-encoding") == "chunked":
+                content, data = _unchunked(data)
+            else:
+                size = int(headers.get("content-length", 0))
+                content, data = data[:size], data[size:]
+            answers.append(Answer(int(first.split()[1]), headers, content))
         return answers
+
+
+def _unchunked(data: bytes) -> tuple[bytes, bytes]:
+    """Return a chunked body, and what comes after it."""
+    content = []
+    while True:
+        size, _, data = data.partition(b"\r\n")
+        content.append(data[: int(size, 16)])
+        data = data[int(size, 16) + 2 :]
+        if not content[-1]:
+            return b"".join(content), data
 
 
 class FakeMetricsResource(Resource):
@@ -102,10 +117,10 @@ class FakeMetricsResource(Resource):
 
     isLeaf = True
 
-    def render_GET(self, request: Request) -> bytes:
-        """Answer a scrape."""
+    def render(self, request: Request) -> bytes:
+        """Answer what is rare."""
         request.setHeader(b"content-type", b"text/plain")
-        return b"metrics"
+        return b"fallback"
 
 
 class Wire:
@@ -139,14 +154,24 @@ class Wire:
             max_bytes=max_body,
             draining=lambda: self.draining,
         )
+        scrape = ScrapeResource(
+            self.clock,
+            self.nodes,
+            Exposition(BUILT_IN, self.metrics.registry),
+            self.metrics.telemetry,
+            self.clocks,
+            fallback=FakeMetricsResource(),
+        )
         self.site = OrchestratorSite(
-            Root(api, reports, MetricsRoute(FakeMetricsResource())),
+            Root(api, scrape),
             self.metrics.telemetry,
             self.clock,
+            hot={b"/update_metrics": reports},
             max_body=max_body,
             request_timeout=30,
             idle_timeout=60,
         )
+        self.site.startFactory()
 
     def connect(self) -> Connection:
         """Return a new connection."""

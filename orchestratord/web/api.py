@@ -1,4 +1,4 @@
-"""The resource tree: a Klein application, with the two hot leaves, /update_metrics and /metrics, beside it."""
+"""The resource tree: a Klein application, with /metrics beside it."""
 
 from __future__ import annotations
 
@@ -187,18 +187,17 @@ _MAX_LISTINGS = 8
 
 
 class Root(Resource):
-    """What is at `/`: the hot leaves under their names, everything else by Klein."""
+    """What is at `/`: /metrics, which is a Resource of its own, and everything else by Klein."""
 
-    def __init__(self, api: Api, reports: Resource, metrics: Resource) -> None:
+    def __init__(self, api: Api, metrics: Resource) -> None:
         super().__init__()
         self._api: Resource = api.app.resource()
-        self._leaves = {b"update_metrics": reports, b"metrics": metrics}
+        self._metrics = metrics
 
     def getChildWithDefault(self, path: bytes, request: Any) -> Resource:
-        """Return the leaf of that name, or Klein with the path as it was."""
-        leaf = self._leaves.get(path)
-        if leaf is not None and not request.postpath:
-            return leaf
+        """Return the exposition, or Klein with the path as it was."""
+        if path == b"metrics" and not request.postpath:
+            return self._metrics
         request.postpath.insert(0, request.prepath.pop())
         try:
             request.path.decode()
@@ -213,22 +212,6 @@ class _NoSuchPath(Resource):
 
     def render(self, request: BoundedRequest) -> bytes:
         return failure_body(request, Failure(NotFound()))
-
-
-class MetricsRoute(Resource):
-    """Counts scrapes, and passes them on to the exposition's own resource."""
-
-    isLeaf = True
-
-    def __init__(self, metrics: Any) -> None:
-        super().__init__()
-        self._metrics = metrics
-
-    def render(self, request: BoundedRequest) -> bytes | int:
-        """Answer a scrape."""
-        request.route = "/metrics"
-        body: bytes | int = self._metrics.render(request)
-        return body
 
 
 def _query_string(request: BoundedRequest) -> bytes:

@@ -13,10 +13,10 @@ from twisted.web.server import NOT_DONE_YET
 
 from orchestratord.errors import Draining, Fault, UnsupportedBody
 from orchestratord.report import gunzip
-from orchestratord.web.answers import failure_body, json_body, method_not_allowed_body
+from orchestratord.web.answers import ConstantAnswer, failure_body, json_body, method_not_allowed_body
 
 if TYPE_CHECKING:
-    from orchestratord.nodes import NodeStore, Updated
+    from orchestratord.nodes import NodeStore
     from orchestratord.report import NodeReport, ReportDecoder
     from orchestratord.telemetry import Telemetry
     from orchestratord.web.site import BoundedRequest
@@ -25,8 +25,10 @@ log = Logger()
 
 #: Bodies up to this size are decoded at once: a millisecond at most. Longer ones give the reactor a turn in between.
 AT_ONCE = 32_768
+#: Nodes that are named in the log when they first report, in a second.
+LOGGED_EACH_SECOND = 10
 
-_ACCEPTED = b'{"status":"Metrics updated","accepted":1,"superseded":0}'
+_ACCEPTED = ConstantAnswer({"status": "Metrics updated", "accepted": 1, "superseded": 0})
 
 
 class Clocks(Protocol):
@@ -68,6 +70,7 @@ class ReportsResource(Resource):
         self._clocks = clocks
         self._max_bytes = max_bytes
         self._draining = draining
+        self._newcomers = Newcomers(reactor)
 
     def render(self, request: BoundedRequest) -> bytes | int:
         """Answer a request of any method."""
@@ -78,7 +81,8 @@ class ReportsResource(Resource):
             body = self._body(request)
             if len(body) <= AT_ONCE:
                 decoded = self._decoder.decode(body, self._clocks.time())
-                return self._store(request, decoded.reports, decoded.unknown_names)
+                self._store(request, decoded.reports, decoded.unknown_names)
+                return NOT_DONE_YET
         except Exception:  # noqa: BLE001 - a Fault, or one of ours
             return self._failure_body(request, Failure())
         finished = request.notifyFinish()
@@ -116,11 +120,10 @@ class ReportsResource(Resource):
             reports += part.reports
             unknown += part.unknown_names
             await deferLater(self._reactor, 0)
-        request.write(self._store(request, reports, unknown))
-        request.finish()
+        self._store(request, reports, unknown)
 
-    def _store(self, request: BoundedRequest, reports: list[NodeReport], unknown: int) -> bytes:
-        """Store the reports and return the answer's body; raise TableFull with nothing stored."""
+    def _store(self, request: BoundedRequest, reports: list[NodeReport], unknown: int) -> None:
+        """Store the reports and answer; raise TableFull with nothing stored."""
         updated = self._nodes.update(reports, self._clocks.monotonic())
         if unknown:
             self._telemetry.unknown_metrics(unknown)
@@ -129,13 +132,13 @@ class ReportsResource(Resource):
         if updated.superseded:
             self._telemetry.reports("superseded", updated.superseded)
         if updated.new:
-            _log_new(updated)
-        if updated.accepted == 1 and not updated.superseded:
-            headers = request.responseHeaders
-            headers.setRawHeaders(b"Content-Type", [b"application/json"])
-            return _ACCEPTED
+            self._newcomers.log(updated.new)
+        if updated.accepted == 1 and not updated.superseded and request.channel.persistent:
+            _ACCEPTED.send(request)
+            return
         counts = {"status": "Metrics updated", "accepted": updated.accepted, "superseded": updated.superseded}
-        return json_body(request, 200, counts)
+        request.write(json_body(request, 200, counts))
+        request.finish()
 
     def _failure_body(self, request: BoundedRequest, failure: Failure) -> bytes:
         """Count what was not stored, and return the answer."""
@@ -154,8 +157,25 @@ class ReportsResource(Resource):
             request.finish()
 
 
-def _log_new(updated: Updated) -> None:
-    if len(updated.new) == 1:
-        log.info("node {node_id} reports for the first time", node_id=updated.new[0])
-    else:
-        log.info("{count} nodes report for the first time", count=len(updated.new))
+class Newcomers:
+    """Logs each node's first report, but no more than LOGGED_EACH_SECOND: a fleet that starts is a few lines."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._logged = 0
+        self._unlogged = 0
+
+    def log(self, node_ids: list[str]) -> None:
+        """Log that these nodes report for the first time, or again after they were gone."""
+        if not self._logged:
+            self._reactor.callLater(1, self._next_second)
+        for node_id in node_ids[: LOGGED_EACH_SECOND - self._logged]:
+            log.info("node {node_id} reports for the first time", node_id=node_id)
+        named = min(len(node_ids), LOGGED_EACH_SECOND - self._logged)
+        self._logged += named
+        self._unlogged += len(node_ids) - named
+
+    def _next_second(self) -> None:
+        if self._unlogged:
+            log.info("{count} more nodes report for the first time", count=self._unlogged)
+        self._logged = self._unlogged = 0

@@ -46,7 +46,7 @@ def wrk(server: Server, requests: Path, *, connections: int, seconds: float, fir
     # wrk takes whole seconds only; a kept duration below one would be read as "for ever".
     duration = max(1, round(seconds))
     core = ["taskset", "-c", ",".join(map(str, sorted(CLIENT)))]
-    options = ["-t1", f"-c{connections}", f"-d{duration}s", "--timeout", "10s", "--latency"]
+    options = ["-t1", f"-c{connections}", f"-d{duration}s", "--timeout", "60s", "--latency"]
     command = [*core, "wrk", *options, "-s", str(HERE / "replay.lua"), f"http://127.0.0.1:{server.port}"]
     done = subprocess.run(
         [*command, "--", str(requests), str(first)], capture_output=True, text=True, timeout=duration + 60, check=False

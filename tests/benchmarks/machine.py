@@ -43,6 +43,12 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def pin(pid: int, cores: set[int]) -> None:
+    """Move a running process, with all its threads, to these cores."""
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setaffinity(int(thread.name), cores)
+
+
 def resident_bytes(pid: int) -> int:
     """Return the resident memory of a process."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
@@ -77,7 +83,8 @@ def description() -> list[str]:
         f"Python {platform.python_version()}; orchestratord {_version('orchestratord')}; {libraries}",
         f"Debian: {debian}" if debian else "Debian packages: unknown",
         f"Core {min(SERVER)}: the daemon, floor, Flask's own server, plain proxy. Core {min(CLIENT)}: the clients.",
-        f"All {len(ALL)} cores: gunicorn, Pushgateway, VictoriaMetrics, Prometheus.",
+        f"All {len(ALL)} cores: gunicorn, Pushgateway, VictoriaMetrics, and Prometheus as an upstream.",
+        f"Prometheus asked directly: core {min(SERVER)}, as ours.",
     ]
 
 

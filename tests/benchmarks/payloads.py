@@ -1,6 +1,7 @@
 """What the clients send: the same nodes and values to everyone, as requests on the wire.
 
-Requests carry the headers that Python's `requests.post(url, json=...)` sends, to ours and to the peers alike.
+Requests carry the headers that Python's `requests` sends, to ours and to the peers alike; save that queries accept
+gzip only where it is said: Prometheus compresses its answers then, which takes it several times what a query does.
 """
 
 from __future__ import annotations
@@ -93,23 +94,23 @@ def imports(count: int) -> list[bytes]:
     ]
 
 
-def queries(count: int, path: str) -> list[bytes]:
+def queries(count: int, path: str, *, gzip: bool = False) -> list[bytes]:
     """Return one query for each node and family, in a mixed order; `path` ends with the parameter's name and `=`."""
     texts = [f'{name}{{node_id="{node_id(number)}"}}' for number in range(count) for name in FAMILIES]
     random.Random(0).shuffle(texts)
-    return [get(path + quote(text)) for text in texts]
+    return [get(path + quote(text), gzip=gzip) for text in texts]
 
 
 def post(path: str, body: bytes, *, kind: str = "application/json", close: bool = False) -> bytes:
     """Return a POST."""
     return _head("POST", path, close=close) + (
-        f"Content-Length: {len(body)}\r\nContent-Type: {kind}\r\n\r\n".encode() + body
+        f"Accept-Encoding: gzip, deflate\r\nContent-Length: {len(body)}\r\nContent-Type: {kind}\r\n\r\n".encode() + body
     )
 
 
-def get(path: str) -> bytes:
+def get(path: str, *, gzip: bool = False) -> bytes:
     """Return a GET."""
-    return _head("GET", path, close=False) + b"\r\n"
+    return _head("GET", path, close=False) + (b"Accept-Encoding: gzip, deflate\r\n\r\n" if gzip else b"\r\n")
 
 
 def write(requests: Sequence[bytes], path: Path) -> Path:
@@ -127,5 +128,5 @@ def _framed(requests: Sequence[bytes]) -> Iterator[bytes]:
 def _head(method: str, path: str, *, close: bool) -> bytes:
     return (
         f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: python-requests/2.32.3\r\n"
-        f"Accept-Encoding: gzip, deflate\r\nAccept: */*\r\nConnection: {'close' if close else 'keep-alive'}\r\n"
+        f"Accept: */*\r\nConnection: {'close' if close else 'keep-alive'}\r\n"
     ).encode()

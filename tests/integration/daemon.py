@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,6 +28,8 @@ T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
 #: The script that pip has put beside the interpreter.
 TWISTD = str(Path(sys.executable).with_name("twistd"))
+#: By its path: some tests take PATH away.
+SETPRIV = shutil.which("setpriv") or "setpriv"
 LOOPBACK = "tcp:0:interface=127.0.0.1"
 #: Seconds for what takes a moment on an idle machine, and longer on a busy one.
 PATIENCE = 30.0
@@ -72,7 +75,7 @@ def tied(*command: str) -> list[str]:
 
     To be started from the main thread: for the kernel it is the thread that counts.
     """
-    return ["setpriv", "--pdeathsig", "KILL", "--", *command]
+    return [SETPRIV, "--pdeathsig", "KILL", "--", *command]
 
 
 def run(*command: str, given: str = "", seconds: float = PATIENCE, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -137,6 +140,8 @@ class Server:
                 start_new_session=True,
             )
         self.pid = self.process.pid
+        #: Whether a test has sent it a signal.
+        self.signalled = False
 
     def output(self) -> str:
         """Return what it has said so far."""
@@ -171,6 +176,7 @@ class Server:
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal: to itself alone, not to its children."""
+        self.signalled = True
         self.process.send_signal(number)
 
     def wait(self, seconds: float = PATIENCE) -> int:
@@ -214,10 +220,11 @@ class Daemon(Server):
         return self
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """End it cleanly: exit code 0, and no process left."""
-        if self.process.poll() is None:
+        """End it cleanly, unless it was told to end already: exit code 0, and no process left."""
+        if not self.signalled:
             self.signal(number)
-        assert self.wait() == 0, self.output()
+        code = self.wait()
+        assert code == 0, f"exit code {code}:\n{self.output()}"
         assert self.members() == {}
         assert "Traceback" not in self.output(), self.output()
         assert "Unhandled" not in self.output(), self.output()
@@ -263,6 +270,12 @@ class Daemon(Server):
             if name == series:
                 return float(value)
         return None
+
+    def peak_memory(self) -> int:
+        """Return the most memory that it ever had in use, in kB."""
+        match = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text())
+        assert match
+        return int(match[1])
 
     def wire(self) -> Wire:
         """Return a connection."""

@@ -29,6 +29,11 @@ pytestmark = pytest.mark.integration
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 TEXT_1 = "text/plain; version=1.0.0; charset=utf-8"
+#: How Prometheus 2.42 asks.
+PROMETHEUS_ACCEPTS = (
+    "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
+    "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+)
 
 OWN = {
     "orchestrator_nodes": "gauge",
@@ -205,10 +210,8 @@ def test_exposition_formats(daemon: Daemon) -> None:
         ("text/plain;version=0.0.4", TEXT),
         ("text/plain;version=1.0.0", TEXT_1),
         ("application/openmetrics-text;version=1.0.0", OPEN_METRICS),
-        # As Prometheus 2.42 asks:
-        ("application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
-         "text/plain;version=0.0.4;q=0.5,*/*;q=0.1", OPEN_METRICS),
-    ):  # fmt: skip
+        (PROMETHEUS_ACCEPTS, OPEN_METRICS),
+    ):
         answer = daemon.get("/metrics", headers={"Accept": accept})
         given = answer.headers["Content-Type"].partition("; escaping=")[0]
         assert (answer.status_code, given) == (200, content_type), accept
@@ -252,7 +255,7 @@ def test_promtool_check_metrics(daemon: Daemon) -> None:
 
 
 def test_catalogue_order_and_own_metrics(daemon: Daemon) -> None:
-    """The node families come first, in the catalogue's order; then all of the orchestrator's own, with help and type."""
+    """The node families come first, in the catalogue's order; then all of the orchestrator's own."""
     daemon.post(full_report("ordered")).raise_for_status()
     daemon.get("/query")
     lines = daemon.get("/metrics").text.splitlines()

@@ -67,7 +67,7 @@ class Exchange:
 
 
 class FakeUpstream:
-    """Listens on loopback and lets `answer` deal with each request, on a thread of its own; then the connection ends."""
+    """Listens on loopback; `answer` deals with each request on a thread of its own, and then the connection ends."""
 
     def __init__(self, answer: Callable[[Exchange], None]) -> None:
         self.answer = answer

@@ -153,13 +153,6 @@ def test_head_is_get_without_a_body() -> None:
     assert connection.transport.value().endswith(b"\r\n\r\n")
 
 
-def test_the_exposition_is_beside_the_tree() -> None:
-    """And is counted as a route."""
-    wire = Wire()
-    assert wire.ask("GET", "/metrics?x=1").body == b"metrics"
-    assert wire.metrics.value("orchestrator_http_requests_total", route="/metrics", method="GET", code="200") == 1
-
-
 def test_a_query_is_passed_on_and_its_answer_back() -> None:
     """Status, type and body are the upstream's own, whatever they are."""
     wire = Wire()

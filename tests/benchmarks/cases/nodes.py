@@ -22,6 +22,8 @@ _KB = 1000
 #: Nodes go stale soon, and the next sweep is late enough to find all of them so, and nothing else to wait for.
 _STALE_AFTER, _EXPIRE_EVERY = 5.0, 12.0
 _PROBES_A_SECOND = 500
+#: Enough that no probe waits for another's answer: what is looked for is the longest turn, not the sum of many.
+_PROBE_CONNECTIONS = 16
 _STARTS = 5
 _START_SECONDS = 20.0
 
@@ -78,7 +80,7 @@ def expiry(plan: Plan, servers: Servers) -> list[Row]:
             [payloads.get("/-/healthy")],
             per_second=_PROBES_A_SECOND,
             seconds=began + _EXPIRE_EVERY + 3 - time.monotonic(),
-            connections=1,
+            connections=_PROBE_CONNECTIONS,
         )
         expired = http11.metric(server.port, "orchestrator_nodes_expired_total")
         if expired != plan.nodes:
@@ -102,7 +104,8 @@ def start(_: Plan, servers: Servers) -> list[Row]:
     for number in range(_STARTS):
         seconds.append(_start_seconds(servers, payloads.reports(1)))
         progress("start", f"start {number + 1} of {_STARTS}: {seconds[-1]:.2f} s")
-    return [below("ready for reports, median of 5", Figure("ours", "s", [Figure("", "", seconds).median]), 1.0)]
+    figure = Figure("ours", "s", seconds)
+    return [Row(f"ready for reports, {_STARTS} starts", figure, must="median < 1 s", met=figure.median < 1.0)]
 
 
 def _start_seconds(servers: Servers, report: Sequence[bytes]) -> float:

@@ -26,6 +26,8 @@ _CONNECTIONS = 16
 _SAME_CONNECTIONS = 64
 _A_FEW = 4
 _PROMETHEUS_SECONDS = 30.0
+#: What Python's `requests` and Go's clients get, who accept gzip unless told otherwise.
+_GZIP = "Prometheus, gzip accepted"
 _OURS, _DIRECT = "/query?q=", "/api/v1/query?query="
 _ONE = 'mem_bytes_allocated{node_id="node-000001"}'
 
@@ -53,6 +55,7 @@ def distinct(plan: Plan, servers: Servers) -> list[Row]:
         "ours": _queries(plan, field, field.daemon, ours),
         "plain Klein + treq.get": _queries(plan, field, plain, ours),
         "Prometheus": _queries(plan, field, field.prometheus, direct),
+        _GZIP: _queries(plan, field, field.prometheus, _gzip_queries(plan)),
         "ours, one connection": _queries(plan, field, field.daemon, ours, 1),
         "Prometheus, one connection": _queries(plan, field, field.prometheus, direct, 1),
     }
@@ -64,6 +67,7 @@ def distinct(plan: Plan, servers: Servers) -> list[Row]:
     return [
         at_least("/query, distinct, 16 connections", rates["ours"], rates["plain Klein + treq.get"], 1.5),
         stated("/query, distinct, 16 connections", rates["ours"], rates["Prometheus"]),
+        stated("/query, distinct, 16 connections", rates["ours"], rates[_GZIP]),
         stated("/query, p50, 1 connection", ours_one, direct_one),
         stated("/query, p50 over that of Prometheus, 1 connection", Figure("ours", "ms", overhead)),
     ]
@@ -109,12 +113,14 @@ def latest(plan: Plan, servers: Servers) -> list[Row]:
     sides = {
         "ours": _queries(plan, field, field.daemon, ours),
         "Prometheus": _queries(plan, field, field.prometheus, direct),
+        _GZIP: _queries(plan, field, field.prometheus, _gzip_queries(plan)),
     }
     measured = plan.interleave("latest", sides)
     rates = [_rate(name, loads) for name, loads in measured.items()]
     p99s = [Figure(name, "ms", [load.p99_ms for load in loads]) for name, loads in measured.items()]
     return [
         at_least("latest value from memory, 16 connections", rates[0], rates[1], 1),
+        stated("latest value from memory, 16 connections", rates[0], rates[2]),
         at_most("latest value from memory, p99", p99s[0], p99s[1], 1),
     ]
 
@@ -138,11 +144,18 @@ def _queries(
 ) -> Callable[[], Load]:
     wrk(server, requests, connections=connections, seconds=1)
 
+    cores = machine.SERVER if server is field.prometheus else machine.ALL
+
     def measure() -> Load:
         field.refresh()
+        machine.pin(field.prometheus.pid, cores)
         return wrk(server, requests, connections=connections, seconds=plan.seconds)
 
     return measure
+
+
+def _gzip_queries(plan: Plan) -> Path:
+    return payloads.write(payloads.queries(_NODES, _DIRECT, gzip=True), plan.home / "gzip-queries")
 
 
 def _rate(name: str, loads: list[Load]) -> Figure:

@@ -1,0 +1,133 @@
+"""GET /metrics: the exposition in slices of the reactor's time, with prometheus_client's own resource behind it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from isal import isal_zlib
+from prometheus_client.exposition import choose_encoder, gzip_accepted
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+
+from orchestratord.errors import Busy
+from orchestratord.web.answers import fault_body
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from twisted.python.failure import Failure
+
+    from orchestratord.exposition import Encoder, Exposition
+    from orchestratord.nodes import NodeStore
+    from orchestratord.telemetry import Telemetry
+    from orchestratord.web.reports import Clocks
+    from orchestratord.web.site import BoundedRequest
+
+log = Logger()
+
+#: Seconds of the reactor's time that a scrape takes at once. Reports that wait for it wait so long at the most.
+SLICE_SECONDS = 0.002
+#: Nodes whose lines of one family are joined in one call: a tenth of a millisecond.
+BLOCK = 1000
+#: Scrapes at a time; each holds a copy of the table.
+MAX_SCRAPES = 10
+
+#: The formats in which a sample is the line that was rendered when the report came in.
+_FORMATS = ("text/plain; version=0.0.4", "text/plain; version=1.0.0", "application/openmetrics-text; version=1.0.0")
+
+
+class ScrapeResource(Resource):
+    """Answers a scrape as `fallback`, prometheus_client's MetricsResource, would, and at once where it can.
+
+    The fallback answers what is rare: `name[]`, other formats, other methods.
+    """
+
+    isLeaf = True
+
+    def __init__(
+        self,
+        reactor: Any,
+        nodes: NodeStore,
+        exposition: Exposition,
+        telemetry: Telemetry,
+        clocks: Clocks,
+        *,
+        fallback: Any,
+    ) -> None:
+        super().__init__()
+        self._reactor = reactor
+        self._nodes = nodes
+        self._exposition = exposition
+        self._telemetry = telemetry
+        self._clocks = clocks
+        self._fallback = fallback
+        self._scrapes = 0
+
+    def render(self, request: BoundedRequest) -> bytes | int:
+        """Answer a scrape."""
+        request.route = "/metrics"
+        self._telemetry.nodes(self._nodes.count(self._clocks.monotonic()))
+        encoder, content_type = choose_encoder(_header(request, b"Accept"))
+        if request.method != b"GET" or b"name[]" in request.args or not content_type.startswith(_FORMATS):
+            body: bytes | int = self._fallback.render(request)
+            return body
+        if self._scrapes >= MAX_SCRAPES:
+            return fault_body(request, Busy(f"{MAX_SCRAPES} scrapes are under way already; try again"))
+        request.setHeader(b"Content-Type", content_type.encode())
+        parts = self._parts(encoder)
+        if gzip_accepted(_header(request, b"Accept-Encoding")):
+            request.setHeader(b"Content-Encoding", b"gzip")
+            parts = _compressed(parts)
+        self._scrapes += 1
+        sending = Deferred.fromCoroutine(self._send(request, parts))
+        request.notifyFinish().addErrback(lambda _: sending.cancel())
+        sending.addErrback(lambda failure: _failed(request, failure)).addBoth(self._over)
+        return NOT_DONE_YET
+
+    def _parts(self, encoder: Encoder) -> Iterator[bytes]:
+        blocks = []
+        for block in self._nodes.blocks(self._clocks.monotonic(), BLOCK):
+            blocks.append(block)
+            yield b""
+        yield from self._exposition.parts(encoder, blocks)
+
+    async def _send(self, request: BoundedRequest, parts: Iterable[bytes]) -> None:
+        """Write the parts, in slices of the reactor's time, and finish."""
+        ready: list[bytes] = []
+        until = time.perf_counter() + SLICE_SECONDS
+        for part in parts:
+            ready.append(part)
+            if time.perf_counter() >= until:
+                request.write(b"".join(ready))
+                ready.clear()
+                await deferLater(self._reactor, 0)
+                until = time.perf_counter() + SLICE_SECONDS
+        if not request.startedWriting:
+            request.setHeader(b"Content-Length", b"%d" % sum(map(len, ready)))
+        request.write(b"".join(ready))
+        request.finish()
+
+    def _over(self, _: object) -> None:
+        self._scrapes -= 1
+
+
+def _compressed(parts: Iterable[bytes]) -> Iterator[bytes]:
+    compressor = isal_zlib.compressobj(1, isal_zlib.DEFLATED, 16 + isal_zlib.MAX_WBITS)
+    for part in parts:
+        yield compressor.compress(part)
+    yield compressor.flush()
+
+
+def _header(request: BoundedRequest, name: bytes) -> str:
+    return ",".join(value.decode("latin-1") for value in request.requestHeaders.getRawHeaders(name) or ())
+
+
+def _failed(request: BoundedRequest, failure: Failure) -> None:
+    """Break the answer off, for its 200 may be gone already; a scraper takes no half of an exposition."""
+    if not failure.check(CancelledError):
+        log.failure("a scrape failed", failure)
+        request.channel.transport.abortConnection()

@@ -1,0 +1,85 @@
+"""`pip install .` into a new environment, as a person does who has just cloned the repository."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+import requests
+
+from tests.integration.daemon import LOOPBACK, PATIENCE, ROOT, Server, environment, report, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.integration
+
+#: Seconds for what comes over the network.
+INSTALL_PATIENCE = 300.0
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the `bin` of a new environment in which the package is installed from a clean copy of the tree."""
+    home = tmp_path_factory.mktemp("install")
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True
+    )
+    for name in listed.stdout.decode().split("\0"):
+        source = ROOT / name
+        if name and source.is_file():
+            target = home / "tree" / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target)
+    made = run(sys.executable, "-m", "venv", str(home / "venv"), seconds=INSTALL_PATIENCE)
+    assert made.returncode == 0, made.stderr
+    programs = home / "venv" / "bin"
+    done = run(
+        *(str(programs / "pip"), "install", "--quiet", "--disable-pip-version-check", "."),
+        seconds=INSTALL_PATIENCE,
+        cwd=home / "tree",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return programs
+
+
+def test_both_plugins_are_listed(installed: Path, tmp_path: Path) -> None:
+    """`twistd --help` lists both plugins, from any folder, and neither of their own `--help` fails."""
+    env = environment(tmp_path)
+    listed = run(str(installed / "twistd"), "--help", cwd=tmp_path, env=env)
+    assert listed.returncode == 0, listed.stderr
+    names = [line.split()[0] for line in listed.stdout.splitlines() if line.startswith("    ") and line.strip()]
+    assert {"orchestrator", "profiler"} <= set(names)
+    assert "Traceback" not in listed.stderr
+    for name in ("orchestrator", "profiler"):
+        helped = run(str(installed / "twistd"), name, "--help", cwd=tmp_path, env=env)
+        assert (helped.returncode, "Usage: twistd" in helped.stdout) == (0, True), helped.stderr
+
+
+def test_the_installed_daemon_takes_reports(installed: Path, tmp_path: Path) -> None:
+    """The installed daemon starts from any folder and takes a report."""
+    options = ("--nodaemon", "--pidfile=", "orchestrator", "--listen", LOOPBACK)
+    daemon = Server((str(installed / "twistd"), *options), tmp_path)
+    try:
+        port = daemon.said(r"serves on 127\.0\.0\.1:(\d+)")[1]
+        answer = requests.post(f"http://127.0.0.1:{port}/update_metrics", json=report("n1"), timeout=PATIENCE)
+        assert answer.json() == {"status": "Metrics updated", "accepted": 1, "superseded": 0}
+    finally:
+        daemon.process.terminate()
+        code = daemon.wait()
+        daemon.close()
+    assert code == 0, daemon.output()
+
+
+def test_what_the_package_holds(installed: Path, tmp_path: Path) -> None:
+    """The profiler's bpftrace program and the mark of typed code are installed, tests are not."""
+    script = (
+        "import importlib.resources as r, importlib.util as u, orchestratord, sys;"
+        "p = r.files('orchestratord');"
+        "print(p.joinpath('py.typed').is_file(), p.joinpath('profiler/profile.bt').is_file(), u.find_spec('tests'))"
+    )
+    said = run(str(installed / "python"), "-c", script, cwd=tmp_path, env=environment(tmp_path))
+    assert (said.returncode, said.stdout.strip()) == (0, "True True None"), said.stderr
