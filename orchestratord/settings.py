@@ -220,7 +220,7 @@ OPTIONS = (
     Option("drain-timeout", _seconds(0, 600), 15.0, "seconds that requests in flight get to finish at a stop"),
     Option("data-dir", _path, None, "where the embedded Prometheus' data, and what outlives a restart, is kept"),
     Option("all-in-one", _switch, False, "one machine: also an embedded Prometheus and a profiler of this host"),
-    Option("access-log", _switch, False, "log a line for every request"),
+    Option("access-log", _switch, False, "log a line for every request, and why a report was refused"),
 )
 
 _BY_NAME = {option.name: option for option in OPTIONS}

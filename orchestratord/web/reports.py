@@ -145,7 +145,8 @@ class ReportsResource(Resource):
         error = failure.value
         if isinstance(error, Fault):
             self._telemetry.reports(error.outcome)
-            log.debug("report from {client} refused: {reason}", client=request.client, reason=str(error))
+            if request.channel.site.access_log:
+                log.info("report from {client} refused: {reason}", client=request.client, reason=str(error))
         else:
             self._telemetry.reports("failed")
         return failure_body(request, failure)

@@ -298,17 +298,21 @@ def test_errors_in_json_are_passed_through(asking: Asking, status: str, error_ty
     assert (got.headers["Content-Type"], got.content) == ("application/json; charset=utf-8", body)
 
 
-def test_packed_answers_are_unpacked(asking: Asking) -> None:
-    """An answer that comes in gzip goes on unpacked, and says so."""
+def test_answers_are_asked_for_unpacked(asking: Asking) -> None:
+    """Whatever the client takes; one that is packed all the same is refused, and the text says so."""
+    asked: list[dict[str, str]] = []
 
     def answer(exchange: Exchange) -> None:
+        asked.append(exchange.asked.headers)
         exchange.reply("200 OK", "application/json", gzip.compress(EMPTY), "Content-Encoding: gzip")
 
     daemon, _ = asking(answer)
     with daemon.wire() as wire:
         wire.get("/query?q=up", "Accept-Encoding: gzip")
         got = wire.answer()
-    assert (got.status, got.body, got.headers.get("content-encoding")) == (200, EMPTY, None)
+    assert got.status == 502
+    assert b"answered with Content-Encoding 'gzip', which was not asked for" in got.body
+    assert asked[0]["accept-encoding"] == "identity"
 
 
 def test_just_the_limit(asking: Asking) -> None:

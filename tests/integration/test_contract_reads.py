@@ -79,7 +79,7 @@ def node_samples(families: list[Metric]) -> dict[str, dict[str, float]]:
         if family.name in FAMILIES:
             assert family.name not in found
             assert all(list(sample.labels) == ["node_id"] for sample in family.samples)
-            found[family.name] = {sample.labels["node_id"]: sample.value for sample in family.samples}
+            found[family.name] = {sample.labels["node_id"]: float(sample.value) for sample in family.samples}
     return found
 
 
