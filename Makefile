@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format clean debian-run debian-test
+.PHONY: help run test bench lint format clean debian-run debian-test debian-bench
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ test: debian-test lint ## Lint, type-check and test everything
 	$(BIN)/coverage run -m pytest $(ARGS)
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
+
+bench: debian-bench $(VENV)/.installed-bench ## Measure every case beside its peers and write BENCHMARKS.md (CASE=... for one)
+	$(BIN)/python -m tests.benchmarks $(if $(CASE),--case $(CASE)) $(ARGS)
 
 lint: $(VENV)/.installed-test ## ruff, mypy --strict, and the order of the rooms
 	$(BIN)/ruff check
@@ -48,13 +51,20 @@ $(VENV)/.installed-test: setup.cfg pyproject.toml $(SOURCES) | debian-test $(VEN
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
 	touch $@ $(VENV)/.installed
 
+$(VENV)/.installed-bench: setup.cfg pyproject.toml $(SOURCES) | debian-bench $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	touch $@ $(VENV)/.installed
+
 # Each word is PROGRAM:PACKAGE; a name that is no program is a module that Python must have.
 debian-run: WANTED = $(PYTHON):python3 ensurepip:python3-venv prometheus:prometheus setpriv:util-linux
 debian-run: NICE = bpftrace:bpftrace
 debian-test: WANTED = $(PYTHON):python3 ensurepip:python3-venv git:git prometheus:prometheus promtool:prometheus \
 	setpriv:util-linux bpftrace:bpftrace kubectl:kubernetes-client systemd-analyze:systemd
 
-debian-run debian-test:
+debian-bench: WANTED = $(PYTHON):python3 ensurepip:python3-venv setpriv:util-linux wrk:wrk prometheus:prometheus \
+	prometheus-pushgateway:prometheus-pushgateway victoria-metrics:victoria-metrics
+
+debian-run debian-test debian-bench:
 	@missing=; \
 	for word in $(WANTED) $(NICE); do \
 	  command -v $${word%:*} >/dev/null || $(PYTHON) -c "import $${word%:*}" 2>/dev/null || missing="$$missing $${word#*:}"; \

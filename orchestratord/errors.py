@@ -96,6 +96,10 @@ class UpstreamUnavailable(QueryFault):
     error_type = "unavailable"
 
 
+class UpstreamUnreachable(UpstreamUnavailable):
+    """There was nobody to answer at all."""
+
+
 class Overloaded(QueryFault):
     """Too many queries are in flight."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,11 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from orchestratord import __version__
+from orchestratord.coalescing import Coalescing
 from orchestratord.embedded import EmbeddedPrometheus, find_programs, free_port, prepare
 from orchestratord.expiry import Sweep
 from orchestratord.exposition import Exposition, NodeCollector, SampleRenderer
+from orchestratord.latest import LatestFromMemory
 from orchestratord.nodes import NodeStore
 from orchestratord.profiler.agent import ProfilerSettings, host_node_id, profiler_service
 from orchestratord.report import ReportDecoder
@@ -25,7 +28,9 @@ from orchestratord.signals import StopOnSignals
 from orchestratord.telemetry import Telemetry
 from orchestratord.upstream import Upstreams, connection_pool, http_client
 from orchestratord.web.api import Api, Root
-from orchestratord.web.reports import ReportsResource
+from orchestratord.web.express import Express
+from orchestratord.web.queries import HOT_QUERIES, Queries, QueryResource
+from orchestratord.web.reports import AT_ONCE, ReportsResource
 from orchestratord.web.scrape import ScrapeResource
 from orchestratord.web.site import OrchestratorSite
 
@@ -80,15 +85,21 @@ class Orchestrator(MultiService):
             max_queries=settings.max_queries,
             max_answer_bytes=settings.max_answer_bytes,
         )
+        shared = Coalescing(
+            reactor, upstreams, query_timeout=settings.query_timeout, cache_seconds=settings.query_cache
+        )
+        latest = LatestFromMemory(
+            reactor, shared, nodes, settings.catalogue, clocks=time, mode=settings.latest_from_memory
+        )
+        queries = Queries(latest, max_length=settings.max_query_length)
         api = Api(
             nodes,
             settings.catalogue,
-            upstreams,
+            queries,
             time,
             in_thread=lambda work: deferToThreadPool(reactor, reactor.getThreadPool(), work),
             unhealthy=self._sweep.unhealthy,
             unready=self._unready,
-            max_query_length=settings.max_query_length,
         )
         reports = ReportsResource(
             reactor,
@@ -103,7 +114,11 @@ class Orchestrator(MultiService):
             Root(api, scrape),
             telemetry,
             reactor,
-            hot={b"/update_metrics": reports},
+            hot={
+                b"/update_metrics": reports,
+                **{path.encode(): QueryResource(queries, path) for path in HOT_QUERIES},
+            },
+            express=Express(reports, telemetry, max_body=min(AT_ONCE, settings.max_report_bytes)),
             max_body=settings.max_report_bytes,
             request_timeout=settings.request_timeout,
             idle_timeout=settings.idle_timeout,
@@ -126,6 +141,9 @@ class Orchestrator(MultiService):
     def startService(self) -> None:
         """Start everything; what needs to know our port starts last."""
         super().startService()
+        # What is there now stays: a full collection would look at all of it again, holding the reactor each time.
+        gc.collect()
+        gc.freeze()
         log.info(
             "orchestratord {version} serves on {addresses}; queries go to {upstreams}",
             version=__version__,

@@ -10,7 +10,7 @@ import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from twisted.internet.endpoints import serverFromString
@@ -19,6 +19,9 @@ from orchestratord.catalogue import BUILT_IN, Catalogue, Family
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+#: When plain selectors of the latest value are answered from the node table.
+Mode = Literal["never", "fallback", "always"]
 
 #: The value of `--prometheus` that asks for a Prometheus of our own.
 EMBEDDED = "embedded"
@@ -41,6 +44,8 @@ class Settings:
     expire_every: float
     query_timeout: float
     max_queries: int
+    query_cache: float
+    latest_from_memory: Mode
     max_query_length: int
     max_answer_bytes: int
     max_nodes: int
@@ -186,6 +191,13 @@ def _retention(value: Any) -> str:
     return text
 
 
+def _mode(value: Any) -> Mode:
+    for mode in get_args(Mode):
+        if value == mode:
+            return mode  # type: ignore[no-any-return]  # one of Mode's
+    raise ValueError(f"must be one of {', '.join(get_args(Mode))}")
+
+
 def _path(value: Any) -> Path:
     return Path(_text(value)).expanduser()
 
@@ -210,6 +222,13 @@ OPTIONS = (
     Option("expire-every", _seconds(0.05, 3600), 5.0, "seconds between sweeps that remove stale nodes"),
     Option("query-timeout", _seconds(0.1, 600), 10.0, "seconds for a whole upstream exchange"),
     Option("max-queries", _whole(1, 100_000), 256, "queries in flight above which more are refused"),
+    Option("query-cache", _seconds(0, 3600), 0.0, "seconds for which a complete answer is given again; 0: not at all"),
+    Option(
+        "latest-from-memory",
+        _mode,
+        "never",
+        "answer plain selectors of the latest value from the node table: never, fallback (no Prometheus) or always",
+    ),
     Option("max-query-length", _whole(16, 1_048_576), 16384, "characters of PromQL in a query"),
     Option("max-answer-bytes", _whole(1024, 2**31), 67_108_864, "bytes of an upstream's answer"),
     Option("max-nodes", _whole(1, 10_000_000), 150_000, "size of the node table"),

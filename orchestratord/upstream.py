@@ -19,7 +19,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
-from orchestratord.errors import Overloaded, QueryTimeout, UpstreamUnavailable
+from orchestratord.errors import Overloaded, QueryTimeout, UpstreamUnavailable, UpstreamUnreachable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,11 +50,12 @@ _TAKES_FORM = frozenset(
 
 @dataclass(frozen=True)
 class Answer:
-    """An upstream's answer as it came: its status, its Content-Type, its body."""
+    """An upstream's answer as it came: its status, its Content-Type, its body; and headers of our own about it."""
 
     status: int
     content_type: bytes
     body: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
 class QueryClient(Protocol):
@@ -136,6 +137,7 @@ class Upstreams:
 
     async def _exchange(self, query: Query) -> Answer:
         failures: list[str] = []
+        reached = False
         for upstream in self._in_turn():
             started = self._reactor.seconds()
             try:
@@ -152,6 +154,7 @@ class Upstreams:
                 raise UpstreamUnavailable(f"{upstream.base}: {error}") from None
             except _Broken as error:
                 self._telemetry.upstream_request(upstream.base, "broken")
+                reached = True
                 failures.append(f"{upstream.base}: {error}")
             except Exception as error:  # noqa: BLE001 - whatever an Agent may raise: refused, no route, no such host, TLS
                 self._telemetry.upstream_request(upstream.base, "unreachable")
@@ -161,7 +164,8 @@ class Upstreams:
             else:
                 self._answered(upstream)
                 return answer
-        raise UpstreamUnavailable("no Prometheus could answer: " + "; ".join(failures))
+        fault = UpstreamUnavailable if reached else UpstreamUnreachable
+        raise fault("no Prometheus could answer: " + "; ".join(failures))
 
     def _in_turn(self) -> list[_Upstream]:
         now = self._reactor.seconds()

@@ -17,7 +17,9 @@ from orchestratord.catalogue import BUILT_IN
 from orchestratord.exposition import Exposition
 from orchestratord.nodes import NodeStore
 from orchestratord.web.api import Api, Root
-from orchestratord.web.reports import ReportsResource
+from orchestratord.web.express import Express
+from orchestratord.web.queries import HOT_QUERIES, Queries, QueryResource
+from orchestratord.web.reports import AT_ONCE, ReportsResource
 from orchestratord.web.scrape import ScrapeResource
 from orchestratord.web.site import BoundedChannel, OrchestratorSite
 from tests.fakes import FakeClocks, FakeUpstreams, Metrics, decoder
@@ -135,15 +137,15 @@ class Wire:
         self.sick: str | None = None
         self.nodes = NodeStore(stale_after=60, max_nodes=max_nodes)
         self.in_thread: Callable[[Callable[[], bytes]], Deferred[bytes]] = maybeDeferred
+        queries = Queries(self.upstreams, max_length=1000)
         api = Api(
             self.nodes,
             BUILT_IN,
-            self.upstreams,
+            queries,
             self.clocks,
             in_thread=lambda work: self.in_thread(work),  # noqa: PLW0108 - a test may change it
             unhealthy=lambda: self.sick,
             unready=lambda: "draining" if self.draining else None,
-            max_query_length=1000,
         )
         reports = ReportsResource(
             self.clock,
@@ -166,7 +168,11 @@ class Wire:
             Root(api, scrape),
             self.metrics.telemetry,
             self.clock,
-            hot={b"/update_metrics": reports},
+            hot={
+                b"/update_metrics": reports,
+                **{path.encode(): QueryResource(queries, path) for path in HOT_QUERIES},
+            },
+            express=Express(reports, self.metrics.telemetry, max_body=min(AT_ONCE, max_body)),
             max_body=max_body,
             request_timeout=30,
             idle_timeout=60,

@@ -11,8 +11,8 @@ from twisted.web.resource import Resource
 from werkzeug.exceptions import NotFound
 
 from orchestratord import __version__
-from orchestratord.errors import BadQuery, BadRequest, Busy, UnknownNode
-from orchestratord.query import Query, arguments, parse, passed_through
+from orchestratord.errors import BadRequest, Busy, UnknownNode
+from orchestratord.query import arguments
 from orchestratord.web.answers import failure_body, json_body
 from orchestratord.web.listing import details, details_json, names_json
 
@@ -23,11 +23,10 @@ if TYPE_CHECKING:
 
     from orchestratord.catalogue import Catalogue
     from orchestratord.nodes import NodeStore
-    from orchestratord.upstream import QueryClient
+    from orchestratord.web.queries import Queries
     from orchestratord.web.reports import Clocks
     from orchestratord.web.site import BoundedRequest
 
-_FORM = b"application/x-www-form-urlencoded"
 _READ = ["GET", "POST"]
 
 _INDEX = f"""\
@@ -57,22 +56,20 @@ class Api:
         self,
         nodes: NodeStore,
         catalogue: Catalogue,
-        upstreams: QueryClient,
+        queries: Queries,
         clocks: Clocks,
         *,
         in_thread: Callable[[Callable[[], bytes]], Deferred[bytes]],
         unhealthy: Callable[[], str | None],
         unready: Callable[[], str | None],
-        max_query_length: int,
     ) -> None:
         self._nodes = nodes
         self._catalogue = catalogue
-        self._upstreams = upstreams
+        self._queries = queries
         self._clocks = clocks
         self._in_thread = in_thread
         self._unhealthy = unhealthy
         self._unready = unready
-        self._max_query_length = max_query_length
         self._listings = 0
 
     @app.handle_errors(Exception)
@@ -143,14 +140,6 @@ class Api:
         request.setResponseCode(204)
         return b""
 
-    @app.route("/query", methods=_READ)
-    async def query(self, request: BoundedRequest) -> bytes:
-        """Answer PromQL."""
-        request.route = "/query"
-        return await self._fetch(request, parse(_arguments(request), max_length=self._max_query_length))
-
-    @app.route("/api/v1/query", methods=_READ)
-    @app.route("/api/v1/query_range", methods=_READ)
     @app.route("/api/v1/series", methods=_READ)
     @app.route("/api/v1/labels", methods=_READ)
     @app.route("/api/v1/metadata", methods=_READ)
@@ -160,26 +149,13 @@ class Api:
     async def prometheus(self, request: BoundedRequest) -> bytes:
         """Pass a read-only route of Prometheus' own API through."""
         request.route = path = request.path.decode("ascii").rstrip("/")
-        return await self._fetch(request, self._passed_through(request, path))
+        return await self._queries.passed_through(request, path)
 
     @app.route("/api/v1/label/<name>/values", methods=_READ)
     async def label_values(self, request: BoundedRequest, name: str) -> bytes:
         """Pass the one route through that has a parameter in its path."""
         request.route = "/api/v1/label/<name>/values"
-        if name in {".", ".."}:
-            raise NotFound  # a proxy upstream may take it for a step in the path
-        path = f"/api/v1/label/{quote(name, safe='')}/values"
-        return await self._fetch(request, self._passed_through(request, path))
-
-    def _passed_through(self, request: BoundedRequest, path: str) -> Query:
-        return passed_through(path, _arguments(request), max_length=self._max_query_length)
-
-    async def _fetch(self, request: BoundedRequest, query: Query) -> bytes:
-        answer = await self._upstreams.fetch(query)
-        request.setResponseCode(answer.status)
-        request.setHeader(b"Content-Type", answer.content_type)
-        request.setHeader(b"Content-Length", b"%d" % len(answer.body))
-        return answer.body
+        return await self._queries.passed_through(request, f"/api/v1/label/{quote(name, safe='')}/values")
 
 
 #: Listings made at a time: each holds the pool thread for a second where there are 100,000 nodes.
@@ -216,17 +192,6 @@ class _NoSuchPath(Resource):
 
 def _query_string(request: BoundedRequest) -> bytes:
     return request.uri.partition(b"?")[2]
-
-
-def _arguments(request: BoundedRequest) -> dict[str, list[str]]:
-    """Return the parameters of the URL, and of a form if one was posted; raise BadQuery."""
-    form = b""
-    if request.method == b"POST":
-        form = request.body()
-        content_type = request.getHeader(b"content-type") or _FORM
-        if form and content_type.split(b";", 1)[0].strip().lower() != _FORM:
-            raise BadQuery(f"Content-Type of a POST must be {_FORM.decode()}")
-    return arguments(form, _query_string(request))
 
 
 def _text_body(request: BoundedRequest, status: int, text: str) -> bytes:

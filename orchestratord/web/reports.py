@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -13,10 +14,10 @@ from twisted.web.server import NOT_DONE_YET
 
 from orchestratord.errors import Draining, Fault, UnsupportedBody
 from orchestratord.report import gunzip
-from orchestratord.web.answers import ConstantAnswer, failure_body, json_body, method_not_allowed_body
+from orchestratord.web.answers import ConstantAnswer, failure_body, json_body, method_not_allowed_body, whole_answer
 
 if TYPE_CHECKING:
-    from orchestratord.nodes import NodeStore
+    from orchestratord.nodes import NodeStore, Updated
     from orchestratord.report import NodeReport, ReportDecoder
     from orchestratord.telemetry import Telemetry
     from orchestratord.web.site import BoundedRequest
@@ -29,6 +30,8 @@ AT_ONCE = 32_768
 LOGGED_EACH_SECOND = 10
 
 _ACCEPTED = ConstantAnswer({"status": "Metrics updated", "accepted": 1, "superseded": 0})
+_ACCEPTED_CLOSE = ConstantAnswer({"status": "Metrics updated", "accepted": 1, "superseded": 0}, closes=True)
+_DRAINING = "the orchestrator is shutting down; report to its successor"
 
 
 class Clocks(Protocol):
@@ -81,8 +84,7 @@ class ReportsResource(Resource):
             body = self._body(request)
             if len(body) <= AT_ONCE:
                 decoded = self._decoder.decode(body, self._clocks.time())
-                self._store(request, decoded.reports, decoded.unknown_names)
-                return NOT_DONE_YET
+                return json_body(request, 200, _counts(self._store(decoded.reports, decoded.unknown_names)))
         except Exception:  # noqa: BLE001 - a Fault, or one of ours
             return self._failure_body(request, Failure())
         finished = request.notifyFinish()
@@ -95,7 +97,7 @@ class ReportsResource(Resource):
     def _body(self, request: BoundedRequest) -> bytes:
         """Return the unpacked body; raise a Fault if it is of no kind that is taken, or nothing is taken any more."""
         if self._draining():
-            raise Draining("the orchestrator is shutting down; report to its successor")
+            raise Draining(_DRAINING)
         headers = request.requestHeaders
         content_type = headers.getRawHeaders(b"Content-Type")
         if content_type and content_type[0].split(b";", 1)[0].strip().lower() != b"application/json":
@@ -120,10 +122,27 @@ class ReportsResource(Resource):
             reports += part.reports
             unknown += part.unknown_names
             await deferLater(self._reactor, 0)
-        self._store(request, reports, unknown)
+        request.write(json_body(request, 200, _counts(self._store(reports, unknown))))
+        request.finish()
 
-    def _store(self, request: BoundedRequest, reports: list[NodeReport], unknown: int) -> None:
-        """Store the reports and answer; raise TableFull with nothing stored."""
+    def take(self, body: bytes, *, closes: bool) -> bytes:
+        """Store the reports of a short body and return a whole answer, head and body.
+
+        `closes` tells that the connection ends with it.
+
+        Raises a Fault with nothing stored or counted; `render` would answer it.
+        """
+        if self._draining():
+            raise Draining(_DRAINING)
+        decoded = self._decoder.decode(body, self._clocks.time())
+        updated = self._store(decoded.reports, decoded.unknown_names)
+        self._telemetry.report_body(len(body))
+        if updated.accepted == 1 and not updated.superseded:
+            return (_ACCEPTED_CLOSE if closes else _ACCEPTED).whole()
+        return whole_answer(msgspec.json.encode(_counts(updated)), closes=closes)
+
+    def _store(self, reports: list[NodeReport], unknown: int) -> Updated:
+        """Store the reports and count them; raise TableFull with nothing stored."""
         updated = self._nodes.update(reports, self._clocks.monotonic())
         if unknown:
             self._telemetry.unknown_metrics(unknown)
@@ -133,12 +152,7 @@ class ReportsResource(Resource):
             self._telemetry.reports("superseded", updated.superseded)
         if updated.new:
             self._newcomers.log(updated.new)
-        if updated.accepted == 1 and not updated.superseded and request.channel.persistent:
-            _ACCEPTED.send(request)
-            return
-        counts = {"status": "Metrics updated", "accepted": updated.accepted, "superseded": updated.superseded}
-        request.write(json_body(request, 200, counts))
-        request.finish()
+        return updated
 
     def _failure_body(self, request: BoundedRequest, failure: Failure) -> bytes:
         """Count what was not stored, and return the answer."""
@@ -156,6 +170,10 @@ class ReportsResource(Resource):
         if not failure.check(CancelledError):
             request.write(self._failure_body(request, failure))
             request.finish()
+
+
+def _counts(updated: Updated) -> dict[str, str | int]:
+    return {"status": "Metrics updated", "accepted": updated.accepted, "superseded": updated.superseded}
 
 
 class Newcomers:

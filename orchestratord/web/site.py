@@ -15,6 +15,7 @@ from twisted.logger import Logger
 from twisted.web import http, server
 
 from orchestratord.errors import BodyTooLarge
+from orchestratord.web.express import Answered, Way
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from twisted.web.resource import Resource
 
     from orchestratord.telemetry import Telemetry
+    from orchestratord.web.express import Express
 
 log = Logger()
 
@@ -72,7 +74,7 @@ class BoundedRequest(server.Request):
         super().requestReceived(command, path, version)
 
     def process(self) -> None:
-        """Go straight to a hot leaf; the way through the tree takes a sixth of a small request's time."""
+        """Go straight to a hot leaf: the way through the tree takes 70 us, and Klein's routing most of it."""
         self.site = self.channel.site
         leaf = self.site.hot.get(self.path)
         if leaf is None:
@@ -120,6 +122,9 @@ class BoundedChannel(http.HTTPChannel):
     #: When the connection is ended, by the reactor's clock in seconds.
     deadline: float
     _state = _State.ARRIVING
+    _on_express = True
+    #: The first part of a report whose end has not come yet.
+    _held = b""
     # Four times Twisted's, so that a long query in a URL meets its own limit first.
     MAX_LENGTH = totalHeadersSize = 65_536
 
@@ -133,6 +138,30 @@ class BoundedChannel(http.HTTPChannel):
         """Forget the connection."""
         super().connectionLost(reason)
         self.site.channel_lost(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Answer a plain report at once, as long as nothing else has come on this connection."""
+        if not self._on_express:
+            super().dataReceived(data)
+            return
+        if self._held:
+            data = self._held + data
+        site = self.site
+        answer: Answered | Way = Way.TWISTED if site.access_log or site.closing else site.express.answer(data)
+        if isinstance(answer, Answered):
+            self._held = b""
+            self._state = _State.IDLE
+            self._expect(site.idle_timeout)
+            self.transport.write(answer.data)
+            if answer.closes:
+                self.loseConnection()
+        elif answer is Way.WAIT:
+            self._held = data
+            self.resetTimeout()
+        else:
+            self._on_express = False
+            self._held = b""
+            super().dataReceived(data)
 
     def resetTimeout(self) -> None:
         """Start a request's deadline at its first packet; Twisted calls this at every packet."""
@@ -160,7 +189,7 @@ class BoundedChannel(http.HTTPChannel):
 
     def timeoutConnection(self) -> None:
         """End a connection: silently where no request has begun, with 408 where one did not arrive in time."""
-        if self._state is _State.ARRIVING and self.requests:
+        if self._state is _State.ARRIVING and (self.requests or self._held):
             self._answer_early(408, f"the request did not arrive within {self.site.request_timeout:g} s")
         self.deadline = math.inf
         self.loseConnection()
@@ -175,14 +204,14 @@ class BoundedChannel(http.HTTPChannel):
     def lineLengthExceeded(self, line: bytes) -> None:
         """Answer a request whose first line, or a header, is too long, and drop what still comes of it."""
         del line
-        self.dataReceived = lambda _: None  # type: ignore[method-assign]  # as HTTPChannel does
+        self.dataReceived = lambda _: None  # type: ignore[method-assign,assignment]  # as HTTPChannel does
         self._answer_early(414, f"the request line or a header is longer than {self.MAX_LENGTH} bytes")
         self._state = _State.ANSWERING
         self._expect(LINGER_SECONDS)
 
     def close_when_idle(self) -> None:
         """End the connection now, or with the answer of the request that it carries."""
-        if self._state is _State.IDLE or not self.requests:
+        if self._state is _State.IDLE or not (self.requests or self._held):
             self.loseConnection()
 
     def _expect(self, seconds: float) -> None:
@@ -200,9 +229,9 @@ class BoundedChannel(http.HTTPChannel):
 class OrchestratorSite(server.Site):
     """Serves a resource tree within bounds.
 
-    `hot` are the leaves, by their whole path, reached past the tree. `max_body` is in bytes; `request_timeout`,
-    for a whole request to arrive, and `idle_timeout`, for a kept-alive connection between requests, in seconds. Belongs
-    to the reactor thread.
+    `express` answers plain reports; `hot` are leaves, by their whole path, reached past the tree. `max_body` is in
+    bytes; `request_timeout`, for a whole request to arrive, and `idle_timeout`, for a kept-alive connection between
+    requests, in seconds. Belongs to the reactor thread.
     """
 
     # Not Twisted's proxy of a channel, which would only add HTTP/2, at the price of a call more for each packet.
@@ -215,6 +244,7 @@ class OrchestratorSite(server.Site):
         reactor: Any,
         *,
         hot: Mapping[bytes, Resource],
+        express: Express,
         max_body: int,
         request_timeout: float,
         idle_timeout: float,
@@ -225,6 +255,7 @@ class OrchestratorSite(server.Site):
         super().__init__(resource, BoundedRequest, timeout=None, reactor=reactor, parsePOSTFormSubmission=False)
         self.telemetry = telemetry
         self.hot = hot
+        self.express = express
         self.max_body = max_body
         self.request_timeout = request_timeout
         self.idle_timeout = idle_timeout

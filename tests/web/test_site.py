@@ -5,6 +5,7 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 
+from orchestratord.upstream import Answer
 from orchestratord.web.site import LINGER_SECONDS
 from tests.fakes import body
 from tests.wire import Connection, Wire, request
@@ -166,7 +167,7 @@ def test_drain_lets_the_request_in_flight_finish() -> None:
     idle.leave()
     assert not busy.closed
     assert not over
-    answer.callback(type("Answer", (), {"status": 200, "content_type": b"application/json", "body": b"{}"}))
+    answer.callback(Answer(200, b"application/json", b"{}"))
     assert [one.status for one in busy.answers()] == [200]
     assert busy.closed
     busy.leave()

@@ -1,0 +1,130 @@
+"""Identical queries share one exchange with Prometheus, and, if that is wanted, its answer for a while."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred, TimeoutError  # noqa: A004 - Twisted's name for it
+
+from orchestratord.errors import QueryTimeout
+from orchestratord.upstream import Answer
+
+if TYPE_CHECKING:
+    from twisted.python.failure import Failure
+
+    from orchestratord.query import Query
+    from orchestratord.upstream import QueryClient
+
+#: Bytes of answers that are kept at the most.
+CACHE_BYTES = 67_108_864
+
+
+class _Exchange:
+    """One exchange under way, and the clients that wait for it."""
+
+    def __init__(self, started: float, work: Deferred[Answer]) -> None:
+        self.started = started
+        self._work = work
+        self._waiting: list[Deferred[Answer]] = []
+        work.addCallbacks(self._answered, self._failed)
+
+    def join(self) -> Deferred[Answer]:
+        """Return a Deferred of the answer; cancelling it leaves the others be, unless it was the last."""
+        waiter: Deferred[Answer] = Deferred(self._leave)
+        self._waiting.append(waiter)
+        return waiter
+
+    def _leave(self, waiter: Deferred[Answer]) -> None:
+        self._waiting.remove(waiter)
+        if not self._waiting:
+            self._work.cancel()
+
+    def _answered(self, answer: Answer) -> None:
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            waiter.callback(answer)
+
+    def _failed(self, failure: Failure) -> None:
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            waiter.errback(failure)
+
+
+class Coalescing:
+    """A QueryClient before another one: `client` is asked once for all that ask the same at the same time.
+
+    Each client keeps its own deadline, of `query_timeout` seconds or less, and may leave without hurting the others.
+    `cache_seconds` is how long a complete answer of status 200 is given again, with its Age; 0 keeps none.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        client: QueryClient,
+        *,
+        query_timeout: float,
+        cache_seconds: float,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        self._reactor = reactor
+        self._client = client
+        self._query_timeout = query_timeout
+        self._cache_seconds = cache_seconds
+        self._exchanges: dict[Query, _Exchange] = {}
+        self._cache: OrderedDict[Query, tuple[float, Answer]] = OrderedDict()
+        self._room = cache_bytes
+
+    async def fetch(self, query: Query) -> Answer:
+        """Return the answer of an exchange that is under way, or of a new one; raises what the client raises."""
+        arrived = self._reactor.seconds()
+        if self._cache_seconds:
+            kept = self._kept(query, arrived)
+            if kept is not None:
+                return kept
+        deadline = arrived + min(self._query_timeout, query.timeout or self._query_timeout)
+        while True:
+            exchange = self._exchanges.get(query) or self._begin(query)
+            waiting = exchange.join()
+            waiting.addTimeout(deadline - self._reactor.seconds(), self._reactor)
+            try:
+                return await waiting
+            except TimeoutError:
+                raise QueryTimeout(f"no whole answer from Prometheus within {deadline - arrived:g} s") from None
+            except QueryTimeout:
+                # The exchange began before this client came, and so ended before its time: it has some left.
+                if exchange.started >= arrived or self._reactor.seconds() >= deadline:
+                    raise
+
+    def _begin(self, query: Query) -> _Exchange:
+        work = Deferred.fromCoroutine(self._client.fetch(query))
+        exchange = _Exchange(self._reactor.seconds(), work.addBoth(self._ended, query))
+        if not work.called:
+            self._exchanges[query] = exchange
+        return exchange
+
+    def _ended(self, result: Answer | Failure, query: Query) -> Answer | Failure:
+        self._exchanges.pop(query, None)
+        if self._cache_seconds and isinstance(result, Answer) and result.status == 200:
+            self._keep(query, result)
+        return result
+
+    def _kept(self, query: Query, now: float) -> Answer | None:
+        while self._cache:
+            oldest = next(iter(self._cache))
+            since, answer = self._cache[oldest]
+            if now - since < self._cache_seconds:
+                break
+            del self._cache[oldest]
+            self._room += len(answer.body)
+        if query not in self._cache:
+            return None
+        since, answer = self._cache[query]
+        return replace(answer, headers=(*answer.headers, (b"Age", b"%d" % (now - since))))
+
+    def _keep(self, query: Query, answer: Answer) -> None:
+        if len(answer.body) > self._room:
+            return
+        self._room -= len(answer.body)
+        self._cache[query] = (self._reactor.seconds(), answer)

@@ -1,0 +1,115 @@
+"""The short way of a report: one that arrives as nearly all do is answered past Twisted's parser and Request.
+
+A report that goes Twisted's way costs 50 us before the kernel's part; 40 of them go into header lines that are the same
+in every report of a profiler, and into objects that nobody looks at. Here the head is looked up as a whole: 12 us.
+Whatever is not exactly what `Express` knows goes Twisted's way, bytes unchanged, and so does all that follows on that
+connection; what is refused is refused there, in the one place that does it.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from orchestratord.telemetry import Telemetry
+
+_REQUEST_LINE = b"POST /update_metrics HTTP/1.1"
+_HEADER = re.compile(rb"([A-Za-z0-9-]+):[ \t]*([\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?)[ \t]*\Z")
+#: Headers that change nothing about how a report is taken. Any other sends the request Twisted's way.
+_IDLE_HEADERS = frozenset({b"host", b"user-agent", b"accept", b"accept-encoding", b"accept-language"})
+#: Heads that are remembered: a fleet sends one for each length of a body.
+_MAX_HEADS = 1000
+_MAX_HEAD = 2000
+
+
+class Way(Enum):
+    """What is to be done with the bytes of a connection that were not answered."""
+
+    #: More of the request has to come.
+    WAIT = 1
+    #: Twisted's parser takes over.
+    TWISTED = 2
+
+
+class Reports(Protocol):
+    """What takes the reports: `orchestratord.web.reports.ReportsResource`."""
+
+    def take(self, body: bytes, *, closes: bool) -> bytes:
+        """Store a body's reports and return a whole answer, or raise with nothing stored."""
+        ...
+
+
+class Answered(NamedTuple):
+    """A whole answer, head and body, and whether the connection ends with it."""
+
+    data: bytes
+    closes: bool
+
+
+class _Head(NamedTuple):
+    """What a head says of the rest."""
+
+    length: int
+    closes: bool
+
+
+class Express:
+    """Answers whole reports. `max_body` is the longest body, in bytes, that it takes."""
+
+    def __init__(self, reports: Reports, telemetry: Telemetry, *, max_body: int) -> None:
+        self._reports = reports
+        self._telemetry = telemetry
+        self._max_body = max_body
+        self._heads: dict[bytes, _Head | None] = {}
+
+    def answer(self, data: bytes) -> Answered | Way:
+        """Return the answer to a request, if `data` is one and no more, or what is to be done instead."""
+        started = time.perf_counter()
+        end = data.find(b"\r\n\r\n")
+        if end < 0:
+            return Way.TWISTED
+        try:
+            head = self._heads[data[:end]]
+        except KeyError:
+            head = self._learn(data[:end])
+        missing = -1 if head is None else end + 4 + head.length - len(data)
+        if missing or head is None:
+            return Way.WAIT if missing > 0 else Way.TWISTED
+        try:
+            answer = self._reports.take(data[end + 4 :], closes=head.closes)
+        except Exception:  # noqa: BLE001 - nothing was stored; it is refused there, or fails there and is logged
+            return Way.TWISTED
+        self._telemetry.request("/update_metrics", b"POST", 200, time.perf_counter() - started)
+        return Answered(answer, head.closes)
+
+    def _learn(self, data: bytes) -> _Head | None:
+        """Remember what a head says, or None if the request has to go Twisted's way."""
+        if len(self._heads) >= _MAX_HEADS:
+            self._heads.clear()
+        head = self._parsed(data)
+        if len(data) <= _MAX_HEAD:
+            self._heads[data] = head
+        return head
+
+    def _parsed(self, data: bytes) -> _Head | None:
+        request_line, *lines = data.split(b"\r\n")
+        headers: dict[bytes, bytes] = {}
+        for line in lines:
+            header = _HEADER.match(line)
+            if header is None or header[1].lower() in headers:
+                return None
+            headers[header[1].lower()] = header[2].lower()
+        length = headers.pop(b"content-length", b"")
+        content_type = headers.pop(b"content-type", b"application/json")
+        connection = headers.pop(b"connection", b"keep-alive")
+        plain = (
+            request_line == _REQUEST_LINE
+            and re.fullmatch(rb"[0-9]{1,9}", length) is not None
+            and content_type == b"application/json"
+            and connection in {b"keep-alive", b"close"}
+            and headers.keys() <= _IDLE_HEADERS
+        )
+        return _Head(int(length), connection == b"close") if plain and 0 < int(length) <= self._max_body else None

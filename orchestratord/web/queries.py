@@ -1,0 +1,101 @@
+"""The routes that answer PromQL: the arguments in, the answer of a QueryClient out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+
+from orchestratord.errors import BadQuery
+from orchestratord.query import Query, arguments, parse, passed_through
+from orchestratord.web.answers import failure_body, method_not_allowed_body
+
+if TYPE_CHECKING:
+    from twisted.python.failure import Failure
+
+    from orchestratord.upstream import QueryClient
+    from orchestratord.web.site import BoundedRequest
+
+log = Logger()
+
+_FORM = b"application/x-www-form-urlencoded"
+
+
+#: The routes that schedulers and dashboards ask all the time, past the Klein tree, which takes as long as the rest.
+HOT_QUERIES = ("/query", "/api/v1/query", "/api/v1/query_range")
+
+
+class Queries:
+    """Answers queries with what `client` fetches. `max_length` is the most characters of a query."""
+
+    def __init__(self, client: QueryClient, *, max_length: int) -> None:
+        self._client = client
+        self._max_length = max_length
+
+    async def query(self, request: BoundedRequest) -> bytes:
+        """Answer `/query`; raises a QueryFault."""
+        return await self._fetch(request, parse(_arguments(request), max_length=self._max_length))
+
+    async def passed_through(self, request: BoundedRequest, path: str) -> bytes:
+        """Answer a read-only path of Prometheus' own API; raises a QueryFault."""
+        return await self._fetch(request, passed_through(path, _arguments(request), max_length=self._max_length))
+
+    async def _fetch(self, request: BoundedRequest, query: Query) -> bytes:
+        answer = await self._client.fetch(query)
+        request.setResponseCode(answer.status)
+        request.setHeader(b"Content-Type", answer.content_type)
+        request.setHeader(b"Content-Length", b"%d" % len(answer.body))
+        for name, value in answer.headers:
+            request.setHeader(name, value)
+        return answer.body
+
+
+class QueryResource(Resource):
+    """One of HOT_QUERIES, which `path` is."""
+
+    isLeaf = True
+
+    def __init__(self, queries: Queries, path: str) -> None:
+        super().__init__()
+        self._queries = queries
+        self._path = path
+
+    def render(self, request: BoundedRequest) -> bytes | int:
+        """Answer a request of any method."""
+        request.route = self._path
+        if request.method not in {b"GET", b"HEAD", b"POST"}:
+            return method_not_allowed_body(request, ["GET", "HEAD", "POST"])
+        if self._path == "/query":
+            answering = Deferred.fromCoroutine(self._queries.query(request))
+        else:
+            answering = Deferred.fromCoroutine(self._queries.passed_through(request, self._path))
+        if not answering.called:
+            request.notifyFinish().addErrback(lambda _: answering.cancel())
+        answering.addCallbacks(lambda body: _finish(request, body), lambda failure: _fail(request, failure)).addErrback(
+            lambda failure: log.failure("a query could not be answered", failure)
+        )
+        return NOT_DONE_YET
+
+
+def _finish(request: BoundedRequest, body: bytes) -> None:
+    request.write(body)
+    request.finish()
+
+
+def _fail(request: BoundedRequest, failure: Failure) -> None:
+    if not failure.check(CancelledError):
+        _finish(request, failure_body(request, failure))
+
+
+def _arguments(request: BoundedRequest) -> dict[str, list[str]]:
+    """Return the parameters of the URL, and of a form if one was posted; raise BadQuery."""
+    form = b""
+    if request.method == b"POST":
+        form = request.body()
+        content_type = request.getHeader(b"content-type") or _FORM
+        if form and content_type.split(b";", 1)[0].strip().lower() != _FORM:
+            raise BadQuery(f"Content-Type of a POST must be {_FORM.decode()}")
+    return arguments(form, request.uri.partition(b"?")[2])

@@ -1,0 +1,209 @@
+"""Plain selectors answered from the table."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+
+from orchestratord.catalogue import BUILT_IN
+from orchestratord.errors import QueryTimeout, UpstreamUnavailable, UpstreamUnreachable
+from orchestratord.latest import LatestFromMemory, printed, select
+from orchestratord.nodes import NodeStore
+from orchestratord.query import Query
+from orchestratord.upstream import Answer
+from tests.fakes import FAMILIES, NOW, FakeClocks, FakeUpstreams, report
+
+INDEXES = {name: index for index, name in enumerate(FAMILIES)}
+PROMETHEUS = Answer(200, b"application/json", b"from prometheus")
+
+
+class Setup:
+    """A table of a few nodes and an upstream behind it."""
+
+    def __init__(self, mode: Any) -> None:
+        self.clock = Clock()
+        self.clocks = FakeClocks()
+        self.nodes = NodeStore(stale_after=60, max_nodes=5000)
+        self.upstreams = FakeUpstreams()
+        self.upstreams.answer = PROMETHEUS
+        for number, node in enumerate(("n1", "n2", "n3", "m1")):
+            self.nodes.update([report(node, page_faults=number + 0.5)], 1000)
+        self.nodes.update([report("silent", fs_read_count=1)], 1000)
+        self.client = LatestFromMemory(self.clock, self.upstreams, self.nodes, BUILT_IN, clocks=self.clocks, mode=mode)
+
+    def ask(self, promql: str, path: str = "/api/v1/query", **params: str) -> Answer:
+        """Return the answer, or raise."""
+        query = Query(path, (("query", promql), *params.items()))
+        came: list[Any] = []
+        Deferred.fromCoroutine(self.client.fetch(query)).addBoth(came.append)
+        self.clock.pump([0] * 10)
+        if isinstance(came[0], Failure):
+            came[0].raiseException()
+        answer: Answer = came[0]
+        return answer
+
+    def values(self, promql: str) -> dict[str, str]:
+        """Return what the table answers, by node."""
+        answer = self.ask(promql)
+        assert answer.headers == ((b"X-Orchestrator-Source", b"memory"),)
+        result = json.loads(answer.body)["data"]["result"]
+        return {item["metric"]["node_id"]: item["value"][1] for item in result}
+
+
+def test_a_plain_selector_is_answered_as_prometheus_would() -> None:
+    """An instant vector, values as text, the time with milliseconds."""
+    answer = Setup("always").ask('page_faults{node_id="n2"}', timeout="5s")
+    assert (answer.status, answer.content_type) == (200, b"application/json")
+    assert json.loads(answer.body) == {
+        "status": "success",
+        "data": {
+            "resultType": "vector",
+            "result": [{"metric": {"__name__": "page_faults", "node_id": "n2"}, "value": [NOW, "1.5"]}],
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("promql", "nodes"),
+    [
+        ("page_faults", ["m1", "n1", "n2", "n3"]),
+        ("page_faults{}", ["m1", "n1", "n2", "n3"]),
+        ('page_faults{node_id="n9"}', []),
+        ('page_faults{node_id!="n1"}', ["m1", "n2", "n3"]),
+        ('page_faults{node_id=~"n1|n3|n1"}', ["n1", "n3"]),
+        ('page_faults{node_id=~"n.*"}', ["n1", "n2", "n3"]),
+        ('page_faults{node_id=~"n"}', []),
+        ('page_faults{node_id!~"n[12]"}', ["m1", "n3"]),
+        ('page_faults{node_id=~"n.+",node_id!="n2"}', ["n1", "n3"]),
+        ('page_faults{node_id="n1",node_id="n2"}', []),
+        ('page_faults{node_id=~"n1|n2",node_id=~"n2|n3"}', ["n2"]),
+        ('page_faults{node_id=""}', []),
+        ('page_faults{node_id=~"(?i)N1"}', ["n1"]),
+    ],
+)
+def test_matchers_mean_what_they_mean_there(promql: str, nodes: list[str]) -> None:
+    """Anchored at both ends; a node that did not report the family is not there."""
+    assert sorted(Setup("always").values(promql)) == nodes
+
+
+@pytest.mark.parametrize(
+    "promql",
+    [
+        "page_faults offset 5m",
+        "page_faults @ 3",
+        "page_faults[5m]",
+        "(page_faults)",
+        "-page_faults",
+        "page_faults + 1",
+        "sum(page_faults)",
+        "up",
+        "orchestrator_nodes",
+        'page_faults{job="x"}',
+        '{__name__="page_faults"}',
+        'page_faults{node_id="a" or node_id="b"}',
+        'page_faults{node_id=~"("}',
+        'page_faults{node_id=~"a{1001}"}',
+        "page_faults{",
+        "",
+    ],
+)
+def test_everything_else_goes_to_prometheus(promql: str) -> None:
+    """Always: what is not exactly a plain selector is its business, errors too."""
+    assert Setup("always").ask(promql) == PROMETHEUS
+
+
+def test_other_times_and_routes_go_to_prometheus() -> None:
+    """The table knows the present only, and instant queries only."""
+    setup = Setup("always")
+    assert setup.ask("page_faults", time="1") == PROMETHEUS
+    assert setup.ask("page_faults", path="/api/v1/query_range") == PROMETHEUS
+    assert setup.ask("page_faults", lookback_delta="1m") == PROMETHEUS
+
+
+def test_stale_nodes_are_not_answered() -> None:
+    """By name or by scan."""
+    setup = Setup("always")
+    setup.clocks.now += 60
+    assert setup.values("page_faults") == {}
+    assert setup.values('page_faults{node_id="n1"}') == {}
+
+
+def test_a_scan_of_a_large_table_gives_the_reactor_turns() -> None:
+    """And a look-up by name takes none."""
+    setup = Setup("always")
+    setup.nodes.update([report(f"x{i}", page_faults=i) for i in range(3000)], 1000)
+    came: list[Any] = []
+    Deferred.fromCoroutine(setup.client.fetch(Query("/api/v1/query", (("query", "page_faults"),)))).addBoth(came.append)
+    assert not came
+    setup.clock.pump([0] * 10)
+    assert came
+    named = Deferred.fromCoroutine(
+        setup.client.fetch(Query("/api/v1/query", (("query", 'page_faults{node_id="x7"}'),)))
+    )
+    assert named.called
+
+
+def test_fallback_answers_only_when_nobody_can_be_reached() -> None:
+    """With a warning; a Prometheus that is slow, or refuses, has been reached."""
+    setup = Setup("fallback")
+    assert setup.ask("page_faults") == PROMETHEUS
+    setup.upstreams.answer = UpstreamUnreachable("gone")
+    answer = json.loads(setup.ask("page_faults").body)
+    assert len(answer["data"]["result"]) == 4
+    assert answer["warnings"] == [
+        "no Prometheus could be reached: the orchestrator answered from the latest reports in its memory"
+    ]
+    with pytest.raises(UpstreamUnreachable):
+        setup.ask("sum(page_faults)")
+    for fault in (UpstreamUnavailable("html"), QueryTimeout("late")):
+        setup.upstreams.answer = fault
+        with pytest.raises(type(fault)):
+            setup.ask("page_faults")
+
+
+def test_never_is_never() -> None:
+    """The default."""
+    setup = Setup("never")
+    setup.upstreams.answer = UpstreamUnreachable("gone")
+    with pytest.raises(UpstreamUnreachable):
+        setup.ask("page_faults")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (-0.0, "-0"),
+        (7, "7"),
+        (0.1, "0.1"),
+        (1e-7, "0.0000001"),
+        (1e21, "1000000000000000000000"),
+        (2**64 - 1, "18446744073709552000"),
+        (1.5e300, "15" + "0" * 299),
+    ],
+)
+def test_values_are_printed_as_go_does(value: float, text: str) -> None:
+    """The shortest decimal that reads back, with no exponent."""
+    assert printed(value) == text
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_printed_values_read_back(value: float) -> None:
+    """To the very same float."""
+    text = printed(value)
+    assert float(text) == value
+    assert "e" not in text
+
+
+@given(st.text(max_size=40))
+def test_no_text_does_anything_but_select_or_not(promql: str) -> None:
+    """Whatever a client sends."""
+    select(promql, INDEXES)
+    select(f'page_faults{{node_id=~"{promql}"}}', INDEXES)
