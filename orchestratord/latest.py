@@ -151,6 +151,13 @@ def select(promql: str, indexes: dict[str, int]) -> Selection | None:
 
 
 def printed(value: float) -> str:
-    """Return a value as Prometheus prints it: the shortest decimal that reads back to the same float, no exponent."""
+    """Return a value as Prometheus' API prints it: the shortest digits that read back to the same float.
+
+    With an exponent only below 1e-6 and from 1e21 on, as JavaScript does.
+    """
     number = float(value)
-    return f"{number:.0f}" if number.is_integer() and abs(number) < 2**53 else format(Decimal(repr(number)), "f")
+    if number.is_integer() and abs(number) < 2**53:
+        return f"{number:.0f}"
+    if 1e-6 <= abs(number) < 1e21:
+        return f"{Decimal(repr(number)):f}".removesuffix(".0")
+    return repr(number)
