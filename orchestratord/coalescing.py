@@ -6,7 +6,7 @@ from collections import OrderedDict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import Deferred, TimeoutError  # noqa: A004 - Twisted's name for it
+from twisted.internet.defer import Deferred, TimeoutError, fail, succeed  # noqa: A004 - Twisted's name for it
 
 from orchestratord.errors import QueryTimeout
 from orchestratord.upstream import Answer
@@ -28,10 +28,13 @@ class _Exchange:
         self.started = started
         self._work = work
         self._waiting: list[Deferred[Answer]] = []
-        work.addCallbacks(self._answered, self._failed)
+        self._outcome: Answer | Failure | None = None
+        work.addBoth(self._end)
 
     def join(self) -> Deferred[Answer]:
         """Return a Deferred of the answer; cancelling it leaves the others be, unless it was the last."""
+        if self._outcome is not None:
+            return succeed(self._outcome) if isinstance(self._outcome, Answer) else fail(self._outcome)
         waiter: Deferred[Answer] = Deferred(self._leave)
         self._waiting.append(waiter)
         return waiter
@@ -41,15 +44,14 @@ class _Exchange:
         if not self._waiting:
             self._work.cancel()
 
-    def _answered(self, answer: Answer) -> None:
+    def _end(self, outcome: Answer | Failure) -> None:
+        self._outcome = outcome
         waiting, self._waiting = self._waiting, []
         for waiter in waiting:
-            waiter.callback(answer)
-
-    def _failed(self, failure: Failure) -> None:
-        waiting, self._waiting = self._waiting, []
-        for waiter in waiting:
-            waiter.errback(failure)
+            if isinstance(outcome, Answer):
+                waiter.callback(outcome)
+            else:
+                waiter.errback(outcome)
 
 
 class Coalescing:

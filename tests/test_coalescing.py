@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from orchestratord.coalescing import Coalescing
-from orchestratord.errors import QueryTimeout, UpstreamUnavailable
+from orchestratord.errors import Overloaded, QueryTimeout, UpstreamUnavailable
 from orchestratord.query import Query
 from orchestratord.upstream import Answer
 
@@ -73,6 +73,24 @@ def test_a_failure_is_shared_too() -> None:
     setup.upstream.open[0].errback(Failure(UpstreamUnavailable("gone")))
     assert all(one[0].check(UpstreamUnavailable) for one in came)
     setup.fetch()
+    assert len(setup.upstream.asked) == 2
+
+
+@pytest.mark.parametrize("outcome", [GOOD, Overloaded("busy")])
+def test_an_outcome_that_is_there_at_once(outcome: Answer | Overloaded) -> None:
+    """As when too many queries are in flight: nobody waits for what has already come."""
+    setup = Setup()
+
+    async def at_once(query: Query) -> Answer:
+        setup.upstream.asked.append(query)
+        if isinstance(outcome, Answer):
+            return outcome
+        raise outcome
+
+    setup.upstream.fetch = at_once  # type: ignore[method-assign]  # the point of the test
+    for _ in range(2):
+        (came,) = setup.fetch()
+        assert getattr(came, "value", came) is outcome
     assert len(setup.upstream.asked) == 2
 
 

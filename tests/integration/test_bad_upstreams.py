@@ -370,7 +370,7 @@ def test_too_many_queries(start: Callable[..., Daemon]) -> None:
             one.get("/query?q=up")
             other.get("/api/v1/series?match[]=up")
             upstream.until_open(2)
-            for target in ("/query?q=up", "/api/v1/query?query=up"):
+            for target in ("/query?q=other", "/api/v1/query?query=another"):
                 refused = daemon.get(target)
                 assert error_of(refused)[:2] == (503, "overloaded")
                 assert int(refused.headers["Retry-After"]) > 0
@@ -379,6 +379,27 @@ def test_too_many_queries(start: Callable[..., Daemon]) -> None:
             assert one.answer().body == EMPTY
             assert other.answer().body == EMPTY
         assert daemon.get("/query", {"q": "up"}).content == EMPTY
+
+
+def test_identical_queries_take_one_place(start: Callable[..., Daemon]) -> None:
+    """Clients that ask the same share one exchange; one of them may leave, and those who stay get the answer."""
+    release = Event()
+
+    def answer(exchange: Exchange) -> None:
+        assert release.wait(PATIENCE)
+        found_nothing(exchange)
+
+    with FakeUpstream(answer) as upstream:
+        daemon = start("--prometheus", upstream.url, "--max-queries", "1", "--query-timeout", str(PATIENCE))
+        with daemon.wire() as one, daemon.wire() as other, daemon.wire() as leaver:
+            for wire in (leaver, one, other):
+                wire.get("/query?q=up")
+            upstream.until_open(1)
+            leaver.close()
+            assert daemon.get("/query", {"q": "else"}).status_code == 503
+            release.set()
+            assert (one.answer().body, other.answer().body) == (EMPTY, EMPTY)
+        assert len(upstream.asked) == 1
 
 
 def test_failover(start: Callable[..., Daemon]) -> None:
