@@ -81,10 +81,9 @@ class Coalescing:
     async def fetch(self, query: Query) -> Answer:
         """Return the answer of an exchange that is under way, or of a new one; raises what the client raises."""
         arrived = self._reactor.seconds()
-        if self._cache_seconds:
-            kept = self._kept(query, arrived)
-            if kept is not None:
-                return kept
+        kept = self.at_once(query)
+        if kept is not None:
+            return kept
         deadline = arrived + min(self._query_timeout, query.timeout or self._query_timeout)
         while True:
             exchange = self._exchanges.get(query) or self._begin(query)
@@ -98,6 +97,10 @@ class Coalescing:
                 # The exchange began before this client came, and so ended before its time: it has some left.
                 if exchange.started >= arrived or self._reactor.seconds() >= deadline:
                     raise
+
+    def at_once(self, query: Query) -> Answer | None:
+        """Return the answer that is kept, if there is one."""
+        return self._kept(query, self._reactor.seconds()) if self._cache_seconds else None
 
     def _begin(self, query: Query) -> _Exchange:
         work = Deferred.fromCoroutine(self._client.fetch(query))

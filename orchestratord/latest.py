@@ -94,6 +94,16 @@ class LatestFromMemory:
                 raise
             return await self._answer(selection, (_WARNING,))
 
+    def at_once(self, query: Query) -> Answer | None:
+        """Return the answer to a selector that names its nodes, if it comes from the table, or one that is kept."""
+        selection = self._selected(query) if self._mode == "always" else None
+        if selection is None:
+            return self._client.at_once(query)
+        if selection.node_ids is None:
+            return None
+        now = self._clocks.monotonic()
+        return self._envelope(selection, next(self._candidates(selection, now)), ())
+
     def _selected(self, query: Query) -> Selection | None:
         params = dict(query.params)
         if (
@@ -105,17 +115,21 @@ class LatestFromMemory:
         return self._selection(params.get("query", ""))
 
     async def _answer(self, selection: Selection, warnings: tuple[str, ...]) -> Answer:
-        now, unix_now = self._clocks.monotonic(), round(self._clocks.time(), 3)
-        result: list[Any] = []
-        for block in self._candidates(selection, now):
-            if result or selection.node_ids is None:
+        matching: list[Entry] = []
+        for block in self._candidates(selection, self._clocks.monotonic()):
+            if selection.node_ids is None:
                 await deferLater(self._reactor, 0)
-            for entry in block:
-                value = entry.report.values[selection.index]
-                node_id = entry.report.node_id
-                if value is not None and selection.matches(node_id):
-                    metric = {"__name__": selection.name, "node_id": node_id}
-                    result.append({"metric": metric, "value": [unix_now, printed(value)]})
+            matching += [entry for entry in block if selection.matches(entry.report.node_id)]
+        return self._envelope(selection, matching, warnings)
+
+    def _envelope(self, selection: Selection, entries: list[Entry], warnings: tuple[str, ...]) -> Answer:
+        unix_now = round(self._clocks.time(), 3)
+        result: list[Any] = []
+        for entry in entries:
+            value = entry.report.values[selection.index]
+            if value is not None:
+                metric = {"__name__": selection.name, "node_id": entry.report.node_id}
+                result.append({"metric": metric, "value": [unix_now, printed(value)]})
         envelope: dict[str, Any] = {"status": "success", "data": {"resultType": "vector", "result": result}}
         if warnings:
             envelope["warnings"] = warnings
@@ -126,7 +140,7 @@ class LatestFromMemory:
             yield from self._nodes.blocks(now, _BLOCK)
             return
         entries = (self._nodes.get(node_id, now) for node_id in selection.node_ids)
-        yield [entry for entry in entries if entry is not None]
+        yield [entry for entry in entries if entry is not None and selection.matches(entry.report.node_id)]
 
 
 def select(promql: str, indexes: dict[str, int]) -> Selection | None:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IListeningPort
 
     from orchestratord.settings import Settings
+    from orchestratord.upstream import QueryClient
 
 log = Logger()
 
@@ -88,10 +89,12 @@ class Orchestrator(MultiService):
         shared = Coalescing(
             reactor, upstreams, query_timeout=settings.query_timeout, cache_seconds=settings.query_cache
         )
-        latest = LatestFromMemory(
-            reactor, shared, nodes, settings.catalogue, clocks=time, mode=settings.latest_from_memory
-        )
-        queries = Queries(latest, max_length=settings.max_query_length)
+        client: QueryClient = shared
+        if settings.latest_from_memory != "never":
+            client = LatestFromMemory(
+                reactor, shared, nodes, settings.catalogue, clocks=time, mode=settings.latest_from_memory
+            )
+        queries = Queries(client, max_length=settings.max_query_length)
         api = Api(
             nodes,
             settings.catalogue,
@@ -118,7 +121,7 @@ class Orchestrator(MultiService):
                 b"/update_metrics": reports,
                 **{path.encode(): QueryResource(queries, path) for path in HOT_QUERIES},
             },
-            express=Express(reports, telemetry, max_body=min(AT_ONCE, settings.max_report_bytes)),
+            express=Express(reports, queries, telemetry, max_body=min(AT_ONCE, settings.max_report_bytes)),
             max_body=settings.max_report_bytes,
             request_timeout=settings.request_timeout,
             idle_timeout=settings.idle_timeout,

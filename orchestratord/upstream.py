@@ -65,6 +65,10 @@ class QueryClient(Protocol):
         """Return the whole answer, or raise a QueryFault; cancelling ends the exchange."""
         ...
 
+    def at_once(self, query: Query) -> Answer | None:
+        """Return an answer of status 200 that needs no exchange, if there is one."""
+        ...
+
 
 class _Broken(Exception):
     """An upstream answered, but not as Prometheus does."""
@@ -134,6 +138,9 @@ class Upstreams:
             raise QueryTimeout(f"no whole answer from Prometheus within {seconds:g} s") from None
         finally:
             self._in_flight -= 1
+
+    def at_once(self, query: Query) -> None:
+        """Return None: every answer is an exchange."""
 
     async def _exchange(self, query: Query) -> Answer:
         failures: list[str] = []

@@ -75,6 +75,9 @@ class FakeUpstreams:
         self.asked: list[Query] = []
         self.answer: Answer | Exception | Any = None
 
+    def at_once(self, query: Query) -> Answer | None:
+        """Return nothing."""
+
     async def fetch(self, query: Query) -> Answer:
         """Return or raise the answer, or await it."""
         self.asked.append(query)

@@ -137,7 +137,7 @@ class Wire:
         self.sick: str | None = None
         self.nodes = NodeStore(stale_after=60, max_nodes=max_nodes)
         self.in_thread: Callable[[Callable[[], bytes]], Deferred[bytes]] = maybeDeferred
-        queries = Queries(self.upstreams, max_length=1000)
+        self.queries = queries = Queries(self.upstreams, max_length=1000)
         api = Api(
             self.nodes,
             BUILT_IN,
@@ -172,7 +172,7 @@ class Wire:
                 b"/update_metrics": reports,
                 **{path.encode(): QueryResource(queries, path) for path in HOT_QUERIES},
             },
-            express=Express(reports, self.metrics.telemetry, max_body=min(AT_ONCE, max_body)),
+            express=Express(reports, queries, self.metrics.telemetry, max_body=min(AT_ONCE, max_body)),
             max_body=max_body,
             request_timeout=30,
             idle_timeout=60,

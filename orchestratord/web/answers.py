@@ -42,11 +42,12 @@ class ConstantAnswer:
         return self._bytes
 
 
-def whole_answer(body: bytes, *, closes: bool) -> bytes:
+def whole_answer(body: bytes, *headers: tuple[bytes, bytes], closes: bool) -> bytes:
     """Return head and body of a 200 with a JSON body."""
-    return b"HTTP/1.1 200 OK\r\nDate: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%s\r\n%s" % (
+    return b"HTTP/1.1 200 OK\r\nDate: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%s%s\r\n%s" % (
         datetimeToString(),
         len(body),
+        b"".join([b"%s: %s\r\n" % header for header in headers]),
         b"Connection: close\r\n" if closes else b"",
         body,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -11,7 +12,7 @@ from twisted.web.server import NOT_DONE_YET
 
 from orchestratord.errors import BadQuery
 from orchestratord.query import Query, arguments, parse, passed_through
-from orchestratord.web.answers import failure_body, method_not_allowed_body
+from orchestratord.web.answers import failure_body, method_not_allowed_body, whole_answer
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
@@ -33,15 +34,22 @@ class Queries:
 
     def __init__(self, client: QueryClient, *, max_length: int) -> None:
         self._client = client
-        self._max_length = max_length
+        #: Schedulers ask the same again and again; reading it takes longer than looking it up.
+        self._read = lru_cache(maxsize=4096)(lambda path, form, url: _query(path, arguments(form, url), max_length))
 
-    async def query(self, request: BoundedRequest) -> bytes:
-        """Answer `/query`; raises a QueryFault."""
-        return await self._fetch(request, parse(_arguments(request), max_length=self._max_length))
+    async def answer(self, request: BoundedRequest, path: str) -> bytes:
+        """Answer `/query`, or a read-only path of Prometheus' own API; raises a QueryFault."""
+        return await self._fetch(request, self._read(path, _form(request), request.uri.partition(b"?")[2]))
 
-    async def passed_through(self, request: BoundedRequest, path: str) -> bytes:
-        """Answer a read-only path of Prometheus' own API; raises a QueryFault."""
-        return await self._fetch(request, passed_through(path, _arguments(request), max_length=self._max_length))
+    def at_once(self, path: str, query_string: bytes, *, closes: bool) -> bytes | None:
+        """Return the whole answer, head and body, of a query that needs no Prometheus; None if it may need one.
+
+        Raises BadQuery.
+        """
+        answer = self._client.at_once(self._read(path, b"", query_string))
+        if answer is None:
+            return None
+        return whole_answer(answer.body, *answer.headers, closes=closes)
 
     async def _fetch(self, request: BoundedRequest, query: Query) -> bytes:
         answer = await self._client.fetch(query)
@@ -68,10 +76,7 @@ class QueryResource(Resource):
         request.route = self._path
         if request.method not in {b"GET", b"HEAD", b"POST"}:
             return method_not_allowed_body(request, ["GET", "HEAD", "POST"])
-        if self._path == "/query":
-            answering = Deferred.fromCoroutine(self._queries.query(request))
-        else:
-            answering = Deferred.fromCoroutine(self._queries.passed_through(request, self._path))
+        answering = Deferred.fromCoroutine(self._queries.answer(request, self._path))
         if not answering.called:
             request.notifyFinish().addErrback(lambda _: answering.cancel())
         answering.addCallbacks(lambda body: _finish(request, body), lambda failure: _fail(request, failure)).addErrback(
@@ -90,12 +95,18 @@ def _fail(request: BoundedRequest, failure: Failure) -> None:
         _finish(request, failure_body(request, failure))
 
 
-def _arguments(request: BoundedRequest) -> dict[str, list[str]]:
-    """Return the parameters of the URL, and of a form if one was posted; raise BadQuery."""
-    form = b""
-    if request.method == b"POST":
-        form = request.body()
-        content_type = request.getHeader(b"content-type") or _FORM
-        if form and content_type.split(b";", 1)[0].strip().lower() != _FORM:
-            raise BadQuery(f"Content-Type of a POST must be {_FORM.decode()}")
-    return arguments(form, request.uri.partition(b"?")[2])
+def _query(path: str, args: dict[str, list[str]], max_length: int) -> Query:
+    if path == "/query":
+        return parse(args, max_length=max_length)
+    return passed_through(path, args, max_length=max_length)
+
+
+def _form(request: BoundedRequest) -> bytes:
+    """Return the form that was posted, if one was; raise BadQuery."""
+    if request.method != b"POST":
+        return b""
+    form = request.body()
+    content_type = request.getHeader(b"content-type") or _FORM
+    if form and content_type.split(b";", 1)[0].strip().lower() != _FORM:
+        raise BadQuery(f"Content-Type of a POST must be {_FORM.decode()}")
+    return form

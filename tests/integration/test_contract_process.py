@@ -6,6 +6,7 @@ import json
 import signal
 import socket
 import time
+from dataclasses import dataclass
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from tests.integration.daemon import PATIENCE, ROOT, TWISTD, Daemon, Wire, head,
 from tests.integration.upstream import EMPTY, Exchange, FakeUpstream, found_nothing, never
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.integration
@@ -30,108 +31,113 @@ def stale_limit(daemon: Daemon) -> float:
     return round(limit, 2)
 
 
-@pytest.fixture
-def failing(tmp_path: Path) -> Iterator[Callable[..., str]]:
-    """Give a function that starts a daemon which must end with one line and no exit code 0; it returns the line."""
-    started: list[Daemon] = []
+@dataclass(frozen=True)
+class Wrong:
+    """A start that must fail: options, environment and configuration file, and what it must say."""
 
-    def start(*options: str, env: Mapping[str, str] | None = None, listen: str | None = None) -> str:
-        unix = tmp_path / "socket"
-        daemon = Daemon(tmp_path / "home", *options, env=env, listen=listen or f"unix:{unix}")
-        started.append(daemon)
-        assert daemon.wait() not in {0, -signal.SIGKILL}
-        said = daemon.output().splitlines()
-        assert len(said) == 1, daemon.output()
-        assert daemon.members() == {}
-        # A socket in the file system stays there when nobody removes it: this one was never opened.
-        assert not unix.exists()
-        assert not unix.with_suffix(".lock").exists()
-        return said[0]
+    options: tuple[str, ...] = ()
+    variable: tuple[str, str] | None = None
+    configuration: str | None = None
+    says: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        """Return the test's name."""
+        given = (*self.options, *(self.variable or ()), *([self.configuration] if self.configuration else ()))
+        return ascii(" ".join(given))[1:-1]
+
+
+WRONG = [
+    *(
+        Wrong(options=option, says=option)
+        for option in (
+            ("--stale-after", "soon"),
+            ("--stale-after", "0"),
+            ("--stale-after", "-5"),
+            ("--stale-after", "nan"),
+            ("--expire-every", "0"),
+            ("--query-timeout", "inf"),
+            ("--max-nodes", "0"),
+            ("--max-nodes", "1.5"),
+            ("--max-report-bytes", "1MiB"),
+            ("--listen", "tcp:http-alt-nonsense"),
+            ("--listen", "carrier-pigeon:5000"),
+            ("--listen", ""),
+            ("--prometheus", "ftp://127.0.0.1:9090"),
+            ("--prometheus", "127.0.0.1:9090"),
+            ("--prometheus", "http://user:secret@127.0.0.1:9090"),
+            ("--prometheus-header", "no colon"),
+            ("--prometheus-header", "Host: elsewhere"),
+            ("--config", "/nowhere/orchestrator.toml"),
+            ("--config", str(ROOT)),
+            ("--all-in-one", "--prometheus", "http://127.0.0.1:9"),
+        )
+    ),
+    Wrong(options=("--prometheus", "embedded", "--prometheus", "http://x"), says=("--prometheus", "embedded")),
+    Wrong(options=("--no-such-option",), says=("no-such-option",)),
+    Wrong(options=("--no-such-option", "1"), says=("no-such-option",)),
+    Wrong(options=("--stale-after",), says=("stale-after",)),
+    Wrong(options=("--access-log=x",), says=("access-log",)),
+    Wrong(options=("surplus",), says=("arguments",)),
+    *(
+        Wrong(variable=variable, says=variable)
+        for variable in (
+            ("ORCHESTRATOR_STALE_AFTER", "soon"),
+            ("ORCHESTRATOR_MAX_NODES", "-1"),
+            ("ORCHESTRATOR_PROMETHEUS", "gopher://x"),
+            ("ORCHESTRATOR_ALL_IN_ONE", "maybe"),
+            ("PROMETHEUS_URL", "nonsense"),
+        )
+    ),
+    *(
+        Wrong(configuration=text, says=("orchestrator.toml", *says))
+        for text, says in (
+            ("stale-after = 'soon'", ("stale-after", "soon")),
+            ("stale_afer = 5", ("stale_afer",)),
+            ("stale-after = ", ("TOML",)),
+            ("[[families]]\nname = 'a b'\nhelp = 'x'", ("families", "a b")),
+            ("[[families]]\nname = 'page_faults'\nhelp = 'x'", ("families", "page_faults")),
+            ("listen = 'carrier-pigeon:1'", ("listen", "carrier-pigeon:1")),
+        )
+    ),
+]
+#: Starts at the same time.
+AT_ONCE = 8
+
+
+@pytest.fixture(scope="module")
+def failed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Wrong, Daemon]]:
+    """Give what became of the wrong starts, of which several are made at a time."""
+    failed: dict[Wrong, Daemon] = {}
     try:
-        yield start
+        for at in range(0, len(WRONG), AT_ONCE):
+            for wrong in WRONG[at : at + AT_ONCE]:
+                home = tmp_path_factory.mktemp("wrong")
+                options = wrong.options
+                if wrong.configuration is not None:
+                    (home / "orchestrator.toml").write_text(wrong.configuration)
+                    options = (*options, "--config", str(home / "orchestrator.toml"))
+                env = dict([wrong.variable]) if wrong.variable else None
+                failed[wrong] = Daemon(home, *options, env=env, listen=f"unix:{home / 'socket'}")
+            for daemon in failed.values():
+                daemon.wait()
+        yield failed
     finally:
-        for daemon in started:
+        for daemon in failed.values():
             daemon.close()
 
 
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [
-        ("--stale-after", "soon"),
-        ("--stale-after", "0"),
-        ("--stale-after", "-5"),
-        ("--stale-after", "nan"),
-        ("--expire-every", "0"),
-        ("--query-timeout", "inf"),
-        ("--max-nodes", "0"),
-        ("--max-nodes", "1.5"),
-        ("--max-report-bytes", "1MiB"),
-        ("--listen", "tcp:http-alt-nonsense"),
-        ("--listen", "carrier-pigeon:5000"),
-        ("--listen", ""),
-        ("--prometheus", "ftp://127.0.0.1:9090"),
-        ("--prometheus", "127.0.0.1:9090"),
-        ("--prometheus", "http://user:secret@127.0.0.1:9090"),
-        ("--prometheus-header", "no colon"),
-        ("--prometheus-header", "Host: elsewhere"),
-        ("--config", "/nowhere/orchestrator.toml"),
-        ("--config", str(ROOT)),
-    ],
-)
-def test_wrong_options(failing: Callable[..., str], option: str, value: str) -> None:
-    """A wrong value stops the start before any socket opens, with one line that names the option and the value."""
-    line = failing(option, value)
-    assert option in line
-    assert value in line
-
-
-@pytest.mark.parametrize(
-    "options", [("--no-such-option",), ("--no-such-option", "1"), ("--stale-after",), ("surplus",), ("--access-log=x",)]
-)
-def test_wrong_command_lines(failing: Callable[..., str], options: tuple[str, ...]) -> None:
-    """What is no option, lacks its value, or has one too many, is one line too."""
-    line = failing(*options)
-    assert "twistd" in line
-    assert options[0] == "surplus" or options[0].partition("=")[0].lstrip("-") in line
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("stale-after = 'soon'", ["stale-after", "soon"]),
-        ("stale_afer = 5", ["stale_afer"]),
-        ("stale-after = ", ["TOML"]),
-        ("[[families]]\nname = 'a b'\nhelp = 'x'", ["families", "a b"]),
-        ("[[families]]\nname = 'page_faults'\nhelp = 'x'", ["families", "page_faults"]),
-        ("listen = 'carrier-pigeon:1'", ["listen", "carrier-pigeon:1"]),
-    ],
-)
-def test_wrong_configuration_files(failing: Callable[..., str], tmp_path: Path, text: str, says: list[str]) -> None:
-    """A wrong key or value of the TOML file is one line that names the file, the key and the value."""
-    config = tmp_path / "orchestrator.toml"
-    config.write_text(text)
-    line = failing("--config", str(config))
-    assert str(config) in line
-    for part in says:
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
+def test_wrong_starts(failed: dict[Wrong, Daemon], wrong: Wrong) -> None:
+    """A wrong option, variable or file stops the start before any socket opens: one line names it."""
+    daemon = failed[wrong]
+    assert daemon.wait() not in {0, -signal.SIGKILL}
+    (line,) = daemon.output().splitlines()
+    assert line.startswith("twistd orchestrator: ")
+    for part in wrong.says:
         assert part in line
-
-
-@pytest.mark.parametrize(
-    ("variable", "value"),
-    [
-        ("ORCHESTRATOR_STALE_AFTER", "soon"),
-        ("ORCHESTRATOR_MAX_NODES", "-1"),
-        ("ORCHESTRATOR_PROMETHEUS", "gopher://x"),
-        ("ORCHESTRATOR_ALL_IN_ONE", "maybe"),
-        ("PROMETHEUS_URL", "nonsense"),
-    ],
-)
-def test_wrong_environment(failing: Callable[..., str], variable: str, value: str) -> None:
-    """A wrong value from the environment is one line that names the variable and the value."""
-    line = failing(env={variable: value})
-    assert variable in line
-    assert value in line
+    assert daemon.members() == {}
+    # A socket in the file system stays there when nobody removes it: this one was never opened.
+    assert not list(daemon.home.glob("socket*"))
 
 
 def test_environment(start: Callable[..., Daemon], tmp_path: Path) -> None:

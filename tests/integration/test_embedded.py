@@ -34,6 +34,19 @@ def all_in_one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         daemon.close()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def early(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """Start a daemon with a Prometheus of its own as early, for the same reason."""
+    home = tmp_path_factory.mktemp("early")
+    daemon = Daemon(home, "--prometheus", "embedded", "--data-dir", str(home / "data"))
+    try:
+        daemon.started().post(report("n1", mem_bytes_allocated=77)).raise_for_status()
+        yield daemon
+        daemon.stop()
+    finally:
+        daemon.close()
+
+
 @pytest.fixture
 def embedded(start: Callable[..., Daemon], tmp_path: Path) -> Daemon:
     """Give a daemon with a Prometheus of its own."""
@@ -51,25 +64,6 @@ def answered(daemon: Daemon, query: str) -> list[str]:
 def gone(pid: int) -> bool:
     """Return whether there is no such process any more."""
     return not Path(f"/proc/{pid}").exists()
-
-
-def test_embedded_prometheus(embedded: Daemon, tmp_path: Path) -> None:
-    """The embedded Prometheus scrapes the daemon, and is started again when it dies; its data survive that."""
-    query = 'mem_bytes_allocated{node_id="n1"}'
-
-    def found() -> list[str]:
-        embedded.post(report("n1", mem_bytes_allocated=77)).raise_for_status()
-        return answered(embedded, query)
-
-    assert until(found, "an answer of the embedded Prometheus", DATA_DEADLINE) == ["77"]
-    assert (tmp_path / "data" / "prometheus" / "data").is_dir()
-    first = embedded.member("prometheus")
-    os.kill(first, signal.SIGKILL)
-    until(lambda: gone(first), "the first one's end")
-    assert embedded.post(report("n1", mem_bytes_allocated=78)).status_code == 200
-    assert until(lambda: embedded.member("prometheus"), "another one") != first
-    past = until(lambda: answered(embedded, f"min_over_time({query}[5m])"), "an answer again", DATA_DEADLINE)
-    assert past == ["77"]
 
 
 def test_the_embedded_one_is_reached_from_this_machine_only(embedded: Daemon) -> None:
@@ -113,7 +107,6 @@ def test_it_ends_though_it_does_not_listen(embedded: Daemon) -> None:
     ("options", "path"),
     [
         (("--prometheus-binary", "no-such-prometheus"), None),
-        (("--prometheus-binary", "/nowhere/prometheus"), None),
         ((), "/nowhere"),
     ],
 )
@@ -138,18 +131,6 @@ def test_unwritable_data_dir(tmp_path: Path, place: str) -> None:
     assert data_dir in line
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        ("--prometheus", "embedded", "--prometheus", "http://127.0.0.1:9"),
-        ("--all-in-one", "--prometheus", "http://127.0.0.1:9"),
-    ],
-)
-def test_what_does_not_go_together(tmp_path: Path, options: tuple[str, ...]) -> None:
-    """An embedded Prometheus beside others is one line that says so."""
-    assert "--prometheus" in the_line(Daemon(tmp_path, *options))
-
-
 def the_line(daemon: Daemon) -> str:
     """Return the one line that a daemon says which ends at its start, leaving nothing."""
     try:
@@ -159,6 +140,25 @@ def the_line(daemon: Daemon) -> str:
         return line
     finally:
         daemon.close()
+
+
+def test_embedded_prometheus(early: Daemon) -> None:
+    """The embedded Prometheus scrapes the daemon, and is started again when it dies; its data survive that."""
+    query = 'mem_bytes_allocated{node_id="n1"}'
+
+    def found() -> list[str]:
+        early.post(report("n1", mem_bytes_allocated=77)).raise_for_status()
+        return answered(early, query)
+
+    assert until(found, "an answer of the embedded Prometheus", DATA_DEADLINE) == ["77"]
+    assert (early.home / "data" / "prometheus" / "data").is_dir()
+    first = early.member("prometheus")
+    os.kill(first, signal.SIGKILL)
+    until(lambda: gone(first), "the first one's end")
+    assert early.post(report("n1", mem_bytes_allocated=78)).status_code == 200
+    assert until(lambda: early.member("prometheus"), "another one") != first
+    past = until(lambda: answered(early, f"min_over_time({query}[5m])"), "an answer again", DATA_DEADLINE)
+    assert past == ["77"]
 
 
 def test_all_in_one(all_in_one: Daemon) -> None:

@@ -2,48 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 import requests
 
-from tests.integration.daemon import LOOPBACK, PATIENCE, ROOT, Server, environment, report, run
+from tests.integration.daemon import LOOPBACK, PATIENCE, Server, environment, report, run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = pytest.mark.integration
-
-#: Seconds for what comes over the network.
-INSTALL_PATIENCE = 300.0
-
-
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the `bin` of a new environment in which the package is installed from a clean copy of the tree."""
-    home = tmp_path_factory.mktemp("install")
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True
-    )
-    for name in listed.stdout.decode().split("\0"):
-        source = ROOT / name
-        if name and source.is_file():
-            target = home / "tree" / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, target)
-    made = run(sys.executable, "-m", "venv", str(home / "venv"), seconds=INSTALL_PATIENCE)
-    assert made.returncode == 0, made.stderr
-    programs = home / "venv" / "bin"
-    done = run(
-        *(str(programs / "pip"), "install", "--quiet", "--disable-pip-version-check", "."),
-        seconds=INSTALL_PATIENCE,
-        cwd=home / "tree",
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return programs
 
 
 def test_both_plugins_are_listed(installed: Path, tmp_path: Path) -> None:

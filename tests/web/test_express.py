@@ -8,6 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestratord.catalogue import BUILT_IN
+from orchestratord.latest import LatestFromMemory
+from orchestratord.upstream import Answer
 from orchestratord.web.express import Way
 from tests.fakes import body
 from tests.wire import Wire, request
@@ -109,3 +112,44 @@ def test_heads_that_are_remembered_are_bounded() -> None:
         connection.send(request("POST", "/update_metrics", body("a"), User_Agent=f"agent-{number}"))
     assert len(connection.answers()) == 1100
     assert len(wire.site.express._heads) <= 1000
+
+
+def from_memory() -> Wire:
+    """Return a wire that answers plain selectors from its table."""
+    wire = Wire()
+    wire.report(body("n1", page_faults=3))
+    wire.queries._client = LatestFromMemory(
+        wire.clock, wire.upstreams, wire.nodes, BUILT_IN, clocks=wire.clocks, mode="always"
+    )
+    wire.upstreams.answer = Answer(200, b"application/json", b"{}")
+    return wire
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/query?q=page_faults%7Bnode_id%3D%22n1%22%7D",
+        '/api/v1/query?query=page_faults{node_id=~"n1|n2"}',
+        "/query?q=page_faults",
+        "/query?q=sum(page_faults)",
+        "/query?time=x&q=page_faults",
+        "/query?q=",
+        "/query?q=%ff",
+        "/nodes?details=true",
+    ],
+)
+@pytest.mark.parametrize("connection_header", ["keep-alive", "close", "upgrade"])
+def test_both_ways_answer_queries_the_same(target: str, connection_header: str) -> None:
+    """Whether the answer is at hand, has to be fetched, or is a refusal."""
+    seen = []
+    for wire in (from_memory(), twisted_way(from_memory())):
+        connection = wire.connect()
+        connection.send(request("GET", target, Connection=connection_header))
+        wire.clock.pump([0] * 5)
+        answers = [
+            (one.status, one.body, one.headers.get("connection"), one.headers.get("x-orchestrator-source"))
+            for one in connection.answers()
+        ]
+        counted = wire.metrics.value("orchestrator_http_request_duration_seconds_count", route=target.partition("?")[0])
+        seen.append((answers, connection.closed, counted, wire.upstreams.asked))
+    assert seen[0] == seen[1]
