@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from klein import Klein
 from twisted.python.failure import Failure
@@ -11,7 +11,7 @@ from twisted.web.resource import Resource
 from werkzeug.exceptions import NotFound
 
 from orchestratord import __version__
-from orchestratord.errors import BadQuery, BadRequest, Busy, UnknownNode
+from orchestratord.errors import BadRequest, Busy, UnknownNode
 from orchestratord.query import arguments
 from orchestratord.web.answers import failure_body, json_body
 from orchestratord.web.listing import details, details_json, names_json
@@ -155,9 +155,9 @@ class Api:
     async def label_values(self, request: BoundedRequest, name: str) -> bytes:
         """Pass the one route through that has a parameter in its path."""
         request.route = "/api/v1/label/<name>/values"
-        if not re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]*", name):  # `..` would lead elsewhere in Prometheus
-            raise BadQuery(f"invalid label name: {name[:80]!a}")
-        return await self._queries.answer(request, f"/api/v1/label/{name}/values")
+        if name in {".", ".."}:
+            raise NotFound  # an upstream, or a proxy before it, would take it for a step in the path
+        return await self._queries.answer(request, f"/api/v1/label/{quote(name, safe='')}/values")
 
 
 #: Listings made at a time: each holds the pool thread for a second where there are 100,000 nodes.
