@@ -102,7 +102,7 @@ class LatestFromMemory:
         if selection.node_ids is None:
             return None
         now = self._clocks.monotonic()
-        return self._envelope(selection, next(self._candidates(selection, now)), ())
+        return self._envelope(selection, next(self._matching(selection, now)), ())
 
     def _selected(self, query: Query) -> Selection | None:
         params = dict(query.params)
@@ -116,10 +116,10 @@ class LatestFromMemory:
 
     async def _answer(self, selection: Selection, warnings: tuple[str, ...]) -> Answer:
         matching: list[Entry] = []
-        for block in self._candidates(selection, self._clocks.monotonic()):
+        for block in self._matching(selection, self._clocks.monotonic()):
             if selection.node_ids is None:
                 await deferLater(self._reactor, 0)
-            matching += [entry for entry in block if selection.matches(entry.report.node_id)]
+            matching += block
         return self._envelope(selection, matching, warnings)
 
     def _envelope(self, selection: Selection, entries: list[Entry], warnings: tuple[str, ...]) -> Answer:
@@ -135,12 +135,14 @@ class LatestFromMemory:
             envelope["warnings"] = warnings
         return Answer(200, b"application/json", msgspec.json.encode(envelope), ((b"X-Orchestrator-Source", b"memory"),))
 
-    def _candidates(self, selection: Selection, now: float) -> Iterator[list[Entry]]:
+    def _matching(self, selection: Selection, now: float) -> Iterator[list[Entry]]:
+        """Return the entries that match, in one block if the selector names its nodes."""
         if selection.node_ids is None:
-            yield from self._nodes.blocks(now, _BLOCK)
-            return
-        entries = (self._nodes.get(node_id, now) for node_id in selection.node_ids)
-        yield [entry for entry in entries if entry is not None and selection.matches(entry.report.node_id)]
+            blocks = self._nodes.blocks(now, _BLOCK)
+        else:
+            named = (self._nodes.get(node_id, now) for node_id in selection.node_ids)
+            blocks = iter([[entry for entry in named if entry is not None]])
+        return ([entry for entry in block if selection.matches(entry.report.node_id)] for block in blocks)
 
 
 def select(promql: str, indexes: dict[str, int]) -> Selection | None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 log = Logger()
 
 _FORM = b"application/x-www-form-urlencoded"
+#: Bytes of the parameters of a query that is remembered; longer ones are read each time.
+_MAX_REMEMBERED = 2000
 
 
 #: The routes that schedulers and dashboards ask all the time, past the Klein tree, which takes as long as the rest.
@@ -34,8 +36,9 @@ class Queries:
 
     def __init__(self, client: QueryClient, *, max_length: int) -> None:
         self._client = client
+        self._max_length = max_length
         #: Schedulers ask the same again and again; reading it takes longer than looking it up.
-        self._read = lru_cache(maxsize=4096)(lambda path, form, url: _query(path, arguments(form, url), max_length))
+        self._remembered = lru_cache(maxsize=4096)(self._parsed)
 
     async def answer(self, request: BoundedRequest, path: str) -> bytes:
         """Answer `/query`, or a read-only path of Prometheus' own API; raises a QueryFault."""
@@ -50,6 +53,17 @@ class Queries:
         if answer is None:
             return None
         return whole_answer(answer.body, *answer.headers, closes=closes)
+
+    def _read(self, path: str, form: bytes, url: bytes) -> Query:
+        """Return the query of a form and a URL's parameters; only short ones are remembered, for memory is bounded."""
+        read = self._remembered if len(form) + len(url) <= _MAX_REMEMBERED else self._parsed
+        return read(path, form, url)
+
+    def _parsed(self, path: str, form: bytes, url: bytes) -> Query:
+        args = arguments(form, url)
+        if path == "/query":
+            return parse(args, max_length=self._max_length)
+        return passed_through(path, args, max_length=self._max_length)
 
     async def _fetch(self, request: BoundedRequest, query: Query) -> bytes:
         answer = await self._client.fetch(query)
@@ -93,12 +107,6 @@ def _finish(request: BoundedRequest, body: bytes) -> None:
 def _fail(request: BoundedRequest, failure: Failure) -> None:
     if not failure.check(CancelledError):
         _finish(request, failure_body(request, failure))
-
-
-def _query(path: str, args: dict[str, list[str]], max_length: int) -> Query:
-    if path == "/query":
-        return parse(args, max_length=max_length)
-    return passed_through(path, args, max_length=max_length)
 
 
 def _form(request: BoundedRequest) -> bytes:

@@ -173,6 +173,16 @@ def test_a_query_may_be_a_form() -> None:
     assert answer.json["error"] == f"Content-Type of a POST must be {FORM}"
 
 
+def test_only_short_queries_are_remembered() -> None:
+    """A client that posts long forms makes no memory grow."""
+    wire = Wire()
+    wire.upstreams.answer = Answer(200, b"application/json", b"{}")
+    for form in (b"q=up", b"q=up", b"q=up&x=" + b"x" * 3000):
+        assert wire.ask("POST", "/query", form, Content_Type=FORM).status == 200
+    assert wire.queries._remembered.cache_info().currsize == 1
+    assert wire.queries._remembered.cache_info().hits == 1
+
+
 def test_a_missing_query_is_prometheus_bad_data() -> None:
     """The text is the contract's."""
     answer = Wire().ask("GET", "/query")
