@@ -1,0 +1,45 @@
+"""What the documents say of the tests is true."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def defined(path: Path) -> set[str]:
+    """Return the names that a test module defines, `Class::method` included."""
+    names: set[str] = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            names |= {f"{node.name}::{inner.name}" for inner in node.body if isinstance(inner, ast.FunctionDef)}
+        if isinstance(node, ast.Assign):
+            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return names
+
+
+def rows_with_a_test(text: str) -> list[str]:
+    """Return the rows of the tables whose last column is `test`."""
+    rows: list[str] = []
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        head, _, *body = table.splitlines()
+        if head.endswith("| test |"):
+            rows += body
+    return rows
+
+
+@pytest.mark.parametrize("document", ["RELIABILITY.md", "SECURITY.md"])
+def test_every_promise_names_a_test_that_exists(document: str) -> None:
+    """Each promise, and each threat, stands beside a test; one that was renamed or removed is found here."""
+    rows = rows_with_a_test((ROOT / "docs" / document).read_text())
+    assert rows
+    for row in rows:
+        named = re.findall(r"`(tests/[\w/]+\.py)::([\w:]+)`", row.rpartition(" | ")[2])
+        assert named, row
+        assert [f"{path}::{name}" for path, name in named if name not in defined(ROOT / path)] == []
