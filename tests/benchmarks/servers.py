@@ -96,12 +96,14 @@ class Servers:
             server.process.kill()
             server.process.wait()
 
-    def daemon(self, *options: str, ready: str | None = "/-/ready") -> Server:
-        """Start ours."""
+    def daemon(self, *options: str, ready: str | None = "/-/ready", turns: Path | None = None) -> Server:
+        """Start ours; `turns` is a file for the reactor's long turns, which twistd is run with a stopwatch for."""
         port = free_port()
         listen = f"tcp:{port}:interface=127.0.0.1"
-        command = [python_program("twistd"), "-n", "--pidfile=", "orchestrator", "--listen", listen, *options]
-        return self.start("ours", command, port, ready)
+        twistd = [sys.executable, str(HERE / "turns.py"), str(turns)] if turns else [python_program("twistd")]
+        return self.start(
+            "ours", [*twistd, "-n", "--pidfile=", "orchestrator", "--listen", listen, *options], port, ready
+        )
 
     def floor(self) -> Server:
         """Start the floor."""

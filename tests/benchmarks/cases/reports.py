@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tests.benchmarks import machine, payloads
@@ -20,6 +21,8 @@ _NODES = 5_000
 _CONNECTIONS = 32
 _WARM_UP = 1
 _BATCH = 100
+#: Seconds of a look at the cost of a report.
+_SHORT = 1
 #: Connections that are opened for other reasons, or never served: how far their count may be from that of the requests.
 _STRAY = 0.05
 
@@ -80,14 +83,22 @@ def batches(plan: Plan, servers: Servers) -> list[Row]:
 
 
 def growth(plan: Plan, servers: Servers) -> list[Row]:
-    """Measure the processor time of a report while the table holds few nodes or many."""
+    """Measure the processor time of a report while the table holds few nodes or many.
+
+    Beside it the floor, which has no table, with the same requests: what it grows by is the clients' part, whose
+    requests of 100,000 nodes are in no cache of the processor either.
+    """
     sizes = (plan.nodes // 100, plan.nodes // 10, plan.nodes)
+    floor = servers.floor()
     sides = {f"{size:,} nodes": _cost(plan, servers.daemon(), size) for size in sizes}
-    figures = _figures(plan.interleave("growth", sides), "us of CPU")
-    small, middle, large = figures.values()
+    sides |= {f"floor, {size:,} nodes": _cost(plan, floor, size, table=False) for size in (sizes[0], sizes[2])}
+    # The middle of many short looks is steadier than that of a few long ones.
+    short = replace(plan, rounds=plan.rounds * 4)
+    small, middle, large, floor_small, floor_large = _figures(short.interleave("growth", sides), "us of CPU").values()
     return [
         stated(f"a report with {sizes[1]:,} nodes in the table", middle, small),
         at_most(f"a report with {sizes[2]:,} nodes in the table", large, small, 1.15),
+        stated(f"the floor with the requests of {sizes[2]:,} nodes", floor_large, floor_small),
     ]
 
 
@@ -128,15 +139,21 @@ def _counted(plan: Plan, server: Server, requests: Path) -> Callable[[], float]:
     return measure
 
 
-def _cost(plan: Plan, server: Server, size: int) -> Callable[[], float]:
-    """Return what measures the processor time of a report, in microseconds, at a table of `size` fresh nodes."""
-    arrays = payloads.batches(size, _BATCH)
+def _cost(plan: Plan, server: Server, size: int, *, table: bool = True) -> Callable[[], float]:
+    """Return what measures the processor time of a report, in microseconds, at a table of `size` fresh nodes.
+
+    Each look goes on in the requests where the last one ended, so that all nodes come in turn.
+    """
+    arrays = payloads.batches(size, _BATCH) if table else []
     requests = payloads.write(payloads.reports(size, shuffled=True), plan.home / f"reports-{size}")
+    sent = 0
 
     def measure() -> float:
+        nonlocal sent
         send_all(server.port, arrays)
         before = machine.cpu_seconds(server.pid)
-        load = wrk(server, requests, connections=_CONNECTIONS, seconds=plan.seconds)
+        load = wrk(server, requests, connections=_CONNECTIONS, seconds=_SHORT, first=sent % size)
+        sent += load.requests
         return (machine.cpu_seconds(server.pid) - before) / load.requests * 1e6
 
     return measure
