@@ -20,6 +20,7 @@ from orchestratord.coalescing import Coalescing
 from orchestratord.embedded import EmbeddedPrometheus, find_programs, free_port, prepare
 from orchestratord.expiry import Sweep
 from orchestratord.exposition import Exposition, NodeCollector, SampleRenderer
+from orchestratord.history import History
 from orchestratord.latest import LatestFromMemory
 from orchestratord.nodes import NodeStore
 from orchestratord.profiler.agent import ProfilerSettings, host_node_id, profiler_service
@@ -29,12 +30,15 @@ from orchestratord.telemetry import Telemetry
 from orchestratord.upstream import Upstreams, connection_pool, http_client
 from orchestratord.web.api import Api, Root
 from orchestratord.web.express import Express
+from orchestratord.web.page.pages import Pages
 from orchestratord.web.queries import HOT_QUERIES, Queries, QueryResource
 from orchestratord.web.reports import AT_ONCE, ReportsResource
 from orchestratord.web.scrape import ScrapeResource
 from orchestratord.web.site import OrchestratorSite
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from twisted.internet.interfaces import IListeningPort
 
     from orchestratord.settings import Settings
@@ -95,12 +99,32 @@ class Orchestrator(MultiService):
                 reactor, shared, nodes, settings.catalogue, clocks=time, mode=settings.latest_from_memory
             )
         queries = Queries(client, max_length=settings.max_query_length)
+
+        def in_thread(work: Callable[[], Any]) -> Deferred[Any]:
+            return deferToThreadPool(reactor, reactor.getThreadPool(), work)
+
+        history = History(reactor, telemetry, nodes, time.monotonic, HOT_QUERIES)
+        history.setServiceParent(self)
+        pages = Pages(
+            reactor,
+            nodes,
+            settings.catalogue,
+            client,
+            time,
+            telemetry=telemetry,
+            history=history,
+            in_thread=in_thread,
+            unhealthy=self._sweep.unhealthy,
+            unready=self._unready,
+            max_length=settings.max_query_length,
+        )
         api = Api(
             nodes,
             settings.catalogue,
             queries,
             time,
-            in_thread=lambda work: deferToThreadPool(reactor, reactor.getThreadPool(), work),
+            pages=pages,
+            in_thread=in_thread,
             unhealthy=self._sweep.unhealthy,
             unready=self._unready,
         )

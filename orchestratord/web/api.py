@@ -11,7 +11,7 @@ from twisted.web.resource import Resource
 from werkzeug.exceptions import NotFound
 
 from orchestratord import __version__
-from orchestratord.errors import BadRequest, Busy, UnknownNode
+from orchestratord.errors import BadRequest, Busy, Fault, UnknownNode
 from orchestratord.query import arguments
 from orchestratord.web.answers import failure_body, json_body
 from orchestratord.web.listing import details, details_json, names_json
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from orchestratord.catalogue import Catalogue
     from orchestratord.nodes import NodeStore
+    from orchestratord.web.page.pages import Pages
     from orchestratord.web.queries import Queries
     from orchestratord.web.reports import Clocks
     from orchestratord.web.site import BoundedRequest
@@ -38,8 +39,10 @@ GET    /nodes/<id>                one node
 DELETE /nodes/<id>                forget a node
 GET    /query?q=PROMQL            an instant query; with start and end, a range query
 GET    /api/v1/...                Prometheus' HTTP API, read-only
+GET    /graph.svg?q=PROMQL        a range query as a chart: the last hour, or start and end, or range=6h
 GET    /metrics                   the exposition, for Prometheus to scrape
 GET    /-/healthy  /-/ready       probes
+GET    /  /graph  /nodes/<id>     pages, for a browser
 """
 
 
@@ -59,6 +62,7 @@ class Api:
         queries: Queries,
         clocks: Clocks,
         *,
+        pages: Pages,
         in_thread: Callable[[Callable[[], bytes]], Deferred[bytes]],
         unhealthy: Callable[[], str | None],
         unready: Callable[[], str | None],
@@ -67,6 +71,7 @@ class Api:
         self._catalogue = catalogue
         self._queries = queries
         self._clocks = clocks
+        self._pages = pages
         self._in_thread = in_thread
         self._unhealthy = unhealthy
         self._unready = unready
@@ -75,13 +80,40 @@ class Api:
     @app.handle_errors(Exception)
     def failed(self, request: Any, failure: Failure) -> bytes:
         """Answer what a route has raised, and what is no route."""
+        fault = failure.value
+        if isinstance(fault, Fault) and request.for_people:
+            return self._pages.fault(request, fault)
         return failure_body(request, failure)
 
     @app.route("/", methods=["GET"])
-    def index(self, request: BoundedRequest) -> bytes:
-        """List the endpoints."""
+    async def index(self, request: BoundedRequest) -> bytes:
+        """Show the status page to a browser, and list the endpoints to everybody else."""
         request.route = "/"
+        if self._pages.prefers_html(request, "text/plain"):
+            return await self._pages.front(request, arguments(_query_string(request)))
         return _text_body(request, 200, _INDEX)
+
+    @app.route("/graph", methods=["GET"])
+    async def graph(self, request: BoundedRequest) -> bytes:
+        """Show a query's answer as a page."""
+        request.route = "/graph"
+        request.for_people = True
+        return await self._pages.graph(request, arguments(_query_string(request)))
+
+    @app.route("/graph.svg", methods=["GET"])
+    async def picture(self, request: BoundedRequest) -> bytes:
+        """Draw a range query's answer."""
+        request.route = "/graph.svg"
+        return await self._pages.picture(request, arguments(_query_string(request)))
+
+    @app.route("/static/<name>", methods=["GET"])
+    def asset(self, request: BoundedRequest, name: str) -> bytes:
+        """Serve a file that the pages refer to."""
+        request.route = "/static/<name>"
+        body = self._pages.asset(request, name, arguments(_query_string(request)).get("v", [""])[0])
+        if body is None:
+            raise NotFound
+        return body
 
     @app.route("/-/healthy", methods=["GET"])
     def healthy(self, request: BoundedRequest) -> bytes:
@@ -122,9 +154,11 @@ class Api:
         return body
 
     @app.route("/nodes/<node_id>", methods=["GET"])
-    def node(self, request: BoundedRequest, node_id: str) -> bytes:
-        """Tell all that is known of a node."""
+    async def node(self, request: BoundedRequest, node_id: str) -> bytes:
+        """Tell all that is known of a node: a page to a browser, JSON to everybody else."""
         request.route = "/nodes/<id>"
+        if self._pages.prefers_html(request, "application/json"):
+            return await self._pages.node(request, node_id)
         now, unix_now = self._clocks.monotonic(), self._clocks.time()
         entry = self._nodes.get(node_id, now)
         if entry is None:

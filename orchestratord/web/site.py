@@ -40,6 +40,8 @@ class BoundedRequest(server.Request):
     """
 
     route = "other"
+    #: Whether a failure is to be answered as a page.
+    for_people = False
     channel: BoundedChannel
     #: When it had wholly arrived, by `time.perf_counter`.
     arrived = 0.0
