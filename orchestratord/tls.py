@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 #: Of TLS 1.2: forward secrecy and authenticated encryption only. Those of TLS 1.3 are all of that kind.
 _CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
 
+#: OpenSSL's SSL_MODE_NO_AUTO_CHAIN, which pyOpenSSL has no name for: only the chain of our file is sent, and none that
+#: is made up from the authorities that we trust.
+_NO_AUTO_CHAIN = 0x8
+
 #: What OpenSSL says of a chain that does not verify, by its number; the others are told by the number.
 _VERIFY_ERRORS = {
     7: "its signature is wrong",
@@ -210,7 +214,7 @@ def _context(method: int) -> SSL.Context:
     context = SSL.Context(method)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_options(SSL.OP_NO_COMPRESSION)
-    context.set_mode(SSL.MODE_RELEASE_BUFFERS)
+    context.set_mode(SSL.MODE_RELEASE_BUFFERS | _NO_AUTO_CHAIN)
     context.set_cipher_list(_CIPHERS)
     return context
 

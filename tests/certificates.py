@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import ipaddress
+import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,22 @@ class Authority:
         self.certificate(name).write_bytes(pair.pem)
         self.key(name).write_bytes(pair.key_pem)
         return pair
+
+    def server_context(self, name: str, *, client_certificates: bool = False) -> ssl.SSLContext:
+        """Return what Python's own `ssl` serves with."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.certificate(name), self.key(name))
+        if client_certificates:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(self.path)
+        return context
+
+    def client_context(self, name: str | None = None) -> ssl.SSLContext:
+        """Return a client of Python's own `ssl` that trusts the authority, with a certificate if one is named."""
+        context = ssl.create_default_context(cafile=str(self.path))
+        if name is not None:
+            context.load_cert_chain(self.certificate(name), self.key(name))
+        return context
 
     def certificate(self, name: str) -> Path:
         """Return where the certificate is."""

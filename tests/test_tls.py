@@ -84,14 +84,6 @@ def server(authority: Authority, clock: Clock | None = None, *, client_ca: bool 
     return ServerTls((clock or Clock()).seconds, files, **more)
 
 
-def python_client(authority: Authority, *, certificate: bool = False) -> ssl.SSLContext:
-    """Return a client that trusts the authority."""
-    context = ssl.create_default_context(cafile=str(authority.path))
-    if certificate:
-        context.load_cert_chain(authority.certificate("client"), authority.key("client"))
-    return context
-
-
 def connect(ours: ServerTls, context: ssl.SSLContext) -> ssl.SSLObject:
     """Connect to our server side."""
     protocol: Any = None
@@ -103,7 +95,7 @@ class TestServer:
 
     def test_clients_verify_it(self, authority: Authority) -> None:
         """By its authority and name; TLS 1.3, and HTTP/1.1 by ALPN where it is asked for."""
-        context = python_client(authority)
+        context = authority.client_context()
         assert connect(server(authority), context).version() == "TLSv1.3"
         context.set_alpn_protocols(["h2", "http/1.1"])
         assert connect(server(authority), context).selected_alpn_protocol() == "http/1.1"
@@ -112,7 +104,7 @@ class TestServer:
 
     def test_tls_12_and_newer(self, authority: Authority) -> None:
         """With forward secrecy and authenticated encryption; nothing older, nothing weaker."""
-        context = python_client(authority)
+        context = authority.client_context()
         context.maximum_version = ssl.TLSVersion.TLSv1_2
         cipher = connect(server(authority), context).cipher()
         assert cipher is not None
@@ -120,33 +112,44 @@ class TestServer:
         context.set_ciphers("ECDHE+AES128+SHA256:AES128-SHA:AES256-GCM-SHA384")
         with pytest.raises(SSL.Error, match="no shared cipher"):
             connect(server(authority), context)
-        context = python_client(authority)
+        context = authority.client_context()
         context.set_ciphers("ALL:@SECLEVEL=0")
         with pytest.warns(DeprecationWarning, match="deprecated"):
             context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
         with pytest.raises(SSL.Error, match="unsupported protocol"):
             connect(server(authority), context)
 
-    def test_the_chain_is_sent(self, authority: Authority) -> None:
-        """What follows the certificate in its file: a client knows the root alone."""
+    def test_the_chain_of_the_file_is_sent(self, authority: Authority) -> None:
+        """What follows the certificate in its file, and nothing of the authorities that we trust."""
+
+        def chain() -> int:
+            context, nobody = SSL.Context(SSL.TLS_CLIENT_METHOD), None
+            context.use_certificate(client.certificate)
+            context.use_privatekey(client.key)
+            ours, theirs = SSL.Connection(context, None), tls.serverConnectionForTLS(nobody)  # type: ignore[arg-type]
+            ours.set_connect_state()
+            theirs.set_accept_state()
+            pump(ours, theirs)
+            return len(ours.get_peer_cert_chain() or ())
+
+        client = authority.issue("client")
+        clock = Clock()
+        tls = server(authority, clock, client_ca=True)
+        assert chain() == 1
         certificate = authority.certificate("server")
         certificate.write_bytes(certificate.read_bytes() + authority.path.read_bytes())
-        context = SSL.Context(SSL.TLS_CLIENT_METHOD)
-        ours, theirs = SSL.Connection(context, None), server(authority).serverConnectionForTLS(None)  # type: ignore[arg-type]
-        ours.set_connect_state()
-        theirs.set_accept_state()
-        pump(ours, theirs)
-        assert len(ours.get_peer_cert_chain() or ()) == 2
+        clock.advance(LOOK_SECONDS)
+        assert chain() == 2
 
     def test_new_connections_get_the_new_certificate(self, authority: Authority) -> None:
         """Without a restart; its end is told each time."""
         clock = Clock()
         ends: list[float] = []
         tls = server(authority, clock, expires=ends.append)
-        before = connect(tls, python_client(authority))
+        before = connect(tls, authority.client_context())
         new = authority.issue("server", "localhost", days=5)
         clock.advance(LOOK_SECONDS)
-        after = connect(tls, python_client(authority))
+        after = connect(tls, authority.client_context())
         assert before.getpeercert() != after.getpeercert()
         assert ends[-1] == new.not_after
         assert len(ends) == 2
@@ -161,26 +164,26 @@ class TestServer:
         with capturedLogs() as logs:
             for _ in range(3):
                 clock.advance(LOOK_SECONDS)
-                connect(tls, python_client(authority))
+                connect(tls, authority.client_context())
         assert [event["error"] for event in logs] == [
             f"--tls-key: '{authority.key('server')}' is not the key of --tls-certificate's first certificate"
         ]
         authority.key("server").write_bytes(new.key_pem)
         clock.advance(LOOK_SECONDS)
-        serial = connect(tls, python_client(authority)).getpeercert()
+        serial = connect(tls, authority.client_context()).getpeercert()
         assert serial is not None
         assert int(str(serial["serialNumber"]), 16) == new.certificate.serial_number
 
     def test_client_certificates(self, authority: Authority, tmp_path: Path) -> None:
         """Needed as soon as there is an authority for them; one of another authority is refused."""
         tls = server(authority, client_ca=True)
-        connect(tls, python_client(authority, certificate=True))
+        connect(tls, authority.client_context("client"))
         with pytest.raises(SSL.Error, match="peer did not return a certificate"):
-            connect(tls, python_client(authority))
+            connect(tls, authority.client_context())
         (tmp_path / "other").mkdir()
         other = Authority(tmp_path / "other")
         other.issue("client")
-        context = python_client(authority)
+        context = authority.client_context()
         context.load_cert_chain(other.certificate("client"), other.key("client"))
         with pytest.raises(SSL.Error, match="certificate verify failed"):
             connect(tls, context)
@@ -235,11 +238,8 @@ class TestClient:
         self, authority: Authority, name: str = "localhost", *, client_ca: bool = False, **files: Any
     ) -> ssl.SSLObject:
         """Connect to a server of Python's that has the authority's `server` certificate."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(authority.certificate("server"), authority.key("server"))
+        context = authority.server_context("server", client_certificates=client_ca)
         if client_ca:
-            context.verify_mode = ssl.CERT_REQUIRED
-            context.load_verify_locations(authority.path)
             context.maximum_version = ssl.TLSVersion.TLSv1_2  # the refusal comes with the handshake, not after it
         policy = ClientTls(Clock().seconds, OPTIONS, **files)
         protocol: Any = Protocol()
