@@ -109,11 +109,11 @@ class Orchestrator(MultiService):
         self._pool = connection_pool(reactor, settings.max_queries)
         upstreams = Upstreams(
             reactor,
-            http_client(reactor, self._pool, _upstream_tls(reactor, settings)),
+            http_client(reactor, self._pool, _upstream_tls(settings)),
             bases,
             telemetry,
             headers=settings.prometheus_header,
-            authorization=_upstream_credentials(reactor, settings),
+            authorization=_upstream_credentials(settings),
             query_timeout=settings.query_timeout,
             max_queries=settings.max_queries,
             max_answer_bytes=settings.max_answer_bytes,
@@ -170,7 +170,7 @@ class Orchestrator(MultiService):
             idle_timeout=settings.idle_timeout,
             access_log=settings.access_log,
         )
-        self._tls = _server_tls(reactor, settings, telemetry)
+        self._tls = _server_tls(settings, telemetry)
         if self._tls is not None:
             certificate = TimerService(LOOK_SECONDS, self._tls.look)
             certificate.clock = reactor
@@ -265,18 +265,18 @@ async def _close(listeners: list[_Listener]) -> None:
             await closed
 
 
-def _server_tls(reactor: Any, settings: Settings, telemetry: Telemetry) -> ServerTls | None:
+def _server_tls(settings: Settings, telemetry: Telemetry) -> ServerTls | None:
     if settings.tls_certificate is None or settings.tls_key is None:
         return None
     files = ServerFiles(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
-    return ServerTls(reactor.seconds, files, telemetry.certificate_not_after)
+    return ServerTls(time.monotonic, files, telemetry.certificate_not_after)
 
 
-def _upstream_tls(reactor: Any, settings: Settings) -> ClientTls | None:
+def _upstream_tls(settings: Settings) -> ClientTls | None:
     if not any(base.startswith("https:") for base in settings.prometheus):
         return None  # the system's authorities take a moment, and a megabyte
     return ClientTls(
-        reactor.seconds,
+        time.monotonic,
         ClientOptions("--prometheus-ca", "--prometheus-certificate", "--prometheus-key"),
         ca=settings.prometheus_ca,
         certificate=settings.prometheus_certificate,
@@ -284,12 +284,12 @@ def _upstream_tls(reactor: Any, settings: Settings) -> ClientTls | None:
     )
 
 
-def _upstream_credentials(reactor: Any, settings: Settings) -> Callable[[], str] | None:
+def _upstream_credentials(settings: Settings) -> Callable[[], str] | None:
     credentials = None
     if settings.prometheus_token_file is not None:
-        credentials = bearer(reactor.seconds, "--prometheus-token-file", settings.prometheus_token_file)
+        credentials = bearer(time.monotonic, "--prometheus-token-file", settings.prometheus_token_file)
     if settings.prometheus_basic_auth_file is not None:
-        credentials = basic(reactor.seconds, "--prometheus-basic-auth-file", settings.prometheus_basic_auth_file)
+        credentials = basic(time.monotonic, "--prometheus-basic-auth-file", settings.prometheus_basic_auth_file)
     if credentials is not None:
         for base in settings.prometheus:
             if base.startswith("http:"):

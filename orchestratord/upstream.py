@@ -187,10 +187,12 @@ class Upstreams:
     async def _ask(self, upstream: _Upstream, query: Query) -> Answer:
         url = upstream.base + query.path
         params = urlencode(query.params)
-        headers = self._headers.copy()
+        headers = self._headers
         if self._authorization is not None:
+            headers = headers.copy()
             headers.setRawHeaders("Authorization", [self._authorization()])
         if len(params) > MAX_URL_PARAMS and query.path in _TAKES_FORM:
+            headers = headers.copy()
             headers.addRawHeader("Content-Type", "application/x-www-form-urlencoded")
             requested = self._request("POST", url, headers, params.encode())
         else:

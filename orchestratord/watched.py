@@ -40,8 +40,8 @@ class Watched(Generic[T]):
 
     `files` are paths by the option that named each; links are followed at each look, since Kubernetes swaps those.
     `parse` turns the files' bytes, by the same options, into the value; it raises WrongFile, whose reason must hold
-    nothing of what a file says. `seconds` is a clock; the files are looked at once in LOOK_SECONDS at most. `changed`
-    is called with each value read, the first included.
+    nothing of what a file says. `seconds` is a clock that only goes forward; the files are looked at once in
+    LOOK_SECONDS at most. `changed` is called with each value read, the first included.
 
     While running, files that are wrong or gone leave the last value in its place, with one line in the log for each
     change of them. Making one raises FilesError instead. Belongs to the reactor thread.
@@ -101,6 +101,8 @@ class Watched(Generic[T]):
             return self._parse(contents)
         except WrongFile as error:
             raise FilesError(f"{error.option}: {str(self._files[error.option])!r} {error.reason}") from None
+        except Exception as error:  # noqa: BLE001 - no odd file may end what works
+            raise FilesError(f"{', '.join(self._files)}: cannot be used ({type(error).__name__})") from None
 
 
 def _signature(path: Path) -> tuple[int, ...] | None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 def parse(contents: Mapping[str, bytes]) -> str:
     """Take any text but `bad`."""
     for option, content in contents.items():
+        if content == b"odd":
+            raise KeyError(content)
         if content == b"bad":
             raise WrongFile(option, "says bad")
     return " ".join(content.decode() for content in contents.values())
@@ -100,6 +102,14 @@ def test_files_that_go_wrong_leave_the_last_value(files: Files) -> None:
     ]
     files.one.write_text("good")
     assert files.later() == "good 2"
+
+
+def test_what_nobody_thought_of_leaves_the_last_value_too(files: Files) -> None:
+    """Without the text of the error, which may hold what a file says."""
+    with capturedLogs() as logs:
+        files.one.write_text("odd")
+        assert files.later() == "1 2"
+    assert [event["error"] for event in logs] == ["--one, --two: cannot be used (KeyError)"]
 
 
 def test_other_rights_are_a_change(files: Files) -> None:

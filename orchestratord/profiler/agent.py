@@ -6,6 +6,7 @@ import math
 import os
 import re
 import socket
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,7 +132,7 @@ def profiler_service(reactor: Any, settings: ProfilerSettings) -> Service:
     trust: Any = BrowserLikePolicyForHTTPS()  # for no https:// URL
     if settings.orchestrator.startswith("https:"):
         options = ClientOptions("--ca", "--certificate", "--key")
-        trust = ClientTls(reactor.seconds, options, ca=settings.ca, certificate=settings.certificate, key=settings.key)
+        trust = ClientTls(time.monotonic, options, ca=settings.ca, certificate=settings.certificate, key=settings.key)
     agent: Any = Agent(reactor, trust, pool=pool, connectTimeout=settings.request_deadline)
     reporter = Reporter(
         reactor, HTTPClient(agent), settings.report_url, settings.node_id, deadline=settings.request_deadline
