@@ -26,6 +26,9 @@ Mode = Literal["never", "fallback", "always"]
 #: The value of `--prometheus` that asks for a Prometheus of our own.
 EMBEDDED = "embedded"
 
+#: Before the description of an endpoint that is to serve with `--tls-certificate`.
+TLS_PREFIX = "tls:"
+
 
 class SettingsError(ValueError):
     """A setting is wrong: one line that names where it was given, its value, and what it should be."""
@@ -36,8 +39,17 @@ class Settings:
     """Everything that can be set. Durations are in seconds, sizes in bytes; see OPTIONS for what each means."""
 
     listen: tuple[str, ...]
+    admin_listen: tuple[str, ...]
+    tls_certificate: Path | None
+    tls_key: Path | None
+    tls_client_ca: Path | None
     prometheus: tuple[str, ...]
     prometheus_header: tuple[tuple[str, str], ...]
+    prometheus_ca: Path | None
+    prometheus_certificate: Path | None
+    prometheus_key: Path | None
+    prometheus_token_file: Path | None
+    prometheus_basic_auth_file: Path | None
     prometheus_binary: str
     prometheus_retention: str
     stale_after: float
@@ -63,6 +75,11 @@ class Settings:
     def embedded(self) -> bool:
         """Whether a Prometheus of our own is to be started."""
         return self.prometheus == (EMBEDDED,)
+
+    @property
+    def listeners(self) -> tuple[str, ...]:
+        """Every endpoint description, the administrators' last."""
+        return self.listen + self.admin_listen
 
 
 @dataclass(frozen=True)
@@ -150,8 +167,11 @@ def _text(value: Any) -> str:
 def _endpoint(value: Any) -> str:
     """Check an endpoint description by making the endpoint, which opens nothing."""
     text = _text(value)
+    inner = text.removeprefix(TLS_PREFIX)
+    if inner != text and inner.startswith("ssl:"):
+        raise ValueError("must not have TLS twice")
     try:
-        serverFromString(None, text)
+        serverFromString(None, inner)
     except Exception as error:  # noqa: BLE001 - a parser may come from any plugin, and raise anything
         raise ValueError(f"must be a Twisted endpoint description such as tcp:5000 ({error})") from None
     return text
@@ -207,7 +227,23 @@ _LINES = r"\s*\n\s*"
 
 #: In the order in which `--help` and etc/orchestrator.toml show them.
 OPTIONS = (
-    Option("listen", _endpoint, ("tcp:5000",), "Twisted endpoint description to serve on", _WORDS),
+    Option(
+        "listen",
+        _endpoint,
+        ("tcp:5000",),
+        "Twisted endpoint description to serve on, with 'tls:' before it for TLS (tls:tcp:5443)",
+        _WORDS,
+    ),
+    Option(
+        "admin-listen",
+        _endpoint,
+        (),
+        "endpoint description for the probes and DELETE /nodes/<id>, which are then served there only",
+        _WORDS,
+    ),
+    Option("tls-certificate", _path, None, "PEM file of the tls: listeners' certificate and its chain"),
+    Option("tls-key", _path, None, "PEM file of its private key"),
+    Option("tls-client-ca", _path, None, "PEM file of authorities; tls: clients need a certificate signed by one"),
     Option(
         "prometheus",
         _base_url,
@@ -216,6 +252,13 @@ OPTIONS = (
         r"[\s,]+",
     ),
     Option("prometheus-header", _header, (), "'Name: value' sent with every upstream request", _LINES),
+    Option("prometheus-ca", _path, None, "PEM file of the authorities of https upstreams, instead of the system's"),
+    Option(
+        "prometheus-certificate", _path, None, "PEM file of a client certificate for https upstreams, and its chain"
+    ),
+    Option("prometheus-key", _path, None, "PEM file of its private key"),
+    Option("prometheus-token-file", _path, None, "file with a bearer token for the upstreams"),
+    Option("prometheus-basic-auth-file", _path, None, "file with user:password for the upstreams"),
     Option("prometheus-binary", _text, "prometheus", "program that 'embedded' starts"),
     Option("prometheus-retention", _retention, "24h", "how long the embedded Prometheus keeps its data"),
     Option("stale-after", _seconds(0.1, 86400), 60.0, "seconds without a report after which a node is gone"),
@@ -290,7 +333,56 @@ def _check_together(settings: Settings) -> None:
         if not any(listen.startswith("tcp:") for listen in settings.listen):
             raise SettingsError(
                 f"--listen: {' '.join(settings.listen)!r} has no tcp: endpoint for the embedded Prometheus to scrape"
+                + (" (one with tls: before it does not serve for that)" if _with_tls(settings.listen) else "")
             )
+    _check_tls(settings)
+    _check_upstream_access(settings)
+
+
+def _with_tls(listeners: tuple[str, ...]) -> list[str]:
+    return [listen for listen in listeners if listen.startswith(TLS_PREFIX)]
+
+
+def _check_tls(settings: Settings) -> None:
+    served = _with_tls(settings.listeners)
+    certificate = _given(settings, "tls-certificate", "tls-key")
+    if served and not certificate:
+        option = "--listen" if served[0] in settings.listen else "--admin-listen"
+        raise SettingsError(f"{option}: {served[0]!r} needs --tls-certificate and --tls-key")
+    for option, path in {**certificate, **_given(settings, "tls-client-ca")}.items():
+        if not served:
+            raise SettingsError(
+                f"{option}: {path!r} is for a listener such as --listen tls:tcp:5443, and there is none"
+            )
+    _check_pair(settings, "tls-certificate", "tls-key")
+
+
+def _check_upstream_access(settings: Settings) -> None:
+    _check_pair(settings, "prometheus-certificate", "prometheus-key")
+    for option, path in _given(settings, "prometheus-ca", "prometheus-certificate").items():
+        if not any(base.startswith("https:") for base in settings.prometheus):
+            raise SettingsError(f"{option}: {path!r} is for an https:// URL of --prometheus, and there is none")
+    credentials = _given(settings, "prometheus-token-file", "prometheus-basic-auth-file")
+    for option, path in credentials.items():
+        if len(credentials) > 1:
+            raise SettingsError(f"{option}: {path!r} does not go with --prometheus-basic-auth-file")
+        if settings.embedded:
+            raise SettingsError(f"{option}: {path!r} does not go with --prometheus {EMBEDDED}, which asks for nothing")
+        if any(name.lower() == "authorization" for name, _ in settings.prometheus_header):
+            raise SettingsError(f"{option}: {path!r} does not go with --prometheus-header Authorization")
+
+
+def _given(settings: Settings, *names: str) -> dict[str, str]:
+    """Return the paths that are set, by the option that each was named with."""
+    paths = {name: getattr(settings, _BY_NAME[name].attribute) for name in names}
+    return {f"--{name}": str(path) for name, path in paths.items() if path is not None}
+
+
+def _check_pair(settings: Settings, *names: str) -> None:
+    given = _given(settings, *names)
+    if len(given) == 1:
+        (option, path), missing = *given.items(), {f"--{name}" for name in names} - given.keys()
+        raise SettingsError(f"{option}: {path!r} needs {missing.pop()} as well")
 
 
 def _default_data_dir(environ: Mapping[str, str]) -> Path:

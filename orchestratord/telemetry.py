@@ -72,6 +72,7 @@ class Telemetry(Collector):
         self._durations: dict[str, Distribution] = {}
         self._upstream_requests: Counter[tuple[str, str]] = Counter()
         self._upstream_up: dict[str, bool] = {}
+        self._certificate_not_after: float | None = None
 
     def nodes(self, fresh: int) -> None:
         """Record how many nodes are fresh, as a scrape begins."""
@@ -115,6 +116,10 @@ class Telemetry(Collector):
         """Record whether an upstream could be reached."""
         self._upstream_up[upstream] = up
 
+    def certificate_not_after(self, unix_time: float) -> None:
+        """Record when the certificate of the `tls:` listeners expires; without a call it is not exported."""
+        self._certificate_not_after = unix_time
+
     def describe(self) -> Iterator[Metric]:
         """Return the families: what `name[]` filters by."""
         return self.collect()
@@ -145,6 +150,12 @@ class Telemetry(Collector):
         )
         yield from self._http()
         yield from self._upstreams()
+        if self._certificate_not_after is not None:
+            yield GaugeMetricFamily(
+                "orchestrator_tls_certificate_not_after_timestamp_seconds",
+                "Unix time at which the certificate of the TLS listeners expires.",
+                self._certificate_not_after,
+            )
         build = GaugeMetricFamily(
             "orchestrator_build_info",
             "Always 1; the labels say what is running.",

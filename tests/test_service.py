@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from twisted.web.client import Agent, HTTPConnectionPool
 from orchestratord.service import Orchestrator
 from orchestratord.settings import load
 from orchestratord.signals import StopOnSignals
+from tests.certificates import Authority
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -125,6 +127,32 @@ async def test_every_kind_of_listener_is_told_as_it_is(tmp_path: Any) -> None:
         await daemon.service.stopService()
     (start,) = [event for event in logs if "serves on" in (event["log_format"] or "")]
     assert f"{tmp_path}/socket" in start["addresses"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_own_children_are_sent_to_a_listener_without_tls(tmp_path: Any) -> None:
+    """The log tells the kinds apart, and the administrators' from the others."""
+    authority = Authority(tmp_path)
+    authority.issue("server", "127.0.0.1")
+    local = "tcp:0:interface=127.0.0.1"
+    daemon = Running(
+        listen=[f"tls:{local}", local],
+        admin_listen=[local, f"tls:{local}"],
+        tls_certificate=str(authority.certificate("server")),
+        tls_key=str(authority.key("server")),
+    )
+    with capturedLogs() as logs:
+        daemon.start()
+        plain = daemon.service._own_address()
+        await daemon.service.stopService()
+    (start,) = [event for event in logs if "serves on" in (event["log_format"] or "")]
+    first, second = start["addresses"].split(", ")
+    assert re.fullmatch(r"127\.0\.0\.1:\d+ \(TLS\)", first)
+    assert second == plain
+    assert re.fullmatch(
+        r"probes and administration on 127\.0\.0\.1:\d+; probes and administration on 127\.0\.0\.1:\d+ \(TLS\); ",
+        start["admin"],
+    )
 
 
 @pytest_twisted.ensureDeferred

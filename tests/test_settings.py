@@ -112,6 +112,37 @@ def test_all_in_one_brings_its_own_prometheus() -> None:
         ({"prometheus": ["http://u:p@h"]}, "must be a plain base URL: no query, fragment, credentials"),
         ({"prometheus": ["http://h", "embedded"]}, "--prometheus: 'embedded' must be the only one"),
         ({"prometheus": ["embedded"], "listen": ["unix:/x"]}, "--listen: 'unix:/x' has no tcp: endpoint"),
+        ({"listen": ["tls:tcp:http"]}, "--listen: 'tls:tcp:http' must be a Twisted endpoint description"),
+        ({"listen": ["tls:nonsense"]}, "--listen: 'tls:nonsense' must be a Twisted endpoint description"),
+        ({"listen": ["tls:ssl:1:privateKey=x"]}, "--listen: 'tls:ssl:1:privateKey=x' must not have TLS twice"),
+        ({"listen": ["tls:tcp:1"]}, "--listen: 'tls:tcp:1' needs --tls-certificate and --tls-key"),
+        ({"admin-listen": ["tls:tcp:1"]}, "--admin-listen: 'tls:tcp:1' needs --tls-certificate and --tls-key"),
+        ({"tls-certificate": "/c"}, "--tls-certificate: '/c' is for a listener such as --listen tls:tcp:5443"),
+        ({"tls-client-ca": "/c"}, "--tls-client-ca: '/c' is for a listener such as"),
+        ({"listen": ["tls:tcp:1"], "tls-client-ca": "/c"}, "--listen: 'tls:tcp:1' needs --tls-certificate and"),
+        ({"listen": ["tls:tcp:1"], "tls-certificate": "/c"}, "--tls-certificate: '/c' needs --tls-key as well"),
+        ({"listen": ["tls:tcp:1"], "tls-key": "/k"}, "--tls-key: '/k' needs --tls-certificate as well"),
+        (
+            {"prometheus": ["https://h"], "prometheus-key": "/k"},
+            "--prometheus-key: '/k' needs --prometheus-certificate",
+        ),
+        ({"prometheus-ca": "/c"}, "--prometheus-ca: '/c' is for an https:// URL of --prometheus, and there is none"),
+        (
+            {"prometheus-token-file": "/t", "prometheus-basic-auth-file": "/b"},
+            "--prometheus-token-file: '/t' does not go with --prometheus-basic-auth-file",
+        ),
+        (
+            {"prometheus-token-file": "/t", "prometheus-header": ["authorization: Bearer x"]},
+            "--prometheus-token-file: '/t' does not go with --prometheus-header Authorization",
+        ),
+        (
+            {"prometheus-basic-auth-file": "/b", "prometheus": ["embedded"]},
+            "--prometheus-basic-auth-file: '/b' does not go with --prometheus embedded",
+        ),
+        (
+            {"prometheus": ["embedded"], "listen": ["tls:tcp:1"], "tls-certificate": "/c", "tls-key": "/k"},
+            "--listen: 'tls:tcp:1' has no tcp: endpoint for the embedded Prometheus to scrape (one with tls: before it",
+        ),
         ({"prometheus-header": ["no colon"]}, "--prometheus-header: 'no colon' must be 'Name: value'"),
         ({"prometheus-header": ["A: b\r\nC: d"]}, "must be 'Name: value' in printable ASCII"),
         ({"prometheus-header": ["Host: x"]}, "must not be Host"),
@@ -126,6 +157,18 @@ def test_a_wrong_flag_is_one_line_with_its_name_and_value(flags: dict[str, Any],
         load(flags, {})
     assert said in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_tls_settings_that_go_together() -> None:
+    """A listener with its files, whichever kind of endpoint; an https upstream with its own."""
+    files = {"tls-certificate": "/c", "tls-key": "/k", "tls-client-ca": "/a"}
+    settings = load({"listen": ["tcp:1", "tls:unix:/run/x.sock"], "admin-listen": ["tls:tcp:2"], **files}, {})
+    assert settings.tls_certificate == Path("/c")
+    assert settings.listeners == ("tcp:1", "tls:unix:/run/x.sock", "tls:tcp:2")
+    assert load({"admin-listen": ["tls:tcp:2"], **files}, {}).tls_client_ca == Path("/a")
+    upstream = {"prometheus-ca": "/c", "prometheus-certificate": "/d", "prometheus-key": "/k"}
+    settings = load({"prometheus": ["http://a", "https://b"], "prometheus-token-file": "/t", **upstream}, {})
+    assert settings.prometheus_token_file == Path("/t")
 
 
 def test_a_wrong_variable_is_named_as_such() -> None:

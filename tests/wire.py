@@ -16,12 +16,14 @@ from twisted.web.resource import Resource
 from orchestratord.catalogue import BUILT_IN
 from orchestratord.exposition import Exposition
 from orchestratord.nodes import NodeStore
+from orchestratord.web.admin import Admin
 from orchestratord.web.api import Api, Root
 from orchestratord.web.express import Express
 from orchestratord.web.queries import HOT_QUERIES, Queries, QueryResource
 from orchestratord.web.reports import AT_ONCE, ReportsResource
 from orchestratord.web.scrape import ScrapeResource
 from orchestratord.web.site import BoundedChannel, OrchestratorSite
+from orchestratord.web.tree import KleinTree
 from tests.fakes import FakeClocks, FakeUpstreams, Metrics, decoder
 
 if TYPE_CHECKING:
@@ -128,7 +130,9 @@ class FakeMetricsResource(Resource):
 class Wire:
     """The whole tree over fakes, and what a test looks at."""
 
-    def __init__(self, *, max_nodes: int = 100, max_body: int = 1_000_000, max_batch: int = 10_000) -> None:
+    def __init__(
+        self, *, max_nodes: int = 100, max_body: int = 1_000_000, max_batch: int = 10_000, admin_elsewhere: bool = False
+    ) -> None:
         self.clock = Clock()
         self.clocks = FakeClocks()
         self.metrics = Metrics()
@@ -138,14 +142,19 @@ class Wire:
         self.nodes = NodeStore(stale_after=60, max_nodes=max_nodes)
         self.in_thread: Callable[[Callable[[], bytes]], Deferred[bytes]] = maybeDeferred
         self.queries = queries = Queries(self.upstreams, max_length=1000)
+        self.admin = Admin(
+            self.nodes,
+            self.clocks,
+            unhealthy=lambda: self.sick,
+            unready=lambda: "draining" if self.draining else None,
+        )
         api = Api(
             self.nodes,
             BUILT_IN,
             queries,
             self.clocks,
             in_thread=lambda work: self.in_thread(work),  # noqa: PLW0108 - a test may change it
-            unhealthy=lambda: self.sick,
-            unready=lambda: "draining" if self.draining else None,
+            admin=None if admin_elsewhere else self.admin,
         )
         reports = ReportsResource(
             self.clock,
@@ -178,6 +187,22 @@ class Wire:
             idle_timeout=60,
         )
         self.site.startFactory()
+
+    def admin_wire(self) -> Wire:
+        """Return the administrators' own listener of the same daemon."""
+        other = object.__new__(Wire)
+        other.__dict__.update(self.__dict__)
+        other.site = OrchestratorSite(
+            KleinTree(self.admin.app.resource()),
+            self.metrics.telemetry,
+            self.clock,
+            hot={},
+            express=None,
+            max_body=self.site.max_body,
+            request_timeout=30,
+            idle_timeout=60,
+        )
+        return other
 
     def connect(self) -> Connection:
         """Return a new connection."""

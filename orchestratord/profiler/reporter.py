@@ -15,6 +15,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import stringToDatetime
 
+from orchestratord.tls import readable
+
 if TYPE_CHECKING:
     from twisted.web.iweb import IResponse
 
@@ -70,7 +72,7 @@ def _outcome(result: _Outcome | Failure) -> _Outcome:
         return result
     # What treq could not finish comes wrapped in a list of what happened to it.
     causes = getattr(result.value, "reasons", None) or [result]
-    return _Outcome(accepted=False, retry=True, kind=str(result.type), reason=_one_line(causes[0].getErrorMessage()))
+    return _Outcome(accepted=False, retry=True, kind=str(result.type), reason=_one_line(readable(causes[0].value)))
 
 
 class _AnswerTooLongError(Exception):

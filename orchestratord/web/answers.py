@@ -10,7 +10,7 @@ from twisted.logger import Logger
 from twisted.web.http import datetimeToString
 from werkzeug.exceptions import HTTPException
 
-from orchestratord.errors import Fault, QueryFault
+from orchestratord.errors import Fault, QueryFault, UnknownNode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,6 +60,20 @@ def json_body(request: Request, status: int, value: Any) -> bytes:
     request.responseHeaders.setRawHeaders(b"Content-Type", [JSON])
     request.responseHeaders.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
     return body
+
+
+def text_body(request: Request, status: int, text: str) -> bytes:
+    """Set the status and the headers of a plain text, and return its bytes."""
+    body = text.encode()
+    request.setResponseCode(status)
+    request.setHeader(b"Content-Type", b"text/plain; charset=utf-8")
+    request.setHeader(b"Content-Length", b"%d" % len(body))
+    return body
+
+
+def unknown_node(node_id: str) -> UnknownNode:
+    """Return the fault of asking for a node that is not there."""
+    return UnknownNode(f"no fresh report of node {node_id[:253]!a}")
 
 
 def fault_body(request: Request, fault: Fault) -> bytes:

@@ -108,6 +108,7 @@ class _State(Enum):
     IDLE = 0
     ARRIVING = 1
     ANSWERING = 2
+    LEAVING = 3
 
 
 class BoundedChannel(http.HTTPChannel):
@@ -147,7 +148,8 @@ class BoundedChannel(http.HTTPChannel):
         if self._held:
             data = self._held + data
         site = self.site
-        answer: Answered | Way = Way.TWISTED if site.access_log or site.closing else site.express.answer(data)
+        express = None if site.access_log or site.closing else site.express
+        answer: Answered | Way = Way.TWISTED if express is None else express.answer(data)
         if isinstance(answer, Answered):
             self._held = b""
             self._state = _State.IDLE
@@ -188,11 +190,23 @@ class BoundedChannel(http.HTTPChannel):
                 self._expect(self.site.idle_timeout)
 
     def timeoutConnection(self) -> None:
-        """End a connection: silently where no request has begun, with 408 where one did not arrive in time."""
+        """End a connection: silently where no request has begun, with 408 where one did not arrive in time.
+
+        One that has been told to end, and whose client does not take the last of its answer, is cut.
+        """
+        if self._state is _State.LEAVING:
+            self.deadline = math.inf
+            self.transport.abortConnection()
+            return
         if self._state is _State.ARRIVING and (self.requests or self._held):
             self._answer_early(408, f"the request did not arrive within {self.site.request_timeout:g} s")
-        self.deadline = math.inf
         self.loseConnection()
+
+    def loseConnection(self) -> None:
+        """End the connection with what is written; `timeoutConnection` cuts it if the client does not take that."""
+        self._state = _State.LEAVING
+        self._expect(self.site.idle_timeout)
+        super().loseConnection()
 
     def refuse(self, fault: BodyTooLarge) -> None:
         """Answer a request ahead of its end; `timeoutConnection` ends the connection if the client does not."""
@@ -229,9 +243,9 @@ class BoundedChannel(http.HTTPChannel):
 class OrchestratorSite(server.Site):
     """Serves a resource tree within bounds.
 
-    `express` answers plain reports; `hot` are leaves, by their whole path, reached past the tree. `max_body` is in
-    bytes; `request_timeout`, for a whole request to arrive, and `idle_timeout`, for a kept-alive connection between
-    requests, in seconds. Belongs to the reactor thread.
+    `express` answers plain reports, if there is one; `hot` are leaves, by their whole path, reached past the tree.
+    `max_body` is in bytes; `request_timeout`, for a whole request to arrive, a TLS handshake before it included, and
+    `idle_timeout`, for a kept-alive connection between requests, in seconds. Belongs to the reactor thread.
     """
 
     # Not Twisted's proxy of a channel, which would only add HTTP/2, at the price of a call more for each packet.
@@ -244,7 +258,7 @@ class OrchestratorSite(server.Site):
         reactor: Any,
         *,
         hot: Mapping[bytes, Resource],
-        express: Express,
+        express: Express | None,
         max_body: int,
         request_timeout: float,
         idle_timeout: float,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -53,6 +54,27 @@ class TestOptions:
         assert settings(environ=environ) == ProfilerSettings(
             orchestrator="http://o", node_id="n2", interval=30.0, source="auto"
         )
+
+    def test_https(self) -> None:
+        """Authorities and a client certificate are paths, from flags and environment."""
+        environ = {"PROFILER_ORCHESTRATOR": "https://o", "PROFILER_CA": "/ca", "PROFILER_KEY": "/key"}
+        made = settings("--certificate=/certificate", environ=environ)
+        assert (made.ca, made.certificate, made.key) == (Path("/ca"), Path("/certificate"), Path("/key"))
+        assert settings().ca is None
+
+    @pytest.mark.parametrize(
+        ("line", "said"),
+        [
+            (("--ca=/ca",), "--ca '/ca' is for an orchestrator at an https:// URL"),
+            (("--orchestrator=https://o", "--certificate=/c"), "--certificate '/c' needs --key as well"),
+            (("--orchestrator=https://o", "--key=/k"), "--key '/k' needs --certificate as well"),
+        ],
+    )
+    def test_files_that_do_not_go_together(self, line: tuple[str, ...], said: str) -> None:
+        """One line."""
+        with pytest.raises(SystemExit) as raised:
+            settings(*line)
+        assert str(raised.value) == f"twistd profiler: {said}"
 
     def test_flag_over_environment(self) -> None:
         """A flag counts more than the environment."""
@@ -105,6 +127,13 @@ class TestMakeService:
         assert isinstance(service, MultiService)
         assert [type(part).__name__ for part in service] == ["Profiler", "StopOnSignals"]
         assert isinstance(service.getServiceNamed("profiler"), Profiler)
+
+    def test_files_that_cannot_be_read(self) -> None:
+        """One line that names the option and the file, before anything starts."""
+        options = Options({}, CAPABLE)
+        options.parseOptions(["--orchestrator=https://o", "--ca=/does/not/exist"])
+        with pytest.raises(SystemExit, match=r"^twistd profiler: --ca: '/does/not/exist' cannot be read: No such file"):
+            makeService(options)
 
     def test_plugin(self) -> None:
         """The plugin that twistd knows as `profiler` is this module."""
