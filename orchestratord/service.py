@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -16,7 +17,9 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from orchestratord import __version__
+from orchestratord.access import Role
 from orchestratord.coalescing import Coalescing
+from orchestratord.credentials import Credentials
 from orchestratord.embedded import EmbeddedPrometheus, find_programs, free_port, prepare
 from orchestratord.expiry import Sweep
 from orchestratord.exposition import Exposition, NodeCollector, SampleRenderer
@@ -52,6 +55,8 @@ class Orchestrator(MultiService):
         self._settings = settings
         self._ports: list[IListeningPort] = []
         self._draining = False
+        self._credentials = Credentials(reactor, settings, time.time)
+        self._credentials.setServiceParent(self)
         self._embedded: EmbeddedPrometheus | None = None
         bases = settings.prometheus
         if settings.embedded:
@@ -121,7 +126,11 @@ class Orchestrator(MultiService):
                 b"/update_metrics": reports,
                 **{path.encode(): QueryResource(queries, path) for path in HOT_QUERIES},
             },
-            express=Express(reports, queries, telemetry, max_body=min(AT_ONCE, settings.max_report_bytes)),
+            express=Express(
+                reports, queries, telemetry, self._credentials.gate, max_body=min(AT_ONCE, settings.max_report_bytes)
+            ),
+            gate=self._credentials.gate,
+            redacted=self._credentials.redacted,
             max_body=settings.max_report_bytes,
             request_timeout=settings.request_timeout,
             idle_timeout=settings.idle_timeout,
@@ -154,10 +163,16 @@ class Orchestrator(MultiService):
             upstreams=", ".join(self._bases),
         )
         if self._embedded is not None:
+            self._authorize(self._embedded)
+            self._credentials.follow(Role.SCRAPE, partial(self._authorize, self._embedded))
             self._embedded.scrape(self._own_address())
             self._embedded.setServiceParent(self)
         if self._settings.all_in_one:
-            profiler = ProfilerSettings(orchestrator=f"http://{self._own_address()}", node_id=host_node_id())
+            profiler = ProfilerSettings(
+                orchestrator=f"http://{self._own_address()}",
+                node_id=host_node_id(),
+                token_file=self._credentials.path(Role.REPORT),
+            )
             profiler_service(self._reactor, profiler).setServiceParent(self)
 
     def stopService(self) -> Deferred[None]:
@@ -174,6 +189,11 @@ class Orchestrator(MultiService):
         await super().stopService()
         await self._pool.closeCachedConnections()
         log.info("orchestratord has stopped")
+
+    def _authorize(self, embedded: EmbeddedPrometheus) -> None:
+        """Give the embedded Prometheus the first of the tokens that scrape, if there are any."""
+        tokens = self._credentials.tokens(Role.SCRAPE)
+        embedded.authorize(tokens[0] if tokens else None)
 
     def _unready(self) -> str | None:
         if self._draining:

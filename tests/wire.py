@@ -13,6 +13,7 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 
+from orchestratord.access import Gate
 from orchestratord.catalogue import BUILT_IN
 from orchestratord.exposition import Exposition
 from orchestratord.nodes import NodeStore
@@ -128,7 +129,16 @@ class FakeMetricsResource(Resource):
 class Wire:
     """The whole tree over fakes, and what a test looks at."""
 
-    def __init__(self, *, max_nodes: int = 100, max_body: int = 1_000_000, max_batch: int = 10_000) -> None:
+    def __init__(
+        self,
+        *,
+        max_nodes: int = 100,
+        max_body: int = 1_000_000,
+        max_batch: int = 10_000,
+        gate: Gate | None = None,
+        access_log: bool = False,
+    ) -> None:
+        self.gate = Gate({}) if gate is None else gate
         self.clock = Clock()
         self.clocks = FakeClocks()
         self.metrics = Metrics()
@@ -172,7 +182,9 @@ class Wire:
                 b"/update_metrics": reports,
                 **{path.encode(): QueryResource(queries, path) for path in HOT_QUERIES},
             },
-            express=Express(reports, queries, self.metrics.telemetry, max_body=min(AT_ONCE, max_body)),
+            express=Express(reports, queries, self.metrics.telemetry, self.gate, max_body=min(AT_ONCE, max_body)),
+            gate=self.gate,
+            access_log=access_log,
             max_body=max_body,
             request_timeout=30,
             idle_timeout=60,

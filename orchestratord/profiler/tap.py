@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from twisted.application.service import MultiService
 from twisted.python import usage
 
+from orchestratord.access import parse_tokens
 from orchestratord.command_line import Options as OneLineOptions
 from orchestratord.profiler.agent import SOURCES, ProfilerSettings, host_node_id, profiler_service
 from orchestratord.profiler.ebpf import Machine
+from orchestratord.watched import FileError, WatchedFile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_DEFAULTS = {"orchestrator": "http://127.0.0.1:5000", "interval": "10", "source": "auto"}
-_NAMES = ("orchestrator", "node-id", "interval", "source")
+_DEFAULTS = {"orchestrator": "http://127.0.0.1:5000", "interval": "10", "source": "auto", "token-file": ""}
+_NAMES = ("orchestrator", "node-id", "interval", "source", "token-file")
 
 
 class Options(OneLineOptions):
@@ -37,6 +40,7 @@ class Options(OneLineOptions):
         ["node-id", None, None, "name of this node [default: this host's name]"],
         ["interval", None, None, "seconds that a report covers, 1 to 3600 [default: 10]"],
         ["source", None, None, f"how to measure: {', '.join(SOURCES)} [default: auto]"],
+        ["token-file", None, None, "file whose first line is the bearer token to report with [default: none]"],
     ]
     settings: ProfilerSettings
 
@@ -48,6 +52,7 @@ class Options(OneLineOptions):
     def postOptions(self) -> None:
         """Check every value; an unset or empty environment variable leaves the default."""
         given = {name: self._given(name) for name in _NAMES}
+        token_from, token_file = given["token-file"]
         origin = {name.replace("-", "_"): where for name, (where, _) in given.items()}
         where, text = given["interval"]
         try:
@@ -60,7 +65,12 @@ class Options(OneLineOptions):
                 node_id=given["node-id"][1],
                 interval=interval,
                 source=given["source"][1],
+                token_file=Path(token_file) if token_file else None,
             )
+            if token_file:
+                WatchedFile(token_from, Path(token_file), parse_tokens)
+        except FileError as error:
+            raise usage.UsageError(str(error)) from None
         except ValueError as error:
             field, _, rest = str(error).partition(" ")
             raise usage.UsageError(f"{origin[field]} {rest}") from None
@@ -75,7 +85,7 @@ class Options(OneLineOptions):
             return flag, self[name]
         if self._environ.get(variable):
             return variable, self._environ[variable]
-        return flag, _DEFAULTS.get(name) or host_node_id()
+        return flag, host_node_id() if name == "node-id" else _DEFAULTS[name]
 
 
 def makeService(options: Options) -> MultiService:

@@ -173,7 +173,9 @@ class Root(Resource):
         self._metrics = metrics
 
     def getChildWithDefault(self, path: bytes, request: Any) -> Resource:
-        """Return the exposition, or Klein with the path as it was."""
+        """Return the exposition, or Klein with the path as it was; nothing for which no rule says who may have it."""
+        if request.rule is None:
+            return _NoSuchPath()
         if path == b"metrics" and not request.postpath:
             return self._metrics
         request.postpath.insert(0, request.prepath.pop())

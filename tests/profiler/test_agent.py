@@ -161,7 +161,7 @@ class TestReporter:
         assert len(network.orchestrator.reports) == 2
         assert len(lines) == 2
 
-    @pytest.mark.parametrize("code", [400, 401, 404, 413, 302])
+    @pytest.mark.parametrize("code", [400, 404, 413, 302])
     def test_refusal(self, reactor: FakeReactor, lines: list[str], code: int) -> None:
         """What the orchestrator refuses is not sent again, and the log has the orchestrator's own words once."""
         network = Network()
@@ -175,9 +175,9 @@ class TestReporter:
         reports.offer(bucket(3))
         assert lines[1:] == [f"{URL} takes the reports again; 2 did not get there"]
 
-    @pytest.mark.parametrize("code", [408, 429, 500, 503])
+    @pytest.mark.parametrize("code", [401, 403, 408, 429, 500, 503])
     def test_busy(self, reactor: FakeReactor, code: int) -> None:
-        """408, 429 and the server's errors are tried again."""
+        """401 and 403, for a token may be about to be known, 408, 429 and the server's errors are tried again."""
         network = Network()
         network.orchestrator.answers = [(code, b"<html>busy</html>", {})]
         reporter(reactor, network).offer(bucket(1))
