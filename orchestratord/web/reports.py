@@ -166,7 +166,9 @@ class ReportsResource(Resource):
         if isinstance(error, Fault):
             self._telemetry.reports(error.outcome)
             if request.channel.site.access_log:
-                log.info("report from {client} refused: {reason}", client=request.client, reason=str(error))
+                # It may quote what the client has sent, and a token may be where none belongs.
+                reason = request.channel.site.redacted(str(error).encode()).decode()
+                log.info("report from {client} refused: {reason}", client=request.client, reason=reason)
         else:
             self._telemetry.reports("failed")
         return failure_body(request, failure)
