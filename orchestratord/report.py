@@ -96,7 +96,7 @@ class ReportDecoder:
 
         Nothing of a body is valid until the iterator has ended without an exception.
         """
-        if body.lstrip(b" \t\r\n")[:1] != b"[":
+        if not is_batch(body):
             yield self._one(body, received_at, "$")
             return
         items = _split(body)
@@ -142,6 +142,11 @@ class ReportDecoder:
             )
         node_id = wire.node_id
         return NodeReport(node_id, values, timestamp, received_at, self._render(node_id, values, received_at))
+
+
+def is_batch(body: bytes) -> bool:
+    """Return whether a body is an array of reports, if it is anything."""
+    return body.lstrip(b" \t\r\n")[:1] == b"["
 
 
 def gunzip(body: bytes, limit: int) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -18,11 +19,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from orchestratord import __version__
+from orchestratord.access import Role
 from orchestratord.coalescing import Coalescing
 from orchestratord.credentials import basic, bearer
 from orchestratord.embedded import EmbeddedPrometheus, find_programs, free_port, prepare
 from orchestratord.expiry import Sweep
 from orchestratord.exposition import Exposition, NodeCollector, SampleRenderer
+from orchestratord.keyring import Keyring
 from orchestratord.latest import LatestFromMemory
 from orchestratord.nodes import NodeStore
 from orchestratord.profiler.agent import ProfilerSettings, host_node_id, profiler_service
@@ -32,7 +35,7 @@ from orchestratord.signals import StopOnSignals
 from orchestratord.telemetry import Telemetry
 from orchestratord.tls import ClientOptions, ClientTls, ServerFiles, ServerTls
 from orchestratord.upstream import Upstreams, connection_pool, http_client
-from orchestratord.watched import LOOK_SECONDS
+from orchestratord.watched import LOOK_EVERY
 from orchestratord.web.admin import Admin
 from orchestratord.web.api import Api, Root
 from orchestratord.web.express import Express
@@ -83,6 +86,8 @@ class Orchestrator(MultiService):
         self._listeners: list[_Listener] = []
         self._admin_listeners: list[_Listener] = []
         self._draining = False
+        self._keyring = Keyring(reactor, settings, time.time)
+        self._keyring.setServiceParent(self)
         self._embedded: EmbeddedPrometheus | None = None
         bases = settings.prometheus
         if settings.embedded:
@@ -153,7 +158,11 @@ class Orchestrator(MultiService):
                 b"/update_metrics": reports,
                 **{path.encode(): QueryResource(queries, path) for path in HOT_QUERIES},
             },
-            express=Express(reports, queries, telemetry, max_body=min(AT_ONCE, settings.max_report_bytes)),
+            express=Express(
+                reports, queries, telemetry, self._keyring.gate, max_body=min(AT_ONCE, settings.max_report_bytes)
+            ),
+            gate=self._keyring.gate,
+            redacted=self._keyring.redacted,
             max_body=settings.max_report_bytes,
             request_timeout=settings.request_timeout,
             idle_timeout=settings.idle_timeout,
@@ -165,6 +174,8 @@ class Orchestrator(MultiService):
             reactor,
             hot={},
             express=None,
+            gate=self._keyring.gate,
+            redacted=self._keyring.redacted,
             max_body=settings.max_report_bytes,
             request_timeout=settings.request_timeout,
             idle_timeout=settings.idle_timeout,
@@ -172,7 +183,7 @@ class Orchestrator(MultiService):
         )
         self._tls = _server_tls(settings, telemetry)
         if self._tls is not None:
-            certificate = TimerService(LOOK_SECONDS, self._tls.look)
+            certificate = TimerService(LOOK_EVERY, self._tls.look)
             certificate.clock = reactor
             certificate.setServiceParent(self)
         StopOnSignals(reactor).setServiceParent(self)
@@ -213,10 +224,16 @@ class Orchestrator(MultiService):
             upstreams=", ".join(self._bases),
         )
         if self._embedded is not None:
+            self._authorize(self._embedded)
+            self._keyring.follow(Role.SCRAPE, partial(self._authorize, self._embedded))
             self._embedded.scrape(self._own_address())
             self._embedded.setServiceParent(self)
         if self._settings.all_in_one:
-            profiler = ProfilerSettings(orchestrator=f"http://{self._own_address()}", node_id=host_node_id())
+            profiler = ProfilerSettings(
+                orchestrator=f"http://{self._own_address()}",
+                node_id=host_node_id(),
+                token_file=self._keyring.path(Role.REPORT),
+            )
             profiler_service(self._reactor, profiler).setServiceParent(self)
 
     def stopService(self) -> Deferred[None]:
@@ -233,6 +250,11 @@ class Orchestrator(MultiService):
         await _close(self._admin_listeners)
         await self._admin_site.drain(min(_LAST_SECONDS, self._settings.drain_timeout))
         log.info("orchestratord has stopped")
+
+    def _authorize(self, embedded: EmbeddedPrometheus) -> None:
+        """Give the embedded Prometheus the first of the tokens that scrape, if there are any."""
+        tokens = self._keyring.tokens(Role.SCRAPE)
+        embedded.authorize(tokens[0] if tokens else None)
 
     def _unready(self) -> str | None:
         if self._draining:

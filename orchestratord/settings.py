@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from twisted.internet.endpoints import serverFromString
 
+from orchestratord.access import Role
 from orchestratord.catalogue import BUILT_IN, Catalogue, Family
 
 if TYPE_CHECKING:
@@ -66,6 +67,12 @@ class Settings:
     request_timeout: float
     idle_timeout: float
     drain_timeout: float
+    token_file: tuple[tuple[Role, Path], ...]
+    report_oidc_jwks: str | None
+    report_oidc_issuer: str | None
+    report_oidc_audience: str | None
+    report_oidc_ca: Path | None
+    report_oidc_token_file: Path | None
     data_dir: Path
     all_in_one: bool
     access_log: bool
@@ -222,6 +229,31 @@ def _path(value: Any) -> Path:
     return Path(_text(value)).expanduser()
 
 
+def _token_file(value: Any) -> tuple[Role, Path]:
+    role, _, path = _text(value).partition("=")
+    if role not in set(Role) or not path.strip():
+        raise ValueError(f"must be ROLE=PATH, with one of the roles {', '.join(Role)}")
+    return Role(role), _path(path)
+
+
+def _key_set(value: Any) -> str:
+    """Check where a key set is: a path, or a URL that nobody else can answer for."""
+    text = _text(value)
+    if "://" not in text:
+        return str(_path(text))
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError:
+        raise ValueError("must be a file, or an https URL") from None
+    if re.search(r"[\x00-\x20\x7f-\U0010ffff]", text) or url.username is not None or url.fragment or port == 0:
+        raise ValueError("must be a file, or a plain https URL: no credentials, fragment or blanks")
+    on_this_machine = url.scheme == "http" and url.hostname in {"127.0.0.1", "::1", "localhost"}
+    if not url.hostname or not (url.scheme == "https" or on_this_machine):
+        raise ValueError("must be a file, or an https URL: over http, anybody on the way could let anybody in")
+    return text
+
+
 _WORDS = r"\s+"
 _LINES = r"\s*\n\s*"
 
@@ -280,6 +312,12 @@ OPTIONS = (
     Option("request-timeout", _seconds(0.1, 600), 30.0, "seconds for a whole request to arrive"),
     Option("idle-timeout", _seconds(0.1, 86400), 60.0, "seconds that a kept-alive connection may be idle"),
     Option("drain-timeout", _seconds(0, 600), 15.0, "seconds that requests in flight get to finish at a stop"),
+    Option("token-file", _token_file, (), "ROLE=PATH: tokens of the role report, query, scrape or admin", _WORDS),
+    Option("report-oidc-jwks", _key_set, None, "file or URL of the keys by which reports' tokens, JWTs, are verified"),
+    Option("report-oidc-issuer", _text, None, "issuer that such a token must name"),
+    Option("report-oidc-audience", _text, None, "audience that such a token must be for"),
+    Option("report-oidc-ca", _path, None, "PEM file of the authorities behind that URL, if the system has them not"),
+    Option("report-oidc-token-file", _path, None, "file with the bearer token that is sent to that URL"),
     Option("data-dir", _path, None, "where the embedded Prometheus' data, and what outlives a restart, is kept"),
     Option("all-in-one", _switch, False, "one machine: also an embedded Prometheus and a profiler of this host"),
     Option("access-log", _switch, False, "log a line for every request, and why a report was refused"),
@@ -383,6 +421,24 @@ def _check_pair(settings: Settings, *names: str) -> None:
     if len(given) == 1:
         (option, path), missing = *given.items(), {f"--{name}" for name in names} - given.keys()
         raise SettingsError(f"{option}: {path!r} needs {missing.pop()} as well")
+
+    _check_oidc(settings)
+
+
+def _check_oidc(settings: Settings) -> None:
+    jwks = settings.report_oidc_jwks
+    needed = {"jwks": jwks, "issuer": settings.report_oidc_issuer, "audience": settings.report_oidc_audience}
+    missing = [name for name, value in needed.items() if value is None]
+    if missing and len(missing) < len(needed):
+        given = next(name for name, value in needed.items() if value is not None)
+        raise SettingsError(f"--report-oidc-{given}: {needed[given]!r} needs --report-oidc-{missing[0]} beside it")
+    for name, path in (("ca", settings.report_oidc_ca), ("token-file", settings.report_oidc_token_file)):
+        if path is not None and "://" not in (jwks or ""):
+            raise SettingsError(f"--report-oidc-{name}: {str(path)!r} is for a --report-oidc-jwks that is a URL")
+    if jwks is not None and settings.all_in_one and Role.REPORT not in dict(settings.token_file):
+        raise SettingsError(
+            f"--report-oidc-jwks: {jwks!r} shuts out the profiler of --all-in-one; give it a --token-file report=PATH"
+        )
 
 
 def _default_data_dir(environ: Mapping[str, str]) -> Path:

@@ -20,7 +20,19 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
 
 #: Every outcome of a report, so that each is exported from the start, as 0.
-REPORT_OUTCOMES = ("accepted", "superseded", "invalid", "too_large", "unsupported", "table_full", "draining", "failed")
+REPORT_OUTCOMES = (
+    "accepted",
+    "superseded",
+    "invalid",
+    "too_large",
+    "unsupported",
+    "unauthorized",
+    "forbidden",
+    "unverified",
+    "table_full",
+    "draining",
+    "failed",
+)
 
 #: Every outcome of an upstream request.
 UPSTREAM_OUTCOMES = ("answered", "unreachable", "broken", "timeout", "cancelled")

@@ -1,23 +1,30 @@
-"""What files say, read again when they change: certificates, keys, tokens; small ones, read on the reactor thread."""
+"""What files say, read again when they change: certificates, keys, tokens; small ones, read on the reactor thread.
+
+Such as Secrets, which Kubernetes swaps: what was read last and was right stays in use.
+"""
 
 from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from twisted.application.service import Service
+from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
 log = Logger()
 
 T = TypeVar("T")
 
-#: Seconds between two looks at the files.
-LOOK_SECONDS = 1.0
+#: Seconds between two looks of a service at its files; and within which a value that is asked for is not looked at
+#: again, less than that, lest every other look of the service come a moment too early.
+LOOK_EVERY = 1.0
+LOOK_SECONDS = 0.9
 #: Bytes of the largest file that is read.
 MAX_FILE_BYTES = 1_048_576
 
@@ -103,6 +110,56 @@ class Watched(Generic[T]):
             raise FilesError(f"{error.option}: {str(self._files[error.option])!r} {error.reason}") from None
         except Exception as error:  # noqa: BLE001 - no odd file may end what works
             raise FilesError(f"{', '.join(self._files)}: cannot be used ({type(error).__name__})") from None
+
+
+class WatchedFile(Watched[T]):
+    """What one file says, as `parse` reads its bytes; it raises ValueError, whose text tells nothing of them.
+
+    `option` is how the user named the file.
+    """
+
+    def __init__(self, seconds: Callable[[], float], option: str, path: Path, parse: Callable[[bytes], T]) -> None:
+        def of_bytes(contents: Mapping[str, bytes]) -> T:
+            try:
+                return parse(contents[option])
+            except ValueError as error:
+                raise WrongFile(option, str(error)) from None
+
+        self.path = path
+        super().__init__(seconds, {option: path}, of_bytes)
+
+
+class FileWatch(Service):
+    """Looks at files once a second while it runs, and calls what goes with one whose value is another than before."""
+
+    def __init__(self, reactor: Any, files: Iterable[tuple[Watched[Any], Callable[[], object]]]) -> None:
+        self._files = tuple(files)
+        #: The values that what goes with them has been called for.
+        self._used = [file.value() for file, _ in self._files]
+        self._loop = LoopingCall(self._look)
+        self._loop.clock = reactor
+
+    def startService(self) -> None:
+        """Look from now on."""
+        super().startService()
+        if self._files:
+            self._loop.start(LOOK_EVERY)
+
+    def stopService(self) -> None:
+        """Look no more."""
+        super().stopService()
+        if self._loop.running:
+            self._loop.stop()
+
+    def _look(self) -> None:
+        for number, (file, changed) in enumerate(self._files):
+            try:
+                value = file.value()
+                if value != self._used[number]:
+                    changed()
+                    self._used[number] = value
+            except Exception:  # noqa: BLE001 - a LoopingCall ends for good at the first exception
+                log.failure("what has changed in a file could not be put to use; it is tried again")
 
 
 def _signature(path: Path) -> tuple[int, ...] | None:

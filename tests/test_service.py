@@ -229,3 +229,31 @@ async def test_all_in_one_reports_this_host(tmp_path: Any) -> None:
     stopped: Deferred[None] = daemon.service.stopService()
     await stopped
     assert "profiler" in names
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_embedded_prometheus_has_a_token_to_scrape_with(tmp_path: Path) -> None:
+    """In a file of its own that nobody else can read, as it is now; without a token it is told of none."""
+    tokens = tmp_path / "tokens"
+    tokens.write_text("a-scraping-token-1\n")
+    more: dict[str, Any] = {
+        "prometheus": ["embedded"],
+        "prometheus_binary": str(sleeping_program(tmp_path)),
+        "data_dir": str(tmp_path),
+    }
+    home = tmp_path / "prometheus"
+    daemon = Running(token_file=[f"scrape={tokens}"], **more)
+    daemon.start()
+    assert "credentials_file: scrape-token" in (home / "prometheus.yml").read_text()
+    assert (home / "scrape-token").read_bytes() == b"a-scraping-token-1"
+    assert (home / "scrape-token").stat().st_mode & 0o777 == 0o600
+    tokens.write_text("a-scraping-token-2\na-scraping-token-1\n")
+    while (home / "scrape-token").read_bytes() != b"a-scraping-token-2":
+        await deferLater(REACTOR, 0.01)
+    assert (home / "scrape-token").stat().st_mode & 0o777 == 0o600
+    await daemon.service.stopService()
+    daemon = Running(**more)
+    daemon.start()
+    assert "credentials_file" not in (home / "prometheus.yml").read_text()
+    assert not (home / "scrape-token").exists()
+    await daemon.service.stopService()

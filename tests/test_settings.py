@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from orchestratord.access import Role
 from orchestratord.catalogue import BUILT_IN
 from orchestratord.settings import OPTIONS, Settings, SettingsError, load
 
@@ -66,6 +67,24 @@ def test_repeatable_options_in_the_environment() -> None:
     assert settings.prometheus == ("http://a:9090", "https://b/prometheus")
     assert settings.prometheus_header == (("X-Scope-OrgID", "team a"), ("X-B", "2"))
     assert settings.stale_after == 60
+
+
+def test_token_files_by_role(tmp_path: Path) -> None:
+    """Flags, environment and file; a path may have an equals sign, and the same role several files."""
+    expected = ((Role.REPORT, Path("/a=b")), (Role.REPORT, Path("/c")), (Role.ADMIN, Path("/d")))
+    given = ["report=/a=b", "report=/c", "admin=/d"]
+    file = tmp_path / "o.toml"
+    file.write_text(f"token-file = {given}")
+    assert load({"token-file": given}, {}).token_file == expected
+    assert load({}, {"ORCHESTRATOR_TOKEN_FILE": "report=/a=b report=/c\nadmin=/d"}).token_file == expected
+    assert load({"config": str(file)}, {}).token_file == expected
+
+
+def test_where_keys_may_be() -> None:
+    """A file, an https URL, or one of this very machine."""
+    for given in ("/keys.json", "https://issuer.test/keys", "http://127.0.0.1:8080/keys", "http://localhost/keys"):
+        flags = {"report-oidc-jwks": given, "report-oidc-issuer": "i", "report-oidc-audience": "a"}
+        assert load(flags, {}).report_oidc_jwks == given
 
 
 def test_prometheus_url_is_accepted_and_the_own_name_goes_first() -> None:
@@ -147,6 +166,21 @@ def test_all_in_one_brings_its_own_prometheus() -> None:
         ({"prometheus-header": ["A: b\r\nC: d"]}, "must be 'Name: value' in printable ASCII"),
         ({"prometheus-header": ["Host: x"]}, "must not be Host"),
         ({"prometheus-retention": "forever"}, "--prometheus-retention: 'forever' must be a duration"),
+        ({"token-file": ["/x"]}, "--token-file: '/x' must be ROLE=PATH, with one of the roles report, query"),
+        ({"token-file": ["root=/x"]}, "--token-file: 'root=/x' must be ROLE=PATH"),
+        ({"token-file": ["query="]}, "--token-file: 'query=' must be ROLE=PATH"),
+        ({"report-oidc-jwks": "/keys"}, "--report-oidc-jwks: '/keys' needs --report-oidc-issuer beside it"),
+        ({"report-oidc-audience": "a"}, "--report-oidc-audience: 'a' needs --report-oidc-jwks beside it"),
+        ({"report-oidc-jwks": "http://issuer/keys"}, "anybody on the way could let anybody in"),
+        ({"report-oidc-jwks": "ftp://issuer/keys"}, "--report-oidc-jwks: 'ftp://issuer/keys' must be a file, or an"),
+        ({"report-oidc-jwks": "https://u:p@issuer/keys"}, "must be a file, or a plain https URL: no credentials"),
+        ({"report-oidc-jwks": "https://:1"}, "must be a file, or an https URL"),
+        ({"report-oidc-ca": "/ca"}, "--report-oidc-ca: '/ca' is for a --report-oidc-jwks that is a URL"),
+        ({"report-oidc-token-file": "/t"}, "--report-oidc-token-file: '/t' is for a --report-oidc-jwks that is"),
+        (
+            {"report-oidc-jwks": "/k", "report-oidc-issuer": "i", "report-oidc-audience": "a", "all-in-one": True},
+            "--report-oidc-jwks: '/k' shuts out the profiler of --all-in-one",
+        ),
         ({"data-dir": " "}, "--data-dir: ' ' must be a text that is not empty"),
         ({"config": "/does/not/exist"}, "--config: '/does/not/exist' cannot be read: No such file or directory"),
     ],

@@ -13,6 +13,7 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 
+from orchestratord.access import Gate
 from orchestratord.catalogue import BUILT_IN
 from orchestratord.exposition import Exposition
 from orchestratord.nodes import NodeStore
@@ -131,8 +132,16 @@ class Wire:
     """The whole tree over fakes, and what a test looks at."""
 
     def __init__(
-        self, *, max_nodes: int = 100, max_body: int = 1_000_000, max_batch: int = 10_000, admin_elsewhere: bool = False
+        self,
+        *,
+        max_nodes: int = 100,
+        max_body: int = 1_000_000,
+        max_batch: int = 10_000,
+        gate: Gate | None = None,
+        access_log: bool = False,
+        admin_elsewhere: bool = False,
     ) -> None:
+        self.gate = Gate({}) if gate is None else gate
         self.clock = Clock()
         self.clocks = FakeClocks()
         self.metrics = Metrics()
@@ -173,6 +182,7 @@ class Wire:
             self.clocks,
             fallback=FakeMetricsResource(),
         )
+        self.express = Express(reports, queries, self.metrics.telemetry, self.gate, max_body=min(AT_ONCE, max_body))
         self.site = OrchestratorSite(
             Root(api, scrape),
             self.metrics.telemetry,
@@ -181,7 +191,9 @@ class Wire:
                 b"/update_metrics": reports,
                 **{path.encode(): QueryResource(queries, path) for path in HOT_QUERIES},
             },
-            express=Express(reports, queries, self.metrics.telemetry, max_body=min(AT_ONCE, max_body)),
+            express=self.express,
+            gate=self.gate,
+            access_log=access_log,
             max_body=max_body,
             request_timeout=30,
             idle_timeout=60,
@@ -198,6 +210,7 @@ class Wire:
             self.clock,
             hot={},
             express=None,
+            gate=self.gate,
             max_body=self.site.max_body,
             request_timeout=30,
             idle_timeout=60,

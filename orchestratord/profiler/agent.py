@@ -18,11 +18,13 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool
 
+from orchestratord.access import parse_tokens
 from orchestratord.profiler.choice import PreferredSource
 from orchestratord.profiler.ebpf import EbpfSource
 from orchestratord.profiler.procfs import ProcfsSource, ProcTree
 from orchestratord.profiler.reporter import Reporter
 from orchestratord.tls import ClientOptions, ClientTls
+from orchestratord.watched import WatchedFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +42,10 @@ _NODE_ID = re.compile(r"[A-Za-z0-9._:-]{1,253}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfilerSettings:
-    """What a profiler is told; times are in seconds. A wrong value raises ValueError, its field's name first."""
+    """What a profiler is told; times are in seconds. A wrong value raises ValueError, its field's name first.
+
+    The first token in `token_file` is sent with every report, as it stands there at that time.
+    """
 
     orchestrator: str
     node_id: str
@@ -50,6 +55,7 @@ class ProfilerSettings:
     certificate: Path | None = None
     key: Path | None = None
     request_deadline: float = 5.0
+    token_file: Path | None = None
 
     def __post_init__(self) -> None:
         if not _is_base_url(self.orchestrator):
@@ -135,9 +141,20 @@ def profiler_service(reactor: Any, settings: ProfilerSettings) -> Service:
         trust = ClientTls(time.monotonic, options, ca=settings.ca, certificate=settings.certificate, key=settings.key)
     agent: Any = Agent(reactor, trust, pool=pool, connectTimeout=settings.request_deadline)
     reporter = Reporter(
-        reactor, HTTPClient(agent), settings.report_url, settings.node_id, deadline=settings.request_deadline
+        reactor,
+        HTTPClient(agent),
+        settings.report_url,
+        settings.node_id,
+        deadline=settings.request_deadline,
+        token=None if settings.token_file is None else _current(settings.token_file),
     )
     return Profiler(_source(reactor, settings), reporter, pool.closeCachedConnections)
+
+
+def _current(path: Path) -> Callable[[], bytes]:
+    """Return what gives the first token in a file; the kubelet puts a new one there every hour or so."""
+    file = WatchedFile(time.monotonic, "--token-file", path, parse_tokens)
+    return lambda: file.value()[0]
 
 
 def _source(reactor: Any, settings: ProfilerSettings) -> Source:

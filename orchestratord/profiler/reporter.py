@@ -83,7 +83,7 @@ class Reporter:
     """Sends the newest bucket, and goes on trying until it is accepted, refused or replaced by a newer one.
 
     No more than two buckets are held: the one being sent and the one after it, for the orchestrator keeps no more than
-    the latest. Belongs to the reactor's thread.
+    the latest. `token` returns the bearer token to send, anew for each report. Belongs to the reactor's thread.
     """
 
     def __init__(
@@ -94,6 +94,7 @@ class Reporter:
         node_id: str,
         *,
         deadline: float,
+        token: Callable[[], bytes] | None = None,
         draw: Callable[[], float] = random.random,
     ) -> None:
         self._reactor = reactor
@@ -101,6 +102,7 @@ class Reporter:
         self._url = url
         self._node_id = node_id
         self._deadline = deadline
+        self._token = token
         self._draw = draw
         self._unsent: Bucket | None = None
         self._sending = False
@@ -166,10 +168,13 @@ class Reporter:
 
     async def _exchange(self, bucket: Bucket) -> _Outcome:
         report = {"node_id": self._node_id, **dataclasses.asdict(bucket)}
+        headers: dict[bytes | str, bytes | str] = {"Content-Type": "application/json"}
+        if self._token is not None:
+            headers["Authorization"] = f"Bearer {self._token().decode()}"
         response = await self._client.post(
             self._url,
             data=msgspec.json.encode(report),
-            headers={"Content-Type": "application/json"},
+            headers=headers,
             allow_redirects=False,
             unbuffered=True,
         )
@@ -178,7 +183,8 @@ class Reporter:
             return _Outcome(accepted=True)
         return _Outcome(
             accepted=False,
-            retry=response.code >= 500 or response.code in (408, 429),
+            # 401 and 403: a token that is rotated may be there, or known there, in a moment.
+            retry=response.code >= 500 or response.code in (401, 403, 408, 429),
             kind=str(response.code),
             reason=f"{response.code} {_error_text(answer)}",
             retry_after=_retry_after(response, self._reactor.seconds()),

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from twisted.application.service import MultiService
 from twisted.python import usage
 
+from orchestratord.access import parse_tokens
 from orchestratord.command_line import Options as OneLineOptions
 from orchestratord.profiler.agent import SOURCES, ProfilerSettings, host_node_id, profiler_service
 from orchestratord.profiler.ebpf import Machine
-from orchestratord.watched import FilesError
+from orchestratord.watched import FilesError, WatchedFile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _DEFAULTS = {"orchestrator": "http://127.0.0.1:5000", "interval": "10", "source": "auto"}
-_NAMES = ("orchestrator", "node-id", "interval", "source", "ca", "certificate", "key")
+_NAMES = ("orchestrator", "node-id", "interval", "source", "token-file", "ca", "certificate", "key")
 
 
 class Options(OneLineOptions):
@@ -39,6 +41,7 @@ class Options(OneLineOptions):
         ["node-id", None, None, "name of this node [default: this host's name]"],
         ["interval", None, None, "seconds that a report covers, 1 to 3600 [default: 10]"],
         ["source", None, None, f"how to measure: {', '.join(SOURCES)} [default: auto]"],
+        ["token-file", None, None, "file whose first line is the bearer token to report with [default: none]"],
         ["ca", None, None, "PEM file of the authorities of an https orchestrator [default: the system's]"],
         ["certificate", None, None, "PEM file of a client certificate, and its chain [default: none]"],
         ["key", None, None, "PEM file of its private key [default: none]"],
@@ -65,10 +68,16 @@ class Options(OneLineOptions):
                 node_id=given["node-id"][1],
                 interval=interval,
                 source=given["source"][1],
+                token_file=_path(given["token-file"][1]),
                 ca=_path(given["ca"][1]),
                 certificate=_path(given["certificate"][1]),
                 key=_path(given["key"][1]),
             )
+            if self.settings.token_file is not None:
+                # Here, where it is known what named it.
+                WatchedFile(time.monotonic, given["token-file"][0], self.settings.token_file, parse_tokens)
+        except FilesError as error:
+            raise usage.UsageError(str(error)) from None
         except ValueError as error:
             field, _, rest = str(error).partition(" ")
             raise usage.UsageError(f"{origin[field]} {rest}") from None

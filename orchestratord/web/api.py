@@ -176,7 +176,9 @@ class Root(KleinTree):
         self._metrics = metrics
 
     def getChildWithDefault(self, path: bytes, request: Any) -> Resource:
-        """Return the exposition, or Klein with the path as it was."""
+        """Return the exposition, or Klein with the path as it was; nothing for which no rule says who may have it."""
+        if request.rule is None:
+            return NoSuchPath()
         if path == b"metrics" and not request.postpath:
             return self._metrics
         if path == b"-" and self._api.admin is None:

@@ -108,6 +108,23 @@ class TestOptions:
             assert value in text
             assert "\n" not in text
 
+    def test_token_file(self, tmp_path: Path) -> None:
+        """By flag or by environment; it has to be there and to hold a token, or the start ends with one line."""
+        path = tmp_path / "token"
+        for given in (
+            lambda: settings("--token-file", str(path)),
+            lambda: settings(environ={"PROFILER_TOKEN_FILE": str(path)}),
+        ):
+            path.write_text("a-token-0123456789\n")
+            assert given().token_file == path
+            path.write_text("# secret\n")
+            with pytest.raises(SystemExit) as raised:
+                given()
+            assert "TOKEN_FILE" in str(raised.value).upper().replace("-", "_")
+            assert str(raised.value).endswith(f"{str(path)!r} holds no token")
+        with pytest.raises(SystemExit, match=r"^twistd profiler: --token-file: '/none' cannot be read: No such file"):
+            settings("--token-file", "/none")
+
     def test_ebpf_that_cannot_work(self) -> None:
         """Where eBPF is asked for and cannot work the start ends with the reason; `auto` goes on."""
         machine = Machine(euid=1000, which=lambda name: name)
