@@ -19,7 +19,7 @@ log = Logger()
 T = TypeVar("T")
 
 #: Bytes of a file; what is read here is small.
-MAX_FILE = 1_048_576
+MAX_FILE = 262_144
 #: Seconds between two looks.
 LOOK_EVERY = 1.0
 
