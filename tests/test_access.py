@@ -247,6 +247,13 @@ class TestGate:
         assert Role.REPORT not in gate.open_roles
         assert outcome(gate, Role.REPORT, None) is Unauthorized
 
+    def test_a_token_of_two_roles(self) -> None:
+        """It has both, and no third."""
+        token = TOKENS[Role.QUERY][0]
+        gate = Gate({**TOKENS, Role.SCRAPE: [token]})
+        outcomes = [outcome(gate, role, b"Bearer " + token) for role in Role]
+        assert outcomes == [Forbidden, None, None, Forbidden]
+
     def test_it_holds_no_token(self) -> None:
         """Nothing of it, printed or pickled, gives one away."""
         assert TOKENS[Role.QUERY][0].decode() not in repr(vars(Gate(TOKENS)))
