@@ -52,7 +52,7 @@ def parse_keys(data: bytes) -> dict[str, SigningKey]:
         raise ValueError("is no JSON Web Key Set") from None
     keys: dict[str, SigningKey] = {}
     for item in listed[:MAX_KEYS] if isinstance(listed, list) else []:
-        if not isinstance(item, dict) or item.get("use", "sig") != "sig" or item.get("kty") == "oct":
+        if not isinstance(item, dict) or item.get("use", "sig") != "sig":
             continue
         try:
             key = jwt.PyJWK(item)
