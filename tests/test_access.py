@@ -235,11 +235,24 @@ class TestGate:
         assert outcome(gate, Role.QUERY, b"Bearer " + FakeBound.TOKEN) is Forbidden
         assert outcome(gate, Role.QUERY, b"Bearer nobodys-token-0123456789") is Unauthorized
 
+    def test_a_token_that_is_too_long_is_not_verified(self) -> None:
+        """Nor anything else that is no token's size, however much of it is right."""
+        gate = Gate({}, FakeBound())
+        with pytest.raises(Unauthorized, match="Authorization must be"):
+            gate.admit(Rule("/update_metrics", Role.REPORT), b"Bearer " + FakeBound.TOKEN.ljust(MAX_TOKEN + 1, b"x"))
+
     def test_node_tokens_alone_shut_the_role(self) -> None:
         """Without a token file too."""
         gate = Gate({}, FakeBound())
         assert Role.REPORT not in gate.open_roles
         assert outcome(gate, Role.REPORT, None) is Unauthorized
+
+    def test_a_token_of_two_roles(self) -> None:
+        """It has both, and no third."""
+        token = TOKENS[Role.QUERY][0]
+        gate = Gate({**TOKENS, Role.SCRAPE: [token]})
+        outcomes = [outcome(gate, role, b"Bearer " + token) for role in Role]
+        assert outcomes == [Forbidden, None, None, Forbidden]
 
     def test_it_holds_no_token(self) -> None:
         """Nothing of it, printed or pickled, gives one away."""

@@ -221,7 +221,10 @@ class TestKeys:
         secret = {"kty": "oct", "k": encoded(b"0" * 32), "kid": "secret", "alg": "HS256"}
         broken = {**jwk("broken"), "n": "!"}
         unknown = {"kty": "LATTICE", "kid": "unknown"}
-        keys = parse_keys(key_set(secret, jwk("enc", use="enc"), broken, unknown, jwk("odd", alg="HS256"), jwk("k1")))
+        posing = {**secret, "kid": "posing", "alg": "RS256"}
+        keys = parse_keys(
+            key_set(secret, posing, jwk("enc", use="enc"), broken, unknown, jwk("odd", alg="HS256"), jwk("k1"))
+        )
         assert list(keys) == ["k1"]
 
 

@@ -244,7 +244,10 @@ class BoundedChannel(http.HTTPChannel):
 
     @property
     def request_line(self) -> tuple[bytes, bytes]:
-        """The method and the target of the request whose head has just come."""
+        """The method and the target of the request whose head has just come.
+
+        Twisted gives them to the request only with its whole body.
+        """
         return self._command, self._path
 
     def refuse(self, request: BoundedRequest, fault: Fault) -> None:

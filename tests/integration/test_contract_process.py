@@ -236,6 +236,7 @@ def test_log_lines(start: Callable[..., Daemon]) -> None:
     daemon.stop()
     ours = [line for line in daemon.output().splitlines() if "[orchestratord" in line]
     assert [line.partition("] ")[2].split(" 127")[0] for line in ours] == [
+        "roles open to everybody, without a token: report, query, scrape, admin",
         "orchestratord 0.1.0 serves on",
         "node first reports for the first time",
         "upstream http://127.0.0.1:9 is down: Connection was refused by other side: 111: Connection refused",

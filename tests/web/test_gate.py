@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from twisted.logger import capturedLogs, formatEvent
 
-from orchestratord.access import Gate, Role
+from orchestratord.access import Gate, Role, rule
 from orchestratord.node_tokens import NodeTokens, parse_keys
 from orchestratord.upstream import Answer
 from orchestratord.web.express import Way
@@ -126,6 +127,17 @@ def test_head_and_other_methods() -> None:
     connection.send(request("HEAD", "/nodes"))
     assert connection.transport.value().startswith(b"HTTP/1.1 401 ")
     assert connection.transport.value().endswith(b"\r\n\r\n")
+
+
+def test_a_route_that_no_rule_knows_is_not_there() -> None:
+    """However it got into the tree: 404, not open to everybody."""
+    wire = gated()
+    for known in (True, False):
+        asked: Any = SimpleNamespace(
+            rule=rule(b"GET", b"/nodes") if known else None, path=b"/nodes", prepath=[b"nodes"], postpath=[]
+        )
+        found = wire.site.resource.getChildWithDefault(b"nodes", asked)
+        assert (type(found).__name__ == "KleinResource") == known
 
 
 def test_what_is_always_open() -> None:
