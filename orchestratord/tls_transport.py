@@ -89,8 +89,11 @@ class TlsTransport(BufferingTLSTransport):
 class TlsFactory(TLSMemoryBIOFactory):
     """Wraps the connections of a factory in TLS, whose side of it `creator` makes; `clock` is the reactor."""
 
-    protocol = TlsTransport
-
     def __init__(self, creator: IOpenSSLServerConnectionCreator, wrapped: IProtocolFactory, clock: Any) -> None:
         super().__init__(creator, False, wrapped, clock)
         self.clock = clock
+
+    def buildProtocol(self, addr: Any) -> TlsTransport | None:  # type: ignore[override]  # IProtocolFactory allows it
+        """Return the TLS side of a connection just accepted; None, to close it, if the wrapped factory says so."""
+        wrapped = self.wrappedFactory.buildProtocol(addr)
+        return None if wrapped is None else TlsTransport(self, wrapped)

@@ -24,6 +24,18 @@ if TYPE_CHECKING:
 LARGE = b"".join(b"%015d\n" % number for number in range(4 * SLICE_BYTES // 16))
 
 
+class Site(Factory):
+    """What is served; it may refuse connections."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        self._pipe = pipe
+
+    def buildProtocol(self, addr: Any) -> Protocol | None:
+        """Take a connection, or not."""
+        del addr
+        return None if self._pipe.refusing else Protocol()
+
+
 class Pipe:
     """A connection after its handshake; `ours` is what a channel has for its transport."""
 
@@ -32,9 +44,11 @@ class Pipe:
         authority.issue("server", "localhost")
         self.clock = Clock()
         files = ServerFiles(authority.certificate("server"), authority.key("server"))
-        factory = TlsFactory(ServerTls(self.clock.seconds, files), Factory.forProtocol(Protocol), self.clock)
-        address: Any = None
-        self.ours: Any = factory.buildProtocol(address)
+        self.refusing = False
+        self.address: Any = None
+        self.factory = TlsFactory(ServerTls(self.clock.seconds, files), Site(self), self.clock)
+        ours: Any = self.factory.buildProtocol(self.address)
+        self.ours = ours
         self.wire = StringTransport()
         self.ours.makeConnection(self.wire)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -123,3 +137,9 @@ def test_a_client_that_leaves_drops_it(pipe: Pipe) -> None:
     pipe.ours.connectionLost(Failure(ConnectionDone()))
     pipe.ours.write(LARGE)
     assert pipe.clock.getDelayedCalls() == []
+
+
+def test_a_connection_that_the_site_refuses_is_refused(pipe: Pipe) -> None:
+    """Before any handshake."""
+    pipe.refusing = True
+    assert pipe.factory.buildProtocol(pipe.address) is None
