@@ -34,6 +34,7 @@ from orchestratord.settings import TLS_PREFIX
 from orchestratord.signals import StopOnSignals
 from orchestratord.telemetry import Telemetry
 from orchestratord.tls import ClientOptions, ClientTls, ServerFiles, ServerTls
+from orchestratord.tls_transport import TlsFactory
 from orchestratord.upstream import Upstreams, connection_pool, http_client
 from orchestratord.watched import LOOK_EVERY
 from orchestratord.web.admin import Admin
@@ -201,7 +202,7 @@ class Orchestrator(MultiService):
     def _listen(self, description: str, site: OrchestratorSite) -> IListeningPort:
         factory: IProtocolFactory = site
         if self._tls is not None and description.startswith(TLS_PREFIX):
-            factory = self._tls.wrap(site, self._reactor)
+            factory = TlsFactory(self._tls, site, self._reactor)
         endpoint = serverFromString(self._reactor, description.removeprefix(TLS_PREFIX))
         opened: list[Any] = []
         endpoint.listen(factory).addBoth(opened.append)

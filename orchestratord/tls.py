@@ -14,7 +14,6 @@ from OpenSSL import SSL, crypto
 from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSSLServerConnectionCreator
-from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from twisted.internet.interfaces import IProtocolFactory
     from twisted.protocols.tls import TLSMemoryBIOProtocol
 
 #: Of TLS 1.2: forward secrecy and authenticated encryption only. Those of TLS 1.3 are all of that kind.
@@ -96,10 +94,6 @@ class ServerTls:
         """Return the TLS side of a connection just accepted, with the certificate of this moment."""
         del protocol
         return SSL.Connection(self._context.value()[0], None)
-
-    def wrap(self, factory: IProtocolFactory, clock: Any) -> TLSMemoryBIOFactory:
-        """Return a factory whose protocols talk to those of `factory` in clear, and to the world in TLS."""
-        return _TlsFactory(self, False, factory, clock)
 
     def _parse(self, contents: Mapping[str, bytes]) -> tuple[SSL.Context, float]:
         context = _context(SSL.TLS_SERVER_METHOD)
@@ -194,20 +188,6 @@ class _NamedServer:
         except Exception:  # noqa: BLE001 - whatever it is, the name was not found in it
             return f"it is not for {self._name}"
         return None
-
-
-class _TlsTransport(BufferingTLSTransport):
-    """Leaves after its last word, as the standard allows; Twisted would wait for the client's, perhaps for ever."""
-
-    def loseConnection(self) -> None:
-        """Send what is written, and TLS' end, and close."""
-        super().loseConnection()
-        if self.transport is not None:
-            self.transport.loseConnection()
-
-
-class _TlsFactory(TLSMemoryBIOFactory):
-    protocol = _TlsTransport
 
 
 def _context(method: int) -> SSL.Context:

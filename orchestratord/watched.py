@@ -24,7 +24,7 @@ T = TypeVar("T")
 #: Seconds between two looks of a service at its files; and within which a value that is asked for is not looked at
 #: again, less than that, lest every other look of the service come a moment too early.
 LOOK_EVERY = 1.0
-LOOK_SECONDS = 0.9
+LOOK_SECONDS = 0.875
 #: Bytes of the largest file that is read.
 MAX_FILE_BYTES = 1_048_576
 
@@ -176,7 +176,7 @@ def _content(path: Path) -> bytes:
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise ValueError("is no regular file")
-        with open(descriptor, "rb", closefd=False) as file:  # noqa: PTH123 - a descriptor has no path
+        with open(descriptor, "rb", closefd=False) as file:
             content = file.read(MAX_FILE_BYTES + 1)
     finally:
         os.close(descriptor)

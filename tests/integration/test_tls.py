@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import requests
 
+from orchestratord.tls_transport import SLICE_BYTES
 from tests.certificates import Authority
 from tests.integration.daemon import LOOPBACK, PATIENCE, TWISTD, Daemon, Server, head, report, until
 from tests.integration.upstream import FakeUpstream, found_nothing, never
@@ -105,6 +106,9 @@ def test_a_connection_is_kept_and_large_bodies_pass(start: Callable[..., Daemon]
             assert answer.json()["accepted"] == 10_000
         assert len(session.get(f"{tls.url}/nodes", timeout=PATIENCE).json()["nodes"]) == 10_000
         assert session.get(f"{tls.url}/metrics", timeout=PATIENCE).text.count("\npage_faults{") == 10_000
+        details = session.get(f"{tls.url}/nodes?details=1", timeout=PATIENCE, headers={"Connection": "close"})
+        assert len(details.content) > 2 * SLICE_BYTES
+        assert len(details.json()["nodes"]) == 10_000
 
 
 def test_any_stream_endpoint(start: Callable[..., Daemon], authority: Authority, tmp_path: Path) -> None:

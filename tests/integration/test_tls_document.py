@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,7 +78,7 @@ def test_the_page_is_true(page: Page) -> None:
     prometheus.said("Server is ready")
     daemon = page.serve(expect="orchestrator")
     daemon.said(rf"serves on 127.0.0.1:{page.port} \(TLS\)")
-    page.serve(expect="profiler")
+    profiler = page.serve(expect="profiler")
 
     asked = page.next(expect="/query")
 
@@ -107,3 +108,8 @@ def test_the_page_is_true(page: Page) -> None:
     assert renewed.returncode == 0, renewed.stderr
     until(lambda: ends() > before, "the new certificate, which ends later")
     assert page.again(asked).returncode == 0
+    for server in (profiler, daemon):
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert "Traceback" not in server.output()
+        assert "Unhandled" not in server.output()
