@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -40,7 +41,10 @@ GET    /query?q=PROMQL            an instant query; with start and end, a range 
 GET    /api/v1/...                Prometheus' HTTP API, read-only
 GET    /metrics                   the exposition, for Prometheus to scrape
 GET    /-/healthy  /-/ready       probes
+GET    /openapi.yaml              all of it in detail, as OpenAPI 3.1
 """
+
+_DESCRIPTION = files("orchestratord.web").joinpath("openapi.yaml").read_bytes()
 
 
 class Api:
@@ -82,6 +86,14 @@ class Api:
         """List the endpoints."""
         request.route = "/"
         return _text_body(request, 200, _INDEX)
+
+    @app.route("/openapi.yaml", methods=["GET"])
+    def description(self, request: BoundedRequest) -> bytes:
+        """Describe the API to programs."""
+        request.route = "/openapi.yaml"
+        request.setHeader(b"Content-Type", b"application/yaml")
+        request.setHeader(b"Content-Length", b"%d" % len(_DESCRIPTION))
+        return _DESCRIPTION
 
     @app.route("/-/healthy", methods=["GET"])
     def healthy(self, request: BoundedRequest) -> bytes:

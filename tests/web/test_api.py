@@ -162,6 +162,16 @@ def test_a_query_is_passed_on_and_its_answer_back() -> None:
     assert wire.upstreams.asked == [Query("/api/v1/query", (("query", "up"), ("time", "1")))]
 
 
+def test_no_content_is_passed_on_as_such() -> None:
+    """With no body, and so with no type and no length of one."""
+    wire = Wire()
+    wire.upstreams.answer = Answer(204, b"", b"")
+    for path in ("/api/v1/query", "/api/v1/query_exemplars"):
+        answer = wire.ask("GET", f"{path}?query=1")
+        assert (answer.status, answer.body) == (204, b"")
+        assert {"content-type", "content-length", "transfer-encoding"} & answer.headers.keys() == set()
+
+
 def test_a_query_may_be_a_form() -> None:
     """With the same parameters; a body of another type is refused, not overlooked."""
     wire = Wire()
