@@ -12,7 +12,7 @@ from twisted.web.resource import Resource
 from werkzeug.exceptions import NotFound
 
 from orchestratord import __version__
-from orchestratord.errors import BadRequest, Busy, UnknownNode
+from orchestratord.errors import BadQuery, BadRequest, Busy, UnknownNode
 from orchestratord.query import arguments
 from orchestratord.web.answers import failure_body, json_body
 from orchestratord.web.listing import details, details_json, names_json
@@ -113,7 +113,10 @@ class Api:
     async def list_nodes(self, request: BoundedRequest) -> bytes:
         """List the fresh nodes, sorted."""
         request.route = "/nodes"
-        wanted = arguments(_query_string(request)).get("details", ["false"])[0].lower()
+        try:
+            wanted = arguments(_query_string(request)).get("details", ["false"])[0].lower()
+        except BadQuery as error:
+            raise BadRequest(str(error)) from None  # this is no query: no Prometheus client reads the answer
         if wanted not in {"true", "1", "false", "0", ""}:
             raise BadRequest(f"invalid parameter 'details': must be true or false, not {wanted[:20]!a}")
         if self._listings >= _MAX_LISTINGS:
