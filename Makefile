@@ -5,9 +5,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+SECONDS ?= 60
+TARGET ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench lint format clean debian-run debian-test debian-bench
+.PHONY: help run test fuzz bench lint format clean debian-run debian-test debian-bench
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +22,9 @@ test: debian-test lint ## Lint, type-check and test everything
 	$(BIN)/coverage run -m pytest $(ARGS)
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
+
+fuzz: $(VENV)/.installed-fuzz ## Fuzz for SECONDS=60 in all, or one TARGET=express|query|report; a crash says how to run it again
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(TARGET)
 
 bench: debian-bench $(VENV)/.installed-bench ## Measure every case beside its peers and write BENCHMARKS.md (CASE=... for one)
 	$(BIN)/python -m tests.benchmarks $(if $(CASE),--case $(CASE)) $(ARGS)
@@ -50,6 +55,10 @@ $(VENV)/.installed: setup.cfg pyproject.toml $(SOURCES) | debian-run $(VENV)/bin
 $(VENV)/.installed-test: setup.cfg pyproject.toml $(SOURCES) | debian-test $(VENV)/bin/pip
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
 	touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-fuzz: setup.cfg pyproject.toml $(SOURCES) | debian-test $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,fuzz]'
+	touch $@ $(VENV)/.installed $(VENV)/.installed-test
 
 $(VENV)/.installed-bench: setup.cfg pyproject.toml $(SOURCES) | debian-bench $(VENV)/bin/pip
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'

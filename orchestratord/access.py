@@ -41,6 +41,7 @@ _EXACT = {
     path.encode(): Rule(path, role)
     for path, role in {
         "/": None,
+        "/openapi.yaml": None,
         "/-/healthy": None,
         "/-/ready": None,
         "/update_metrics": Role.REPORT,

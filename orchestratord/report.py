@@ -116,6 +116,7 @@ class ReportDecoder:
                 wire = self._strict.decode(item)
             except msgspec.ValidationError:
                 wire = self._lenient.decode(item)
+                bytes(item).decode()  # msgspec passes over what is not asked for, and does not look whether it is text
                 unknown = len(msgspec.json.decode(item, type=dict[str, msgspec.Raw]).keys() - self._known)
             return Decoded([self._report(wire, received_at)], unknown)
         except msgspec.ValidationError as error:

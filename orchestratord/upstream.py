@@ -53,7 +53,10 @@ _TAKES_FORM = frozenset(
 
 @dataclass(frozen=True)
 class Answer:
-    """An upstream's answer as it came: its status, its Content-Type, its body; and headers of our own about it."""
+    """An upstream's answer as it came: its status, its Content-Type, its body; and headers of our own about it.
+
+    The Content-Type is empty where there is none, with a 204.
+    """
 
     status: int
     content_type: bytes
@@ -202,6 +205,8 @@ class Upstreams:
         content_type = (response.headers.getRawHeaders(b"Content-Type") or [b""])[0]
         if 300 <= response.code < 400:
             raise _Broken(f"answered {response.code}, a redirect, which is not followed")
+        if response.code == 204 and not body:  # exemplars of a query that selects nothing
+            return Answer(204, b"", b"")
         if not content_type.lower().startswith(b"application/json"):
             shown = content_type.decode("latin-1") or "no content type"
             raise _Broken(f"answered {response.code} with {shown!a}, which is no answer of Prometheus' API")

@@ -19,7 +19,7 @@ from tests.wire import Wire
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-OPEN = {"/", "/-/healthy", "/-/ready"}
+OPEN = {"/", "/-/healthy", "/-/ready", "/openapi.yaml"}
 TOKENS = {role: [f"{role}-token-0123456789".encode()] for role in Role}
 
 
@@ -41,7 +41,7 @@ def a_path(pattern: str) -> bytes:
 
 @pytest.mark.parametrize(("method", "pattern"), sorted(set(routes())))
 def test_every_route_has_a_role_or_is_open_on_purpose(method: str, pattern: str) -> None:
-    """Whoever adds a route has to say who may have it; only probes and the list of endpoints are open."""
+    """Whoever adds a route has to say who may have it; only probes and what describes the API are open."""
     decided = rule(method.encode(), a_path(pattern))
     assert decided is not None
     assert (decided.role is None) == (pattern in OPEN)

@@ -142,6 +142,11 @@ def test_an_answer_comes_back_byte_for_byte() -> None:
     assert setup.count("p", "answered") == 1
 
 
+def test_no_content_is_an_answer() -> None:
+    """Prometheus says so of exemplars where the query selects nothing; with a body it would be nonsense."""
+    assert result(Setup(p=Prometheus(Answer(204, b"", b""))).fetch()) == Answer(204, b"", b"")
+
+
 def test_long_parameters_go_as_a_form() -> None:
     """Where Prometheus takes one; a proxy in between would refuse the URL."""
     host = Prometheus()

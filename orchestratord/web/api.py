@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -9,7 +10,7 @@ from klein import Klein
 from werkzeug.exceptions import MethodNotAllowed, NotFound
 
 from orchestratord import __version__
-from orchestratord.errors import BadRequest, Busy
+from orchestratord.errors import BadQuery, BadRequest, Busy
 from orchestratord.query import arguments
 from orchestratord.web.answers import failure_body, json_body, text_body, unknown_node
 from orchestratord.web.listing import details, details_json, names_json
@@ -40,12 +41,15 @@ GET    /nodes/<id>                one node
 GET    /query?q=PROMQL            an instant query; with start and end, a range query
 GET    /api/v1/...                Prometheus' HTTP API, read-only
 GET    /metrics                   the exposition, for Prometheus to scrape
+GET    /openapi.yaml              all of it in detail, as OpenAPI 3.1
 """
 
 _ADMIN_INDEX = """\
 DELETE /nodes/<id>                forget a node
 GET    /-/healthy  /-/ready       probes
 """
+
+_DESCRIPTION = files("orchestratord.web").joinpath("openapi.yaml").read_bytes()
 
 
 class Api:
@@ -89,6 +93,14 @@ class Api:
         request.route = "/"
         return text_body(request, 200, _INDEX + (_ADMIN_INDEX if self.admin else ""))
 
+    @app.route("/openapi.yaml", methods=["GET"])
+    def description(self, request: BoundedRequest) -> bytes:
+        """Describe the API to programs."""
+        request.route = "/openapi.yaml"
+        request.setHeader(b"Content-Type", b"application/yaml")
+        request.setHeader(b"Content-Length", b"%d" % len(_DESCRIPTION))
+        return _DESCRIPTION
+
     @app.route("/-/healthy", methods=["GET"])
     def healthy(self, request: BoundedRequest) -> bytes:
         """Tell whether the process does its work."""
@@ -103,7 +115,10 @@ class Api:
     async def list_nodes(self, request: BoundedRequest) -> bytes:
         """List the fresh nodes, sorted."""
         request.route = "/nodes"
-        wanted = arguments(_query_string(request)).get("details", ["false"])[0].lower()
+        try:
+            wanted = arguments(_query_string(request)).get("details", ["false"])[0].lower()
+        except BadQuery as error:
+            raise BadRequest(str(error)) from None  # this is no query: no Prometheus client reads the answer
         if wanted not in {"true", "1", "false", "0", ""}:
             raise BadRequest(f"invalid parameter 'details': must be true or false, not {wanted[:20]!a}")
         if self._listings >= _MAX_LISTINGS:
