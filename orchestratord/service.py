@@ -51,7 +51,10 @@ class Orchestrator(MultiService):
         self._reactor = reactor
         self._settings = settings
         self._ports: list[IListeningPort] = []
-        self._draining = False
+        #: Not ready any more, but everything is served; then nothing new is.
+        self._leaving = self._draining = False
+        self._staying: Deferred[None] | None = None
+        self._hurried = False
         self._embedded: EmbeddedPrometheus | None = None
         bases = settings.prometheus
         if settings.embedded:
@@ -127,7 +130,7 @@ class Orchestrator(MultiService):
             idle_timeout=settings.idle_timeout,
             access_log=settings.access_log,
         )
-        StopOnSignals(reactor).setServiceParent(self)
+        StopOnSignals(reactor, self.hurry).setServiceParent(self)
 
     def privilegedStartService(self) -> None:
         """Open the ports, while there may still be the right to low ones; SystemExit if one cannot be opened."""
@@ -161,10 +164,20 @@ class Orchestrator(MultiService):
             profiler_service(self._reactor, profiler).setServiceParent(self)
 
     def stopService(self) -> Deferred[None]:
-        """Take nothing new, finish what is in flight, end the children."""
+        """Be not ready for `drain_delay`, take nothing new, finish what is in flight, end the children."""
         return Deferred.fromCoroutine(self._stop())
 
+    def hurry(self) -> None:
+        """End the drain delay now, or leave it out."""
+        self._hurried = True
+        staying, self._staying = self._staying, None
+        if staying is not None:
+            staying.callback(None)
+
     async def _stop(self) -> None:
+        self._leaving = True
+        if self._settings.drain_delay > 0 and not self._hurried:
+            await self._stay(self._settings.drain_delay)
         self._draining = True
         for port in self._ports:
             closed = port.stopListening()
@@ -175,8 +188,17 @@ class Orchestrator(MultiService):
         await self._pool.closeCachedConnections()
         log.info("orchestratord has stopped")
 
+    async def _stay(self, seconds: float) -> None:
+        """Serve on while the load balancers learn that this daemon is not ready any more."""
+        log.info("not ready any more; the ports close in {seconds:g} s", seconds=seconds)
+        self._staying = Deferred()
+        timer = self._reactor.callLater(seconds, self.hurry)
+        await self._staying
+        if timer.active():
+            timer.cancel()
+
     def _unready(self) -> str | None:
-        if self._draining:
+        if self._leaving:
             return "draining"
         return None if self.running else "starting"
 

@@ -53,6 +53,7 @@ class Settings:
     max_batch: int
     request_timeout: float
     idle_timeout: float
+    drain_delay: float
     drain_timeout: float
     data_dir: Path
     all_in_one: bool
@@ -236,6 +237,7 @@ OPTIONS = (
     Option("max-batch", _whole(1, 1_000_000), 10_000, "reports in one batch"),
     Option("request-timeout", _seconds(0.1, 600), 30.0, "seconds for a whole request to arrive"),
     Option("idle-timeout", _seconds(0.1, 86400), 60.0, "seconds that a kept-alive connection may be idle"),
+    Option("drain-delay", _seconds(0, 600), 0.0, "seconds between being not ready and closing the ports at a stop"),
     Option("drain-timeout", _seconds(0, 600), 15.0, "seconds that requests in flight get to finish at a stop"),
     Option("data-dir", _path, None, "where the embedded Prometheus' data, and what outlives a restart, is kept"),
     Option("all-in-one", _switch, False, "one machine: also an embedded Prometheus and a profiler of this host"),
