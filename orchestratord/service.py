@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -22,9 +23,12 @@ from orchestratord.expiry import Sweep
 from orchestratord.exposition import Exposition, NodeCollector, SampleRenderer
 from orchestratord.latest import LatestFromMemory
 from orchestratord.nodes import NodeStore
+from orchestratord.persistence import Persistence, in_own_thread
 from orchestratord.profiler.agent import ProfilerSettings, host_node_id, profiler_service
 from orchestratord.report import ReportDecoder
 from orchestratord.signals import StopOnSignals
+from orchestratord.snapshot import Moment
+from orchestratord.snapshot_file import SnapshotFile
 from orchestratord.telemetry import Telemetry
 from orchestratord.upstream import Upstreams, connection_pool, http_client
 from orchestratord.web.api import Api, Root
@@ -75,9 +79,25 @@ class Orchestrator(MultiService):
         scrape = ScrapeResource(
             reactor, nodes, Exposition(settings.catalogue, own), telemetry, time, fallback=MetricsResource(everything)
         )
-        decoder = ReportDecoder(settings.catalogue, SampleRenderer(settings.catalogue), max_batch=settings.max_batch)
+        render = SampleRenderer(settings.catalogue)
+        decoder = ReportDecoder(settings.catalogue, render, max_batch=settings.max_batch)
         self._sweep = Sweep(reactor, nodes, telemetry, time.monotonic, settings.expire_every)
         self._sweep.setServiceParent(self)
+        self._persistence: Persistence | None = None
+        if settings.snapshot_every:
+            boot = _boot()
+            self._persistence = Persistence(
+                reactor,
+                nodes,
+                SnapshotFile(settings.data_dir),
+                telemetry,
+                lambda: Moment(time.time(), time.monotonic(), boot),
+                catalogue=settings.catalogue,
+                render=render,
+                every=settings.snapshot_every,
+                in_thread=lambda work: in_own_thread(reactor, work),
+            )
+            self._persistence.setServiceParent(self)
         self._pool = connection_pool(reactor, settings.max_queries)
         upstreams = Upstreams(
             reactor,
@@ -133,7 +153,12 @@ class Orchestrator(MultiService):
         StopOnSignals(reactor, self.hurry).setServiceParent(self)
 
     def privilegedStartService(self) -> None:
-        """Open the ports, while there may still be the right to low ones; SystemExit if one cannot be opened."""
+        """Take the table back, then open the ports, while there may still be the right to low ones.
+
+        SystemExit if one cannot be opened.
+        """
+        if self._persistence is not None:
+            self._persistence.load()
         for description in self._settings.listen:
             listening = serverFromString(self._reactor, description).listen(self._site)
             listening.addCallbacks(
@@ -211,6 +236,14 @@ class Orchestrator(MultiService):
                 name = local or (f"[{host.host}]" if ":" in host.host else host.host)
                 return f"{name}:{host.port}"
         raise RuntimeError("settings promise a tcp: listener")  # pragma: no cover - checked at the start
+
+
+def _boot() -> str:
+    """Return what names the time since the machine was started, in which its monotonic clock goes on; or nothing."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _cannot_listen(description: str, failure: Any) -> SystemExit:

@@ -56,6 +56,7 @@ class Settings:
     drain_delay: float
     drain_timeout: float
     data_dir: Path
+    snapshot_every: float
     all_in_one: bool
     access_log: bool
     catalogue: Catalogue
@@ -106,6 +107,16 @@ def _seconds(low: float, high: float) -> Callable[[Any], float]:
         number = _number(value)
         if number is None or not low <= number <= high:
             raise ValueError(f"must be a number of seconds from {low:g} to {high:g}")
+        return number
+
+    return check
+
+
+def _off_or_seconds(low: float, high: float) -> Callable[[Any], float]:
+    def check(value: Any) -> float:
+        number = _number(value)
+        if number is None or not (number == 0 or low <= number <= high):
+            raise ValueError(f"must be 0, or a number of seconds from {low:g} to {high:g}")
         return number
 
     return check
@@ -239,7 +250,13 @@ OPTIONS = (
     Option("idle-timeout", _seconds(0.1, 86400), 60.0, "seconds that a kept-alive connection may be idle"),
     Option("drain-delay", _seconds(0, 600), 0.0, "seconds between being not ready and closing the ports at a stop"),
     Option("drain-timeout", _seconds(0, 600), 15.0, "seconds that requests in flight get to finish at a stop"),
-    Option("data-dir", _path, None, "where the embedded Prometheus' data, and what outlives a restart, is kept"),
+    Option("data-dir", _path, None, "where the embedded Prometheus' data, and the snapshot of the table, are kept"),
+    Option(
+        "snapshot-every",
+        _off_or_seconds(0.1, 3600),
+        10.0,
+        "seconds between snapshots of the table under data-dir, from which a restart takes it back; 0: none",
+    ),
     Option("all-in-one", _switch, False, "one machine: also an embedded Prometheus and a profiler of this host"),
     Option("access-log", _switch, False, "log a line for every request, and why a report was refused"),
 )

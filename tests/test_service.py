@@ -36,6 +36,7 @@ class Running:
     def __init__(self, **flags: Any) -> None:
         flags.setdefault("listen", ["tcp:0:interface=127.0.0.1"])
         flags.setdefault("prometheus", ["http://127.0.0.1:1"])
+        flags.setdefault("snapshot_every", 0)
         self.service = Orchestrator(reactor, load({name.replace("_", "-"): flags[name] for name in flags}, HOME))
         self.pool = HTTPConnectionPool(reactor, persistent=False)
         self.client = HTTPClient(Agent(reactor, pool=self.pool))
@@ -135,6 +136,23 @@ async def test_readiness_follows_the_service(running: Running) -> None:
     stopping = running.service.stopService()
     assert running.service._unready() == "draining"
     await stopping
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_restart_takes_the_table_back_before_the_port_opens(tmp_path: Path) -> None:
+    """Nodes that were forgotten apart; `--snapshot-every 0` neither reads nor writes."""
+    kept: dict[str, Any] = {"data_dir": str(tmp_path), "snapshot_every": 600}
+    daemon = Running(**kept)
+    daemon.start()
+    for name in ("n1", "n2"):
+        assert (await daemon.ask("POST", "/update_metrics", json={"node_id": name}))[0] == 200
+    assert (await daemon.ask("DELETE", "/nodes/n2"))[0] == 204
+    await daemon.service.stopService()
+    for more, answer in (({"snapshot_every": 0}, b'{"nodes":[]}'), ({}, b'{"nodes":["n1"]}')):
+        again = Running(**(kept | more))
+        again.start()
+        assert await again.ask("GET", "/nodes") == (200, answer)
+        await again.service.stopService()
 
 
 @pytest_twisted.ensureDeferred
