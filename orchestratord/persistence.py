@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from threading import Thread
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.application.service import Service
@@ -73,6 +73,8 @@ class Persistence(Service):
         self._loop = LoopingCall(self._look)
         self._loop.clock = reactor
         self._writing: Deferred[None] = succeed(None)
+        #: Set at the end, when there is nobody left to make room for.
+        self._hurry = Event()
 
     def load(self) -> None:
         """Take back what is on the disk and still fresh; never fails. Blocks, so it comes before the ports open."""
@@ -105,6 +107,7 @@ class Persistence(Service):
     def startService(self) -> None:
         """Begin to write."""
         super().startService()
+        self._hurry.clear()
         self._begun = self._reactor.seconds()
         self._loop.start(self._tick, now=False)
 
@@ -126,7 +129,8 @@ class Persistence(Service):
                 done.callback(None)
 
         timer = self._reactor.callLater(LAST_SECONDS, give_up)
-        self._writing.addCallback(lambda _: self._write(pause=0.0)).addCallback(end)
+        self._hurry.set()
+        self._writing.addCallback(lambda _: self._write()).addCallback(end)
         return done
 
     def _look(self) -> Deferred[None] | None:
@@ -135,10 +139,10 @@ class Persistence(Service):
         if not due and self._nodes.forgotten == self._forgotten:
             return None
         self._begun = self._reactor.seconds()
-        self._writing = self._write(pause=PAUSE_SECONDS)
+        self._writing = self._write()
         return self._writing
 
-    def _write(self, pause: float) -> Deferred[None]:
+    def _write(self) -> Deferred[None]:
         """Write the table if it has changed; fires without a failure, whatever happens."""
         changes, forgotten = self._nodes.changes, self._nodes.forgotten
         if changes == self._changes:
@@ -147,7 +151,7 @@ class Persistence(Service):
 
         def work() -> int:
             self._file.acquire()
-            return self._file.replace(self._parts(pause))
+            return self._file.replace(self._parts())
 
         def written(size: int) -> None:
             self._changes, self._forgotten = changes, forgotten
@@ -165,13 +169,12 @@ class Persistence(Service):
 
         return self._in_thread(work).addCallbacks(written, failed)
 
-    def _parts(self, pause: float) -> Iterator[bytes]:
+    def _parts(self) -> Iterator[bytes]:
         """Return the snapshot, with a moment for the reactor between its parts. For any thread."""
         now = self._now()
         for part in encode(self._catalogue.names, now, self._nodes.blocks(now.monotonic, BLOCK)):
             yield part
-            if pause:
-                time.sleep(pause)
+            self._hurry.wait(PAUSE_SECONDS)
 
     def _failed(self, reason: str) -> None:
         self._telemetry.snapshot_failed()
