@@ -8,7 +8,7 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -167,7 +167,8 @@ class Persistence(Service):
                 log.failure("a snapshot could not be made", failure)
             self._failed(_reason(failure.value))
 
-        return self._in_thread(work).addCallbacks(written, failed)
+        # There may be no thread to be had.
+        return maybeDeferred(self._in_thread, work).addCallbacks(written, failed)
 
     def _parts(self) -> Iterator[bytes]:
         """Return the snapshot, with a moment for the reactor between its parts. For any thread."""

@@ -246,6 +246,22 @@ def test_an_error_of_ours_does_not_end_it(file: FakeFile) -> None:
     assert file.writes == 1
 
 
+def test_no_thread_to_be_had(file: FakeFile) -> None:
+    """It is one more way in which a snapshot fails: the next is tried, and the end comes."""
+
+    def refuse(_: Callable[[], int]) -> Deferred[int]:
+        raise RuntimeError("can't start new thread")
+
+    run = Run(file).started()
+    run.in_thread = refuse
+    run.report("a")
+    with capturedLogs():
+        run.pass_seconds(20)
+        assert run.failures() == 2
+        assert run.service.stopService().called
+    assert run.failures() == 3
+
+
 def test_a_directory_in_use(file: FakeFile) -> None:
     """Nothing is taken from it or written to it, which is said once, until it is free."""
     earlier = Run(file).started()

@@ -187,6 +187,14 @@ def test_forged_files(payloads: list[bytes]) -> None:
         assert len(snapshot.records) in {0, 3}
 
 
+@pytest.mark.parametrize("node_id", ["", 'a"} 1\nb{x="', "a\nb", "<b>", "x" * 254])
+def test_forged_node_ids(node_id: str) -> None:
+    """What no report may call a node, no snapshot may either."""
+    entry = Entry(1000, msgspec.structs.replace(report("n"), node_id=node_id))
+    with pytest.raises(BadSnapshot, match="holds what no snapshot does"):
+        read(b"".join(encode(FAMILIES, WRITTEN, [[entry]])))
+
+
 def test_a_frame_that_goes_past_the_end() -> None:
     """It is not read into the digest, nor beyond."""
     start = SMALL.index(b"\n") + 1

@@ -334,7 +334,8 @@ def test_signals_without_end(start: Callable[..., Daemon]) -> None:
     """However many signals come until the very end, the exit code is 0."""
     daemon = start()
     daemon.post(report("n1")).raise_for_status()
-    while daemon.process.poll() is None:
+    deadline = time.monotonic() + PATIENCE
+    while daemon.process.poll() is None and time.monotonic() < deadline:
         daemon.signal(signal.SIGTERM)
         daemon.signal(signal.SIGINT)
         pause(0.001)

@@ -114,7 +114,8 @@ class FakeClock:
     """A wall clock for a process, set by the test while it runs; the monotonic clock goes on as ever."""
 
     def __init__(self, folder: Path) -> None:
-        libraries = sorted(Path("/usr").glob("lib*/**/faketime/libfaketimeMT.so.1"))
+        places = ("lib", "lib64", "lib/*")
+        libraries = [path for place in places for path in Path("/usr").glob(f"{place}/faketime/libfaketimeMT.so.1")]
         if not libraries:
             pytest.fail("no libfaketimeMT.so.1 under /usr/lib; Debian's package faketime brings it")
         self._file = folder / "offset"
@@ -148,24 +149,25 @@ def test_the_wall_clock_steps(start: Callable[..., Daemon], tmp_path: Path, step
     deadlines = ("--request-timeout", "3", "--query-timeout", "3")
     with FakeUpstream(never) as upstream:
         daemon = start("--prometheus", upstream.url, *options, *deadlines, env=clock.env)
-        assert daemon.post(report("timed", timestamp=clock.time())).status_code == 200
         begun = time.monotonic()
-        trickling, asking = daemon.wire(), daemon.wire()
-        trickling.send(head("POST", "/update_metrics", length=100))
-        asking.get("/query?q=up")
-        upstream.until_open(1)
-        clock.set(step)
-        until(lambda: abs(_date(daemon) - clock.time()) < 60, "the daemon's clock to be set")
-        # Reports are taken, and no node has aged by the step.
-        assert daemon.post(report("after", timestamp=clock.time())).status_code == 200
-        age = daemon.get("/nodes/timed").json()["age_seconds"]
-        assert 0 <= age <= time.monotonic() - begun + 1
-        assert daemon.nodes() == ["after", "timed"]
-        assert daemon.get("/-/healthy").status_code == 200
-        # The deadlines of what was under way are what they were, and so are those of what comes after.
-        with trickling, asking:
+        assert daemon.post(report("timed", timestamp=clock.time())).status_code == 200
+        with daemon.wire() as trickling, daemon.wire() as asking:
+            opened = time.monotonic()
+            trickling.send(head("POST", "/update_metrics", length=100))
+            asking.get("/query?q=up")
+            upstream.until_open(1)
+            clock.set(step)
+            until(lambda: abs(_date(daemon) - clock.time()) < 60, "the daemon's clock to be set")
+            # Reports are taken, and no node has aged by the step.
+            assert daemon.post(report("after", timestamp=clock.time())).status_code == 200
+            timed = daemon.get("/nodes/timed")
+            passed = time.monotonic() - begun
+            assert timed.status_code == 200 or passed >= stale_after
+            assert timed.status_code == 404 or 0 <= timed.json()["age_seconds"] <= passed
+            assert daemon.get("/-/healthy").status_code == 200
+            # The deadlines of what was under way are what they were, and so are those of what comes after.
             assert (asking.answer().status, trickling.answer().status) == (504, 408)
-            assert time.monotonic() - begun >= 2.9
+            assert time.monotonic() - opened >= 2.9
         asked = time.monotonic()
         assert daemon.get("/query", {"q": "up"}).status_code == 504
         assert time.monotonic() - asked >= 2.9
@@ -218,7 +220,7 @@ def test_timestamps_after_the_clock_was_set_back(start: Callable[..., Daemon], t
 def test_a_profiler_whose_clock_is_set_back(start: Callable[..., Daemon], tmp_path: Path) -> None:
     """It measures and reports on; the node is back in the table once its report from the future is stale."""
     clock = FakeClock(tmp_path)
-    daemon = start("--stale-after", "3")
+    daemon = start("--stale-after", "10")
     options = ("--orchestrator", daemon.url, "--node-id", "n1", "--interval", "1", "--source", "procfs")
     profiler = Server((TWISTD, "--nodaemon", "--pidfile=", "profiler", *options), tmp_path / "profiler", clock.env)
 
@@ -230,8 +232,7 @@ def test_a_profiler_whose_clock_is_set_back(start: Callable[..., Daemon], tmp_pa
         clock.set(-HOUR)
         until(lambda: counted("superseded") > 0, "a report from an hour ago")
         before = counted("accepted")
-        until(lambda: counted("accepted") > before, "a report that is taken again")
-        assert daemon.nodes() == ["n1"]
+        until(lambda: counted("accepted") > before and daemon.nodes() == ["n1"], "a report that is taken again")
     finally:
         profiler.close()
 

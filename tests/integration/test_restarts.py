@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import requests
 
-from tests.integration.daemon import FAMILIES, full_report, report, until
+from tests.integration.daemon import FAMILIES, PATIENCE, full_report, report, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,7 +87,7 @@ def test_clean_restart(start: Callable[..., Daemon], tmp_path: Path) -> None:
         name: node["metrics"] for name, node in before.items()
     }
     for name, node in after.items():
-        assert node["last_report"] == pytest.approx(before[name]["last_report"], abs=0.1)
+        assert node["last_report"] == pytest.approx(before[name]["last_report"], abs=1)
         assert node["age_seconds"] >= before[name]["age_seconds"]
 
     def samples(text: str) -> list[str]:
@@ -126,7 +126,7 @@ def test_killed_while_reports_flow(start: Callable[..., Daemon], tmp_path: Path)
         assert found.keys() >= sure
         for name, (sent, answered) in flow.answered.items():
             if name in found:
-                assert sent - 0.2 <= found[name]["last_report"] <= answered + 0.2
+                assert sent - 1 <= found[name]["last_report"] <= answered + 1
         assert "is not taken back" not in daemon.output()
 
 
@@ -164,7 +164,7 @@ def test_a_forgotten_node_stays_forgotten(start: Callable[..., Daemon], tmp_path
     daemon.stop()
     daemon = start(*kept)
     assert daemon.nodes() == ["drained", "kept"]
-    requests.delete(f"{daemon.url}/nodes/drained", timeout=10).raise_for_status()
+    requests.delete(f"{daemon.url}/nodes/drained", timeout=PATIENCE).raise_for_status()
     until(lambda: snapshots(daemon) > 0, "a snapshot without the node")
     daemon.kill()
     assert start(*kept).nodes() == ["kept"]
