@@ -68,8 +68,8 @@ $(VENV)/.installed-bench: setup.cfg pyproject.toml $(SOURCES) | debian-bench $(V
 debian-run: WANTED = $(PYTHON):python3 ensurepip:python3-venv prometheus:prometheus setpriv:util-linux
 debian-run: NICE = bpftrace:bpftrace
 debian-test: WANTED = $(PYTHON):python3 ensurepip:python3-venv git:git prometheus:prometheus promtool:prometheus \
-	setpriv:util-linux bpftrace:bpftrace kubectl:kubernetes-client systemd-analyze:systemd \
-	curl:curl openssl:openssl
+	setpriv:util-linux bpftrace:bpftrace kubectl:kubernetes-client systemd-analyze:systemd unshare:util-linux \
+	curl:curl openssl:openssl faketime:faketime
 
 debian-bench: WANTED = $(PYTHON):python3 ensurepip:python3-venv setpriv:util-linux wrk:wrk prometheus:prometheus \
 	prometheus-pushgateway:prometheus-pushgateway victoria-metrics:victoria-metrics

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -28,10 +29,13 @@ from orchestratord.exposition import Exposition, NodeCollector, SampleRenderer
 from orchestratord.keyring import Keyring
 from orchestratord.latest import LatestFromMemory
 from orchestratord.nodes import NodeStore
+from orchestratord.persistence import Persistence, in_own_thread
 from orchestratord.profiler.agent import ProfilerSettings, host_node_id, profiler_service
 from orchestratord.report import ReportDecoder
 from orchestratord.settings import TLS_PREFIX
 from orchestratord.signals import StopOnSignals
+from orchestratord.snapshot import Moment
+from orchestratord.snapshot_file import SnapshotFile
 from orchestratord.telemetry import Telemetry
 from orchestratord.tls import ClientOptions, ClientTls, ServerFiles, ServerTls
 from orchestratord.tls_transport import TlsFactory
@@ -86,7 +90,10 @@ class Orchestrator(MultiService):
         self._settings = settings
         self._listeners: list[_Listener] = []
         self._admin_listeners: list[_Listener] = []
-        self._draining = False
+        #: Not ready any more, but everything is served; then nothing new is.
+        self._leaving = self._draining = False
+        self._staying: Deferred[None] | None = None
+        self._hurried = False
         self._keyring = Keyring(reactor, settings, time.time)
         self._keyring.setServiceParent(self)
         self._embedded: EmbeddedPrometheus | None = None
@@ -109,9 +116,25 @@ class Orchestrator(MultiService):
         scrape = ScrapeResource(
             reactor, nodes, Exposition(settings.catalogue, own), telemetry, time, fallback=MetricsResource(everything)
         )
-        decoder = ReportDecoder(settings.catalogue, SampleRenderer(settings.catalogue), max_batch=settings.max_batch)
+        render = SampleRenderer(settings.catalogue)
+        decoder = ReportDecoder(settings.catalogue, render, max_batch=settings.max_batch)
         self._sweep = Sweep(reactor, nodes, telemetry, time.monotonic, settings.expire_every)
         self._sweep.setServiceParent(self)
+        self._persistence: Persistence | None = None
+        if settings.snapshot_every:
+            boot = _boot()
+            self._persistence = Persistence(
+                reactor,
+                nodes,
+                SnapshotFile(settings.data_dir),
+                telemetry,
+                lambda: Moment(time.time(), time.monotonic(), boot),
+                catalogue=settings.catalogue,
+                render=render,
+                every=settings.snapshot_every,
+                in_thread=lambda work: in_own_thread(reactor, work),
+            )
+            self._persistence.setServiceParent(self)
         self._pool = connection_pool(reactor, settings.max_queries)
         upstreams = Upstreams(
             reactor,
@@ -187,10 +210,15 @@ class Orchestrator(MultiService):
             certificate = TimerService(LOOK_EVERY, self._tls.look)
             certificate.clock = reactor
             certificate.setServiceParent(self)
-        StopOnSignals(reactor).setServiceParent(self)
+        StopOnSignals(reactor, self.hurry).setServiceParent(self)
 
     def privilegedStartService(self) -> None:
-        """Open the ports, while there may still be the right to low ones; SystemExit if one cannot be opened."""
+        """Take the table back, then open the ports, while there may still be the right to low ones.
+
+        SystemExit if one cannot be opened.
+        """
+        if self._persistence is not None:
+            self._persistence.load()
         for listeners, site, descriptions in (
             (self._listeners, self._site, self._settings.listen),
             (self._admin_listeners, self._admin_site, self._settings.admin_listen),
@@ -238,10 +266,20 @@ class Orchestrator(MultiService):
             profiler_service(self._reactor, profiler).setServiceParent(self)
 
     def stopService(self) -> Deferred[None]:
-        """Take nothing new, finish what is in flight, end the children."""
+        """Be not ready for `drain_delay`, take nothing new, finish what is in flight, end the children."""
         return Deferred.fromCoroutine(self._stop())
 
+    def hurry(self) -> None:
+        """End the drain delay now, or leave it out."""
+        self._hurried = True
+        staying, self._staying = self._staying, None
+        if staying is not None:
+            staying.callback(None)
+
     async def _stop(self) -> None:
+        self._leaving = True
+        if self._settings.drain_delay > 0 and not self._hurried:
+            await self._stay(self._settings.drain_delay)
         self._draining = True
         await _close(self._listeners)
         await self._site.drain(self._settings.drain_timeout)
@@ -257,8 +295,17 @@ class Orchestrator(MultiService):
         tokens = self._keyring.tokens(Role.SCRAPE)
         embedded.authorize(tokens[0] if tokens else None)
 
+    async def _stay(self, seconds: float) -> None:
+        """Serve on while the load balancers learn that this daemon is not ready any more."""
+        log.info("not ready any more; the ports close in {seconds:g} s", seconds=seconds)
+        self._staying = Deferred()
+        timer = self._reactor.callLater(seconds, self.hurry)
+        await self._staying
+        if timer.active():
+            timer.cancel()
+
     def _unready(self) -> str | None:
-        if self._draining:
+        if self._leaving:
             return "draining"
         return None if self.running else "starting"
 
@@ -273,6 +320,14 @@ class Orchestrator(MultiService):
                 name = local or (f"[{host.host}]" if ":" in host.host else host.host)
                 return f"{name}:{host.port}"
         raise RuntimeError("settings promise a tcp: listener")  # pragma: no cover - checked at the start
+
+
+def _boot() -> str:
+    """Return what names the time since the machine was started, in which its monotonic clock goes on; or nothing."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _cannot_listen(description: str, failure: Any) -> SystemExit:

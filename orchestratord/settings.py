@@ -66,6 +66,7 @@ class Settings:
     max_batch: int
     request_timeout: float
     idle_timeout: float
+    drain_delay: float
     drain_timeout: float
     token_file: tuple[tuple[Role, Path], ...]
     report_oidc_jwks: str | None
@@ -74,6 +75,7 @@ class Settings:
     report_oidc_ca: Path | None
     report_oidc_token_file: Path | None
     data_dir: Path
+    snapshot_every: float
     all_in_one: bool
     access_log: bool
     catalogue: Catalogue
@@ -129,6 +131,16 @@ def _seconds(low: float, high: float) -> Callable[[Any], float]:
         number = _number(value)
         if number is None or not low <= number <= high:
             raise ValueError(f"must be a number of seconds from {low:g} to {high:g}")
+        return number
+
+    return check
+
+
+def _off_or_seconds(low: float, high: float) -> Callable[[Any], float]:
+    def check(value: Any) -> float:
+        number = _number(value)
+        if number is None or not (number == 0 or low <= number <= high):
+            raise ValueError(f"must be 0, or a number of seconds from {low:g} to {high:g}")
         return number
 
     return check
@@ -311,6 +323,7 @@ OPTIONS = (
     Option("max-batch", _whole(1, 1_000_000), 10_000, "reports in one batch"),
     Option("request-timeout", _seconds(0.1, 600), 30.0, "seconds for a whole request to arrive"),
     Option("idle-timeout", _seconds(0.1, 86400), 60.0, "seconds that a kept-alive connection may be idle"),
+    Option("drain-delay", _seconds(0, 600), 0.0, "seconds between being not ready and closing the ports at a stop"),
     Option("drain-timeout", _seconds(0, 600), 15.0, "seconds that requests in flight get to finish at a stop"),
     Option("token-file", _token_file, (), "ROLE=PATH: tokens of the role report, query, scrape or admin", _WORDS),
     Option("report-oidc-jwks", _key_set, None, "file or URL of the keys by which reports' tokens, JWTs, are verified"),
@@ -318,7 +331,13 @@ OPTIONS = (
     Option("report-oidc-audience", _text, None, "audience that such a token must be for"),
     Option("report-oidc-ca", _path, None, "PEM file of the authorities behind that URL, if the system has them not"),
     Option("report-oidc-token-file", _path, None, "file with the bearer token that is sent to that URL"),
-    Option("data-dir", _path, None, "where the embedded Prometheus' data, and what outlives a restart, is kept"),
+    Option("data-dir", _path, None, "where the embedded Prometheus' data, and the snapshot of the table, are kept"),
+    Option(
+        "snapshot-every",
+        _off_or_seconds(0.1, 3600),
+        10.0,
+        "seconds between snapshots of the table under data-dir, from which a restart takes it back; 0: none",
+    ),
     Option("all-in-one", _switch, False, "one machine: also an embedded Prometheus and a profiler of this host"),
     Option("access-log", _switch, False, "log a line for every request, and why a report was refused"),
 )

@@ -12,7 +12,7 @@ import pytest_twisted
 import treq
 from prometheus_client.parser import text_string_to_metric_families
 from treq.client import HTTPClient
-from twisted.internet import reactor
+from twisted.internet import error, reactor
 from twisted.internet.task import deferLater
 from twisted.logger import capturedLogs
 from twisted.web.client import Agent, HTTPConnectionPool
@@ -38,6 +38,7 @@ class Running:
     def __init__(self, **flags: Any) -> None:
         flags.setdefault("listen", ["tcp:0:interface=127.0.0.1"])
         flags.setdefault("prometheus", ["http://127.0.0.1:1"])
+        flags.setdefault("snapshot_every", 0)
         self.service = Orchestrator(reactor, load({name.replace("_", "-"): flags[name] for name in flags}, HOME))
         self.pool = HTTPConnectionPool(reactor, persistent=False)
         self.client = HTTPClient(Agent(reactor, pool=self.pool))
@@ -166,8 +167,53 @@ async def test_readiness_follows_the_service(running: Running) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_restart_takes_the_table_back_before_the_port_opens(tmp_path: Path) -> None:
+    """Nodes that were forgotten apart; `--snapshot-every 0` neither reads nor writes."""
+    kept: dict[str, Any] = {"data_dir": str(tmp_path), "snapshot_every": 600}
+    daemon = Running(**kept)
+    daemon.start()
+    for name in ("n1", "n2"):
+        assert (await daemon.ask("POST", "/update_metrics", json={"node_id": name}))[0] == 200
+    assert (await daemon.ask("DELETE", "/nodes/n2"))[0] == 204
+    await daemon.service.stopService()
+    for more, answer in (({"snapshot_every": 0}, b'{"nodes":[]}'), ({}, b'{"nodes":["n1"]}')):
+        again = Running(**(kept | more))
+        again.start()
+        assert await again.ask("GET", "/nodes") == (200, answer)
+        await again.service.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_everything_is_served_during_the_drain_delay() -> None:
+    """Only the readiness has gone; a second signal, or the delay's end, closes the port."""
+    for delay, hurries in (("600", True), ("0.2", False)):
+        daemon = Running(drain_delay=delay)
+        daemon.start()
+        url = f"http://{daemon.service._own_address()}/-/healthy"
+        stopping = daemon.service.stopService()
+        assert (await daemon.ask("GET", "/-/ready"))[0] == 503
+        assert (await daemon.ask("GET", "/-/healthy"))[0] == 200
+        assert (await daemon.ask("POST", "/update_metrics", json={"node_id": "n1"}))[0] == 200
+        assert await daemon.ask("GET", "/nodes") == (200, b'{"nodes":["n1"]}')
+        if hurries:
+            daemon.service.hurry()
+        await stopping
+        with pytest.raises(error.ConnectionRefusedError):
+            await daemon.client.get(url)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_second_signal_ahead_of_the_drain_delay_leaves_it_out() -> None:
+    """Both may come before the reactor has looked at either."""
+    daemon = Running(drain_delay="600")
+    daemon.start()
+    daemon.service.hurry()
+    await daemon.service.stopService()
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_signal_stops_the_reactor_once() -> None:
-    """By a call into the reactor, whose own handler would make the exit code tell of the signal."""
+    """By a call into the reactor, whose own handler would make the exit code tell of the signal; more are passed on."""
     stopped: list[str] = []
 
     class Recorder:
@@ -186,7 +232,7 @@ async def test_a_signal_stops_the_reactor_once() -> None:
             stopped.append("stop")
 
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    service = StopOnSignals(Recorder())
+    service = StopOnSignals(Recorder(), lambda: stopped.append("again"))
     try:
         service.startService()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -195,7 +241,7 @@ async def test_a_signal_stops_the_reactor_once() -> None:
     finally:
         for number, previous in before.items():
             signal.signal(number, previous)
-    assert stopped == ["stop"]
+    assert stopped == ["stop", "again"]
 
 
 @pytest_twisted.ensureDeferred

@@ -32,6 +32,14 @@ def test_the_defaults_are_the_contracts() -> None:
     assert settings.catalogue is BUILT_IN
 
 
+def test_snapshots_are_off_or_not_too_often() -> None:
+    """0 is off; a disk is not to be kept busy all the time."""
+    assert load({}, {}).snapshot_every == 10
+    assert load({"snapshot-every": "0"}, {}).snapshot_every == 0
+    with pytest.raises(SettingsError, match=r"--snapshot-every: '0.01' must be 0, or a number of seconds from 0.1"):
+        load({"snapshot-every": "0.01"}, {})
+
+
 def test_the_data_dir_follows_the_xdg_specification() -> None:
     """A relative path there is passed over, as the specification has it."""
     assert load({}, {"XDG_STATE_HOME": "/state"}).data_dir == Path("/state/orchestratord")

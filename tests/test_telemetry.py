@@ -17,6 +17,10 @@ PROMISED = (
     "orchestrator_upstream_requests_total",
     "orchestrator_upstream_up",
     "orchestrator_build_info",
+    "orchestrator_snapshot_last_success_timestamp_seconds",
+    "orchestrator_snapshot_failures_total",
+    "orchestrator_snapshot_duration_seconds",
+    "orchestrator_snapshot_bytes",
 )
 
 

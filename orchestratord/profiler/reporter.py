@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -96,6 +97,7 @@ class Reporter:
         deadline: float,
         token: Callable[[], bytes] | None = None,
         draw: Callable[[], float] = random.random,
+        unix_time: Callable[[], float] = time.time,
     ) -> None:
         self._reactor = reactor
         self._client = client
@@ -104,6 +106,7 @@ class Reporter:
         self._deadline = deadline
         self._token = token
         self._draw = draw
+        self._unix_time = unix_time
         self._unsent: Bucket | None = None
         self._sending = False
         self._sent: Deferred[None] = succeed(None)
@@ -187,7 +190,7 @@ class Reporter:
             retry=response.code >= 500 or response.code in (401, 403, 408, 429),
             kind=str(response.code),
             reason=f"{response.code} {_error_text(answer)}",
-            retry_after=_retry_after(response, self._reactor.seconds()),
+            retry_after=_retry_after(response, self._unix_time()),
         )
 
     def _note(self, outcome: _Outcome) -> None:
@@ -239,7 +242,7 @@ def _one_line(text: str) -> str:
 
 
 def _retry_after(response: IResponse, now: float) -> float:
-    """Return the seconds that the answer asks to wait, 0 if it does not."""
+    """Return the seconds that the answer asks to wait, 0 if it does not; `now` is the Unix time, for a date."""
     values = response.headers.getRawHeaders(b"retry-after") or [b""]
     value = values[-1].strip()
     try:

@@ -105,7 +105,9 @@ def makeService(options: Options) -> MultiService:
     from twisted.internet import reactor  # noqa: PLC0415
 
     from orchestratord.signals import StopOnSignals  # noqa: PLC0415
+    from orchestratord.timers import run_by_monotonic_clock  # noqa: PLC0415
 
+    run_by_monotonic_clock(reactor)
     service = MultiService()
     try:
         profiler_service(reactor, options.settings).setServiceParent(service)

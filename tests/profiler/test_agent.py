@@ -21,7 +21,7 @@ URL = "http://orchestrator.test:5000/update_metrics"
 
 def reporter(reactor: FakeReactor, network: Network) -> Reporter:
     """Return a reporter to `network` whose chance is always in the middle: first retry after 0.75 s."""
-    return Reporter(reactor, network, URL, "node-1", deadline=5.0, draw=lambda: 0.5)
+    return Reporter(reactor, network, URL, "node-1", deadline=5.0, draw=lambda: 0.5, unix_time=reactor.seconds)
 
 
 class TestSettings:
