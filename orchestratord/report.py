@@ -96,7 +96,7 @@ class ReportDecoder:
 
         Nothing of a body is valid until the iterator has ended without an exception.
         """
-        if body.lstrip(b" \t\r\n")[:1] != b"[":
+        if not is_batch(body):
             yield self._one(body, received_at, "$")
             return
         items = _split(body)
@@ -116,6 +116,7 @@ class ReportDecoder:
                 wire = self._strict.decode(item)
             except msgspec.ValidationError:
                 wire = self._lenient.decode(item)
+                bytes(item).decode()  # msgspec passes over what is not asked for, and does not look whether it is text
                 unknown = len(msgspec.json.decode(item, type=dict[str, msgspec.Raw]).keys() - self._known)
             return Decoded([self._report(wire, received_at)], unknown)
         except msgspec.ValidationError as error:
@@ -142,6 +143,11 @@ class ReportDecoder:
             )
         node_id = wire.node_id
         return NodeReport(node_id, values, timestamp, received_at, self._render(node_id, values, received_at))
+
+
+def is_batch(body: bytes) -> bool:
+    """Return whether a body is an array of reports, if it is anything."""
+    return body.lstrip(b" \t\r\n")[:1] == b"["
 
 
 def gunzip(body: bytes, limit: int) -> bytes:

@@ -73,7 +73,7 @@ def page(frame: Frame, *content: Any) -> bytes:
                         for name, href in (
                             ("nodes as JSON", "/nodes?details=true"),
                             ("metrics", "/metrics"),
-                            ("health", "/-/healthy"),
+                            ("API", "/openapi.yaml"),
                         )
                     ]
                 ),

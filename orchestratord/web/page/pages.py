@@ -9,7 +9,6 @@ from prometheus_client.exposition import gzip_accepted
 
 from orchestratord.errors import BadRequest, Busy, Fault, Overloaded, QueryFault, UnknownNode
 from orchestratord.query import parse_duration, parse_time
-from orchestratord.web.negotiation import prefers_html
 from orchestratord.web.page import front, graph, node
 from orchestratord.web.page.asked import Asked, asked
 from orchestratord.web.page.assets import Assets
@@ -178,12 +177,6 @@ class Pages:
             return b""
         request.setHeader(b"Content-Length", b"%d" % len(asset.body))
         return asset.body
-
-    def prefers_html(self, request: BoundedRequest, other: str) -> bool:
-        """Return whether the client wants pages, failures too, rather than what is `other`."""
-        request.setHeader(b"Vary", b"Accept")
-        request.for_people = prefers_html(_header(request, b"Accept"), other)
-        return request.for_people
 
     async def _make_front(self, family: Family) -> Drawn:
         activity = self._history.activity()
