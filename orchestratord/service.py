@@ -21,6 +21,7 @@ from orchestratord.embedded import EmbeddedPrometheus, find_programs, free_port,
 from orchestratord.expiry import Sweep
 from orchestratord.exposition import Exposition, NodeCollector, SampleRenderer
 from orchestratord.latest import LatestFromMemory
+from orchestratord.names import OwnNames
 from orchestratord.nodes import NodeStore
 from orchestratord.profiler.agent import ProfilerSettings, host_node_id, profiler_service
 from orchestratord.report import ReportDecoder
@@ -75,6 +76,7 @@ class Orchestrator(MultiService):
         decoder = ReportDecoder(settings.catalogue, SampleRenderer(settings.catalogue), max_batch=settings.max_batch)
         self._sweep = Sweep(reactor, nodes, telemetry, time.monotonic, settings.expire_every)
         self._sweep.setServiceParent(self)
+        OwnNames(reactor).setServiceParent(self)
         self._pool = connection_pool(reactor, settings.max_queries)
         upstreams = Upstreams(
             reactor,
