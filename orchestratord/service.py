@@ -16,7 +16,8 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from orchestratord import __version__
-from orchestratord.coalescing import Coalescing
+from orchestratord.coalescing import CACHE_BYTES, Coalescing
+from orchestratord.descriptors import connections_that_fit
 from orchestratord.embedded import EmbeddedPrometheus, find_programs, free_port, prepare
 from orchestratord.expiry import Sweep
 from orchestratord.exposition import Exposition, NodeCollector, SampleRenderer
@@ -25,10 +26,13 @@ from orchestratord.names import OwnNames
 from orchestratord.nodes import NodeStore
 from orchestratord.profiler.agent import ProfilerSettings, host_node_id, profiler_service
 from orchestratord.report import ReportDecoder
+from orchestratord.room import Room
 from orchestratord.signals import StopOnSignals
 from orchestratord.telemetry import Telemetry
+from orchestratord.turns import Turns
 from orchestratord.upstream import Upstreams, connection_pool, http_client
 from orchestratord.web.api import Api, Root
+from orchestratord.web.connections import Connections
 from orchestratord.web.express import Express
 from orchestratord.web.queries import HOT_QUERIES, Queries, QueryResource
 from orchestratord.web.reports import AT_ONCE, ReportsResource
@@ -78,6 +82,10 @@ class Orchestrator(MultiService):
         self._sweep.setServiceParent(self)
         OwnNames(reactor).setServiceParent(self)
         self._pool = connection_pool(reactor, settings.max_queries)
+        turns = Turns(settings.max_queries, settings.query_queue)
+        answers, arriving = Room(settings.max_answers_bytes), Room(settings.max_arriving_bytes)
+        self._connections = Connections(settings.max_connections)
+        _watch(telemetry, self._connections, turns, answers, arriving)
         upstreams = Upstreams(
             reactor,
             http_client(reactor, self._pool),
@@ -85,16 +93,27 @@ class Orchestrator(MultiService):
             telemetry,
             headers=settings.prometheus_header,
             query_timeout=settings.query_timeout,
-            max_queries=settings.max_queries,
+            turns=turns,
             max_answer_bytes=settings.max_answer_bytes,
+            room=answers,
         )
         shared = Coalescing(
-            reactor, upstreams, query_timeout=settings.query_timeout, cache_seconds=settings.query_cache
+            reactor,
+            upstreams,
+            query_timeout=settings.query_timeout,
+            cache_seconds=settings.query_cache,
+            cache_bytes=min(CACHE_BYTES, settings.max_answers_bytes // 2),
         )
         client: QueryClient = shared
         if settings.latest_from_memory != "never":
             client = LatestFromMemory(
-                reactor, shared, nodes, settings.catalogue, clocks=time, mode=settings.latest_from_memory
+                reactor,
+                shared,
+                nodes,
+                settings.catalogue,
+                clocks=time,
+                mode=settings.latest_from_memory,
+                room=answers,
             )
         queries = Queries(client, max_length=settings.max_query_length)
         api = Api(
@@ -125,14 +144,19 @@ class Orchestrator(MultiService):
             },
             express=Express(reports, queries, telemetry, max_body=min(AT_ONCE, settings.max_report_bytes)),
             max_body=settings.max_report_bytes,
+            arriving=arriving,
+            connections=self._connections,
             request_timeout=settings.request_timeout,
             idle_timeout=settings.idle_timeout,
+            answer_timeout=settings.answer_timeout,
             access_log=settings.access_log,
         )
         StopOnSignals(reactor).setServiceParent(self)
 
     def privilegedStartService(self) -> None:
         """Open the ports, while there may still be the right to low ones; SystemExit if one cannot be opened."""
+        upstream = self._settings.max_queries * len(self._bases)
+        self._connections.limit = connections_that_fit(self._settings.max_connections, upstream)
         for description in self._settings.listen:
             listening = serverFromString(self._reactor, description).listen(self._site)
             listening.addCallbacks(
@@ -191,6 +215,20 @@ class Orchestrator(MultiService):
                 name = local or (f"[{host.host}]" if ":" in host.host else host.host)
                 return f"{name}:{host.port}"
         raise RuntimeError("settings promise a tcp: listener")  # pragma: no cover - checked at the start
+
+
+def _watch(telemetry: Telemetry, connections: Connections, turns: Turns, answers: Room, arriving: Room) -> None:
+    telemetry.watch("orchestrator_connections", "Connections of clients.", lambda: connections.open)
+    telemetry.watch(
+        "orchestrator_connections_refused",
+        "Connections refused because there were --max-connections.",
+        lambda: connections.refused,
+        counter=True,
+    )
+    telemetry.watch("orchestrator_queries_in_flight", "Queries that Prometheus is at.", lambda: turns.taken)
+    telemetry.watch("orchestrator_queries_waiting", "Queries that wait for their turn.", lambda: turns.waiting)
+    telemetry.watch("orchestrator_answers_held_bytes", "Answers being passed on, in bytes.", lambda: answers.held)
+    telemetry.watch("orchestrator_arriving_held_bytes", "Requests arriving, in bytes.", lambda: arriving.held)
 
 
 def _cannot_listen(description: str, failure: Any) -> SystemExit:

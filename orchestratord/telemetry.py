@@ -15,12 +15,22 @@ from prometheus_client.utils import floatToGoString
 from orchestratord import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from prometheus_client import Metric
 
 #: Every outcome of a report, so that each is exported from the start, as 0.
-REPORT_OUTCOMES = ("accepted", "superseded", "invalid", "too_large", "unsupported", "table_full", "draining", "failed")
+REPORT_OUTCOMES = (
+    "accepted",
+    "superseded",
+    "invalid",
+    "too_large",
+    "unsupported",
+    "table_full",
+    "busy",
+    "draining",
+    "failed",
+)
 
 #: Every outcome of an upstream request.
 UPSTREAM_OUTCOMES = ("answered", "unreachable", "broken", "timeout", "cancelled")
@@ -72,6 +82,11 @@ class Telemetry(Collector):
         self._durations: dict[str, Distribution] = {}
         self._upstream_requests: Counter[tuple[str, str]] = Counter()
         self._upstream_up: dict[str, bool] = {}
+        self._watched: list[tuple[str, str, bool, Callable[[], int]]] = []
+
+    def watch(self, name: str, help_text: str, read: Callable[[], int], *, counter: bool = False) -> None:
+        """Export what `read` returns, which any thread may call, under this name: a gauge, or a counter."""
+        self._watched.append((name, help_text, counter, read))
 
     def nodes(self, fresh: int) -> None:
         """Record how many nodes are fresh, as a scrape begins."""
@@ -145,6 +160,8 @@ class Telemetry(Collector):
         )
         yield from self._http()
         yield from self._upstreams()
+        for name, help_text, counter, read in self._watched:
+            yield (CounterMetricFamily if counter else GaugeMetricFamily)(name, help_text, read())
         build = GaugeMetricFamily(
             "orchestrator_build_info",
             "Always 1; the labels say what is running.",

@@ -16,7 +16,9 @@ from twisted.web.resource import Resource
 from orchestratord.catalogue import BUILT_IN
 from orchestratord.exposition import Exposition
 from orchestratord.nodes import NodeStore
+from orchestratord.room import Room
 from orchestratord.web.api import Api, Root
+from orchestratord.web.connections import Connections
 from orchestratord.web.express import Express
 from orchestratord.web.queries import HOT_QUERIES, Queries, QueryResource
 from orchestratord.web.reports import AT_ONCE, ReportsResource
@@ -25,7 +27,7 @@ from orchestratord.web.site import BoundedChannel, OrchestratorSite
 from tests.fakes import FakeClocks, FakeUpstreams, Metrics, decoder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from twisted.web.http import Request
 
@@ -63,11 +65,28 @@ def request(method: str, path: str, body: bytes = b"", **headers: str) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
+class NarrowTransport(StringTransport):
+    """A transport whose client reads as fast as it is answered, until `narrow` is set: then only what it asks for."""
+
+    narrow = False
+    producer: Any
+
+    def write(self, data: bytes) -> None:
+        """Take data, and stop whoever writes if nobody reads."""
+        super().write(data)
+        if self.narrow and data:
+            self.producer.pauseProducing()
+
+    def writeSequence(self, data: Iterable[bytes]) -> None:
+        """Take data, all of it at once."""
+        self.write(b"".join(data))
+
+
 class Connection:
     """A client's connection to the site."""
 
     def __init__(self, site: OrchestratorSite) -> None:
-        self.transport = StringTransport()
+        self.transport = NarrowTransport()
         channel: Any = site.buildProtocol(None)
         self.channel: BoundedChannel = channel
         self.channel.makeConnection(self.transport)
@@ -75,6 +94,13 @@ class Connection:
     def send(self, data: bytes) -> None:
         """Send bytes."""
         self.channel.dataReceived(data)
+
+    def read(self) -> int:
+        """Take what was written, as a client does that reads slowly; return how many bytes that was."""
+        size = len(self.transport.value())
+        self.transport.clear()
+        self.channel.resumeProducing()
+        return size
 
     def leave(self) -> None:
         """Close the connection from the client's side."""
@@ -128,13 +154,23 @@ class FakeMetricsResource(Resource):
 class Wire:
     """The whole tree over fakes, and what a test looks at."""
 
-    def __init__(self, *, max_nodes: int = 100, max_body: int = 1_000_000, max_batch: int = 10_000) -> None:
+    def __init__(
+        self,
+        *,
+        max_nodes: int = 100,
+        max_body: int = 1_000_000,
+        max_batch: int = 10_000,
+        max_arriving: int = 100_000_000,
+        max_connections: int = 100,
+    ) -> None:
         self.clock = Clock()
         self.clocks = FakeClocks()
         self.metrics = Metrics()
         self.upstreams = FakeUpstreams()
         self.draining = False
         self.sick: str | None = None
+        self.arriving = Room(max_arriving)
+        self.connections = Connections(max_connections)
         self.nodes = NodeStore(stale_after=60, max_nodes=max_nodes)
         self.in_thread: Callable[[Callable[[], bytes]], Deferred[bytes]] = maybeDeferred
         self.queries = queries = Queries(self.upstreams, max_length=1000)
@@ -174,8 +210,11 @@ class Wire:
             },
             express=Express(reports, queries, self.metrics.telemetry, max_body=min(AT_ONCE, max_body)),
             max_body=max_body,
+            arriving=self.arriving,
+            connections=self.connections,
             request_timeout=30,
             idle_timeout=60,
+            answer_timeout=20,
         )
         self.site.startFactory()
 

@@ -35,6 +35,8 @@ SLICE_SECONDS = 0.002
 BLOCK = 1000
 #: Scrapes at a time; each holds a copy of the table.
 MAX_SCRAPES = 10
+#: Bytes of a scrape that may wait for the scraper to read before more of it is made.
+AHEAD = 4_194_304
 
 #: The formats in which a sample is the line that was rendered when the report came in.
 _FORMATS = ("text/plain; version=0.0.4", "text/plain; version=1.0.0", "application/openmetrics-text; version=1.0.0")
@@ -72,20 +74,21 @@ class ScrapeResource(Resource):
         request.route = "/metrics"
         self._telemetry.nodes(self._nodes.count(self._clocks.monotonic()))
         encoder, content_type = choose_encoder(_header(request, b"Accept"))
+        if self._scrapes >= MAX_SCRAPES:
+            return fault_body(request, Busy(f"{MAX_SCRAPES} scrapes are under way already; try again"))
+        self._scrapes += 1
+        request.notifyFinish().addBoth(self._over)
         if request.method != b"GET" or b"name[]" in request.args or not content_type.startswith(_FORMATS):
             body: bytes | int = self._fallback.render(request)
             return body
-        if self._scrapes >= MAX_SCRAPES:
-            return fault_body(request, Busy(f"{MAX_SCRAPES} scrapes are under way already; try again"))
         request.setHeader(b"Content-Type", content_type.encode())
         parts = self._parts(encoder)
         if gzip_accepted(_header(request, b"Accept-Encoding")):
             request.setHeader(b"Content-Encoding", b"gzip")
             parts = _compressed(parts)
-        self._scrapes += 1
         sending = Deferred.fromCoroutine(self._send(request, parts))
         request.notifyFinish().addErrback(lambda _: sending.cancel())
-        sending.addErrback(lambda failure: _failed(request, failure)).addBoth(self._over)
+        sending.addErrback(lambda failure: _failed(request, failure))
         return NOT_DONE_YET
 
     def _parts(self, encoder: Encoder) -> Iterator[bytes]:
@@ -105,6 +108,8 @@ class ScrapeResource(Resource):
                 request.write(b"".join(ready))
                 ready.clear()
                 await deferLater(self._reactor, 0)
+                if request.waiting > AHEAD:
+                    await request.ready()
                 until = time.perf_counter() + SLICE_SECONDS
         if not request.startedWriting:
             request.setHeader(b"Content-Length", b"%d" % sum(map(len, ready)))
