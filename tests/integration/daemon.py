@@ -198,13 +198,22 @@ class Server:
 
 
 class Daemon(Server):
-    """`twistd orchestrator` in the foreground, on a loopback port of the kernel's choice unless told otherwise."""
+    """`twistd orchestrator` in the foreground, on a loopback port of the kernel's choice unless told otherwise.
+
+    `under` is a program that starts it, such as `prlimit` with its options.
+    """
 
     def __init__(
-        self, home: Path, *options: str, env: Mapping[str, str] | None = None, listen: str | None = LOOPBACK
+        self,
+        home: Path,
+        *options: str,
+        env: Mapping[str, str] | None = None,
+        listen: str | None = LOOPBACK,
+        under: Iterable[str] = (),
     ) -> None:
         listening = ("--listen", listen) if listen else ()
-        super().__init__((TWISTD, "--nodaemon", "--pidfile=", "orchestrator", *listening, *options), home, env)
+        command = (TWISTD, "--nodaemon", "--pidfile=", "orchestrator", *listening, *options)
+        super().__init__((*under, *command), home, env)
         self.port = 0
         #: Whether a test has ended it in a way that leaves no exit code 0.
         self.killed = False
