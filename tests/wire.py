@@ -12,6 +12,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
 
 from orchestratord.catalogue import BUILT_IN
 from orchestratord.exposition import Exposition
@@ -115,18 +116,23 @@ class Connection:
         """Return what was answered since the last call."""
         data = self.transport.value()
         self.transport.clear()
-        answers = []
-        while data:
-            head, _, data = data.partition(b"\r\n\r\n")
-            first, *lines = head.decode().split("\r\n")
-            headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-            if headers.get("transfer-encoding") == "chunked":
-                content, data = _unchunked(data)
-            else:
-                size = int(headers.get("content-length", 0))
-                content, data = data[:size], data[size:]
-            answers.append(Answer(int(first.split()[1]), headers, content))
-        return answers
+        return answers(data)
+
+
+def answers(data: bytes) -> list[Answer]:
+    """Return the answers that these bytes are."""
+    answers = []
+    while data:
+        head, _, data = data.partition(b"\r\n\r\n")
+        first, *lines = head.decode().split("\r\n")
+        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+        if headers.get("transfer-encoding") == "chunked":
+            content, data = _unchunked(data)
+        else:
+            size = int(headers.get("content-length", 0))
+            content, data = data[:size], data[size:]
+        answers.append(Answer(int(first.split()[1]), headers, content))
+    return answers
 
 
 def _unchunked(data: bytes) -> tuple[bytes, bytes]:
@@ -144,9 +150,12 @@ class FakeMetricsResource(Resource):
     """Stands for MetricsResource, which needs a real reactor's threads."""
 
     isLeaf = True
+    never = False
 
-    def render(self, request: Request) -> bytes:
-        """Answer what is rare."""
+    def render(self, request: Request) -> bytes | int:
+        """Answer what is rare, or never."""
+        if self.never:
+            return NOT_DONE_YET
         request.setHeader(b"content-type", b"text/plain")
         return b"fallback"
 
@@ -161,12 +170,13 @@ class Wire:
         max_body: int = 1_000_000,
         max_batch: int = 10_000,
         max_arriving: int = 100_000_000,
-        max_connections: int = 100,
+        max_connections: int = 10_000,
     ) -> None:
         self.clock = Clock()
         self.clocks = FakeClocks()
         self.metrics = Metrics()
         self.upstreams = FakeUpstreams()
+        self.fallback = FakeMetricsResource()
         self.draining = False
         self.sick: str | None = None
         self.arriving = Room(max_arriving)
@@ -198,7 +208,7 @@ class Wire:
             Exposition(BUILT_IN, self.metrics.registry),
             self.metrics.telemetry,
             self.clocks,
-            fallback=FakeMetricsResource(),
+            fallback=self.fallback,
         )
         self.site = OrchestratorSite(
             Root(api, scrape),
