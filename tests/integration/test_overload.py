@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import resource
+import signal
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -138,3 +140,16 @@ def test_queries_wait_for_their_turn(start: Callable[..., Daemon]) -> None:
         for wire in (first, second, identical):
             assert wire.answer().body == EMPTY
         assert [dict(asked.params)["query"] for asked in upstream.asked] == ["a", "c"]
+
+
+def test_a_burst_of_connections(start: Callable[..., Daemon]) -> None:
+    """A fleet that reports at the same moment waits to be accepted: nobody has to come again a second later."""
+    daemon = start()
+    with ExitStack() as stack:
+        daemon.signal(signal.SIGSTOP)
+        begun = time.monotonic()
+        burst = [stack.enter_context(daemon.wire()) for _ in range(500)]
+        assert time.monotonic() - begun < 1 + PATIENCE / 10
+        daemon.signal(signal.SIGCONT)
+        daemon.signalled = False
+        assert all(ready(wire) for wire in burst)
