@@ -59,7 +59,7 @@ $(VENV)/.installed-bench: setup.cfg pyproject.toml $(SOURCES) | debian-bench $(V
 debian-run: WANTED = $(PYTHON):python3 ensurepip:python3-venv prometheus:prometheus setpriv:util-linux
 debian-run: NICE = bpftrace:bpftrace
 debian-test: WANTED = $(PYTHON):python3 ensurepip:python3-venv git:git prometheus:prometheus promtool:prometheus \
-	setpriv:util-linux bpftrace:bpftrace kubectl:kubernetes-client systemd-analyze:systemd
+	setpriv:util-linux bpftrace:bpftrace kubectl:kubernetes-client systemd-analyze:systemd ip:iproute2 nft:nftables
 
 debian-bench: WANTED = $(PYTHON):python3 ensurepip:python3-venv setpriv:util-linux wrk:wrk prometheus:prometheus \
 	prometheus-pushgateway:prometheus-pushgateway victoria-metrics:victoria-metrics
