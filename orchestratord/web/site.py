@@ -197,6 +197,8 @@ class BoundedChannel(http.HTTPChannel):
     _arriving: Lease
     _discarding = False
     _answered_at_once = 0
+    #: A request that was answered, while what came behind it has to wait; and the call that ends the wait.
+    _done: http.Request | None = None
     _postponed: Any = None
     # Four times Twisted's, so that a long query in a URL meets its own limit first.
     MAX_LENGTH = totalHeadersSize = 65_536
@@ -210,9 +212,10 @@ class BoundedChannel(http.HTTPChannel):
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # as in HTTPChannel
         """Forget the connection."""
+        if self._done is not None:
+            self.requests.pop(0)
         if self._postponed is not None:
             self._postponed.cancel()
-            self.requests.pop(0)
         super().connectionLost(reason)
         self._arriving.end()
         self.site.channel_lost(self)
@@ -265,25 +268,32 @@ class BoundedChannel(http.HTTPChannel):
             self._expect(self.site.request_timeout)
 
     def allContentReceived(self) -> None:
-        """Stop the clock while the request is answered."""
+        """Stop the clock while the request is answered, and reading if much has come behind its body already."""
         self._state = _State.ANSWERING
         self.deadline = math.inf
+        if self._dataBuffer and not self._may_read_ahead():
+            self._networkProducer.pauseProducing()
         super().allContentReceived()
 
     def requestDone(self, request: http.Request) -> None:
-        """Wait for the next request, or leave if the site has begun to close."""
+        """Go on to what came behind the request, unless others wait for the reactor or this client does not read."""
         self._answered_at_once += 1
-        if self._answered_at_once < ANSWERED_AT_ONCE or not (self._buffer or self._dataBuffer):
-            self._next_request(request)
+        if (self._buffer or self._dataBuffer) and (self.blocked or self._answered_at_once >= ANSWERED_AT_ONCE):
+            self._done = request
+            self._postponed = self.site.reactor.callLater(0, self._next_turn)
         else:
-            self._postponed = self.site.reactor.callLater(0, self._next_turn, request)
+            self._next_request(request)
 
-    def _next_turn(self, request: http.Request) -> None:
+    def _next_turn(self) -> None:
         self._postponed = None
-        self._answered_at_once = 0
-        self._next_request(request)
+        if not self.blocked:
+            request, self._done = self._done, None
+            assert request is not None  # noqa: S101 - it is what was postponed
+            self._answered_at_once = 0
+            self._next_request(request)
 
     def _next_request(self, request: http.Request) -> None:
+        """Wait for the next request, or leave if the site has begun to close."""
         if self.site.closing and not self._dataBuffer:
             self.persistent = False  # else it is the last of the requests that came already that ends the connection
         self._state = _State.IDLE
@@ -298,8 +308,12 @@ class BoundedChannel(http.HTTPChannel):
                 self._expect(self.site.idle_timeout)
 
     def pauseProducing(self) -> None:
-        """Stop sending: the client does not read. It has a deadline for that too."""
+        """Stop sending, and reading: the client does not read. It has a deadline for that too.
+
+        Twisted reads on while a request is being answered, and so answers, or keeps, whatever comes behind it.
+        """
         super().pauseProducing()
+        self._networkProducer.pauseProducing()
         self.blocked = True
         if self.taken_by == math.inf:
             self.taken_by = self.site.reactor.seconds() + self.site.answer_timeout
@@ -310,8 +324,16 @@ class BoundedChannel(http.HTTPChannel):
         super().resumeProducing()
         if self.requests:
             self.requests[0].send_more()
-        if not self.blocked:
-            self.taken_by = math.inf
+        if self.blocked:
+            return
+        self.taken_by = math.inf
+        if self._done is not None and self._postponed is None:
+            self._next_turn()
+        elif self._handlingRequest and self._may_read_ahead():
+            self._networkProducer.resumeProducing()
+
+    def _may_read_ahead(self) -> bool:
+        return sum(map(len, self._dataBuffer)) <= self._optimisticEagerReadSize
 
     def loseConnection(self) -> None:
         """End the connection as soon as the client has read what was written, for which it has a deadline."""

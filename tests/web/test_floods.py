@@ -10,7 +10,7 @@ from orchestratord.web.connections import REFUSAL_SECONDS, REFUSALS
 from orchestratord.web.site import ANSWERED_AT_ONCE, LINGER_SECONDS
 from tests.fakes import body
 from tests.wire import Answer as WireAnswer
-from tests.wire import Connection, Wire, request
+from tests.wire import Connection, Wire, request, turn
 
 
 def test_one_connection_too_many() -> None:
@@ -131,6 +131,24 @@ def test_requests_that_come_at_once_are_answered_in_turns() -> None:
     assert wire.arriving.held == 0
     connection.send(request("GET", "/-/ready"))
     assert connection.answers()[0].status == 200
+
+
+@pytest.mark.parametrize("data", [request("GET", "/-/ready"), request("POST", "/update_metrics", body())])
+def test_requests_that_wait_for_their_turn_are_not_read(data: bytes) -> None:
+    """The rest of a packet waits here, further packets outside: all are answered in the end."""
+    wire = Wire()
+    connection = wire.connect()
+    connection.send(data * 1000)
+    sent = 1000
+    while sent < 5000:
+        assert connection.transport.producerState == "paused"
+        while connection.transport.producerState == "paused":
+            turn(wire.clock)
+        assert wire.arriving.held < 20_000
+        connection.send(data * 1000)
+        sent += 1000
+    wire.clock.pump([0] * 100)
+    assert len(connection.answers()) == sent
 
 
 def test_a_client_that_leaves_between_turns() -> None:

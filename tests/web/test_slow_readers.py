@@ -90,6 +90,38 @@ def test_reports_whose_answers_are_not_read() -> None:
     assert connection.transport.disconnected
 
 
+def test_requests_whose_answers_are_not_read() -> None:
+    """Are not answered any more, nor read, until the client reads; then all are."""
+    wire = Wire()
+    connection = slow(wire)
+    connection.send(request("GET", "/-/ready") * 50)
+    wire.clock.pump([0] * 100)
+    assert connection.transport.producerState == "paused"
+    assert connection.transport.value().count(b"HTTP/1.1 200") == 1
+    came = b""
+    while connection.transport.value():
+        came += connection.transport.value()
+        connection.read()
+        wire.clock.pump([0] * 10)
+    assert came.count(b"HTTP/1.1 200") == 50
+    assert connection.transport.producerState == "producing"
+    connection.send(request("GET", "/-/ready") * 50)
+    wire.clock.pump([1] * 20)
+    assert connection.transport.disconnected
+    connection.leave()
+    assert not wire.site.channels
+
+
+def test_what_comes_while_an_answer_is_not_read_waits_outside() -> None:
+    """Whatever is sent behind it."""
+    wire = Wire()
+    connection = asked(wire)
+    assert connection.transport.producerState == "paused"
+    while connection.read():
+        pass
+    assert connection.transport.producerState == "producing"
+
+
 def test_an_end_that_the_client_does_not_take() -> None:
     """A connection that was ended is gone after a while, even if its client never reads the last of it."""
     wire = Wire()
