@@ -69,7 +69,7 @@ debian-run: WANTED = $(PYTHON):python3 ensurepip:python3-venv prometheus:prometh
 debian-run: NICE = bpftrace:bpftrace
 debian-test: WANTED = $(PYTHON):python3 ensurepip:python3-venv git:git prometheus:prometheus promtool:prometheus \
 	setpriv:util-linux bpftrace:bpftrace kubectl:kubernetes-client systemd-analyze:systemd unshare:util-linux \
-	curl:curl openssl:openssl faketime:faketime
+	curl:curl openssl:openssl faketime:faketime ip:iproute2 nft:nftables
 
 debian-bench: WANTED = $(PYTHON):python3 ensurepip:python3-venv setpriv:util-linux wrk:wrk prometheus:prometheus \
 	prometheus-pushgateway:prometheus-pushgateway victoria-metrics:victoria-metrics
