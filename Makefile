@@ -5,9 +5,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+MINUTES ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench lint format clean debian-run debian-test debian-bench
+.PHONY: help run test bench soak lint format clean debian-run debian-test debian-bench
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +24,9 @@ test: debian-test lint ## Lint, type-check and test everything
 
 bench: debian-bench $(VENV)/.installed-bench ## Measure every case beside its peers and write BENCHMARKS.md (CASE=... for one)
 	$(BIN)/python -m tests.benchmarks $(if $(CASE),--case $(CASE)) $(ARGS)
+
+soak: debian-run $(VENV)/.installed ## Report from 5,000 nodes while faults happen at random (MINUTES=10; SEED=... repeats; WRITE=1 writes docs/RELIABILITY.md)
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(WRITE),--write) $(ARGS)
 
 lint: $(VENV)/.installed-test ## ruff, mypy --strict, and the order of the rooms
 	$(BIN)/ruff check
