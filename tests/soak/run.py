@@ -15,7 +15,8 @@ from tests.soak.account import Account
 from tests.soak.faults import BREAKAGES, RESTARTS, Fault, World, happen
 from tests.soak.field import Field, Size
 from tests.soak.fleet import Fleet
-from tests.soak.hostile import ATTACKS
+from tests.soak.floods import FLOODS
+from tests.soak.hostile import VISITORS
 from tests.soak.ledger import Ledger
 from tests.soak.looks import Looks
 from tests.soak.plan import schedule
@@ -114,7 +115,7 @@ class Soak:
         everything has happened once when it is measured for the start.
         """
         plan = self._plan
-        others = (*BREAKAGES, *ATTACKS)
+        others = (*BREAKAGES, *VISITORS, *FLOODS)
         over = time.monotonic() + plan.seconds
         first = await self._measure(world.field)
         if plan.whole:
