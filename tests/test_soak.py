@@ -109,6 +109,16 @@ def test_promises_broken() -> None:
     assert "1 of 10 queries" in figures.broken(late)[0]
 
 
+def test_what_turns_out_to_be_excused() -> None:
+    """A failure counts unless a suspension covers it, be it one that is noted only later."""
+    account = Account()
+    account.unless(Service.REPORTS, 10, 11, "answered", "was not")
+    account.unless(Service.REPORTS, 20, 21, "answered", "was not either")
+    account.suspensions.begin(NOTHING_WORKS, 9, until=12)
+    account.conclude()
+    assert account.broken == {"answered": 1}
+
+
 def test_figures_are_written_between_the_marks(tmp_path: Path) -> None:
     """What stands around them stays; a document without marks is left alone."""
     document = tmp_path / "document.md"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tests.soak.ledger import Breach
-from tests.soak.suspensions import Suspensions
+from tests.soak.suspensions import Service, Suspensions
 
 if TYPE_CHECKING:
     from tests.soak.ledger import Broken
@@ -50,6 +50,7 @@ class Account:
     hostile: Counter[str] = field(default_factory=Counter)
     broken: Counter[str] = field(default_factory=Counter)
     evidence: list[str] = field(default_factory=list)
+    doubts: list[tuple[Service, float, float, str, str]] = field(default_factory=list)
     report_times: Durations = field(default_factory=Durations)
     query_times: Durations = field(default_factory=Durations)
     last_stored: float | None = None
@@ -70,6 +71,17 @@ class Account:
         self.broken[promise] += 1
         if self.broken[promise] <= _MOST_EVIDENCE:
             self.evidence.append(f"{promise} (fault: {self.fault}): {evidence}")
+
+    def unless(self, service: Service, began: float, ended: float, promise: str, evidence: str) -> None:
+        """Note that a promise was broken, unless the service turns out to have been suspended between these moments."""
+        self.doubts.append((service, began, ended, promise, f"during {self.fault}: {evidence}"))
+
+    def conclude(self) -> None:
+        """Judge what was in doubt: only at the end is it known when the machine did not let anybody run."""
+        for service, began, ended, promise, evidence in self.doubts:
+            if not self.suspensions.covers(service, began, ended):
+                self.breaks(promise, evidence)
+        self.doubts.clear()
 
     def judged(self, broken: Broken | None) -> None:
         """Note what a ledger found, if it found something."""

@@ -51,6 +51,12 @@ class SlowClients(Attack):
 
     kind = "slow clients"
 
+    async def begin(self) -> None:
+        """Let them come, and stay until they are cut off, if there is time for that."""
+        await super().begin()
+        if self.world.plan.whole:
+            await asyncio.sleep(self.world.plan.request_timeout)
+
     async def attack(self) -> None:
         """Send the reports of nodes that must never be seen, byte by byte."""
         async with asyncio.TaskGroup() as group:

@@ -115,9 +115,8 @@ class Looks:
                 return answer
             why = f"{answer.status} {answer.body[:200]!r}"
         self._account.looks["failed"] += 1
-        now = time.monotonic()
-        if not any(self._account.suspensions.covers(one, began, now) for one in (Service.REPORTS, Service.LISTINGS)):
-            self._account.breaks("a look is answered", f"{request.splitlines()[0]!r}: {why}")
+        evidence = f"{request.splitlines()[0]!r}: {why}"
+        self._account.unless(Service.LISTINGS, began, time.monotonic(), "a look is answered", evidence)
         return None
 
     async def _judge_all(

@@ -21,7 +21,7 @@ class Plan:
     stale_after: float = 60.0
     scrape_every: float = 5.0
     query_timeout: float = 1.5
-    request_timeout: float = 4.0
+    request_timeout: float = 8.0
     queries_each_second: float = 50.0
     looks_each_second: float = 50.0
     tables_every: float = 5.0
@@ -54,6 +54,7 @@ def short(seed: int) -> Plan:
         stale_after=6.0,
         scrape_every=1.0,
         query_timeout=1.0,
+        request_timeout=20.0,
         queries_each_second=20.0,
         looks_each_second=30.0,
         tables_every=0.5,

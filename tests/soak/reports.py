@@ -102,8 +102,8 @@ class Sender:
         now = time.monotonic()
         why = "connection lost without an answer" if error.sent else "not connected"
         self.account.reports[why] += len(reports)
-        if not self.account.suspensions.covers(Service.REPORTS, began, now):
-            self.account.breaks(Service.REPORTS.value, f"{len(reports)} from {reports[0]} got no answer: {error}")
+        said = f"{len(reports)} from {reports[0]} got no answer: {error}"
+        self.account.unless(Service.REPORTS, began, now, Service.REPORTS.value, said)
         for report in reports:
             outcome = Outcome.UNKNOWN if error.sent else Outcome.REFUSED
             self.account.judged(self.ledger.ended(report, outcome, now))

@@ -23,7 +23,7 @@ from tests.soak.plan import schedule
 from tests.soak.relay import Relay
 from tests.soak.reports import Sender
 from tests.soak.schedulers import Schedulers
-from tests.soak.suspensions import Service
+from tests.soak.suspensions import NOTHING_WORKS, Service
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -91,6 +91,7 @@ class Soak:
                     task.cancel()
             await looks.every_table()
             await field.stop_daemon(self._account)
+        self._account.conclude()
         every = field.snapshot_every
         for word in ("Traceback", "Unhandled"):
             if word in (said := field.daemon_said()):
@@ -105,7 +106,8 @@ class Soak:
             now = time.monotonic()
             self._account.longest_stall = max(self._account.longest_stall, now - before - _TICK)
             if now - before > _STALL:
-                stalled = frozenset({Service.DEADLINES, Service.QUERIES})
+                # Even reports: who opens a connection and is then stopped is cut off by the daemon, and rightly so.
+                stalled = NOTHING_WORKS - {Service.NEWCOMERS}
                 self._account.suspensions.begin(stalled, before, until=now)
 
     async def _faults(self, world: World, schedulers: Schedulers) -> tuple[Size, Size, Size, float]:
