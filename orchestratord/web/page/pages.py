@@ -148,8 +148,9 @@ class Pages:
         answer = await self._answer(wanted)
         if answer.status != 200:
             request.setResponseCode(answer.status)
-            request.setHeader(b"Content-Type", answer.content_type)
-            request.setHeader(b"Content-Length", b"%d" % len(answer.body))
+            if answer.content_type:
+                request.setHeader(b"Content-Type", answer.content_type)
+                request.setHeader(b"Content-Length", b"%d" % len(answer.body))
             return answer.body
         drawn = await self._drawn.get(wanted, lambda: self._make_picture(wanted, answer.body))
         request.setHeader(b"Content-Type", b"image/svg+xml")
@@ -259,8 +260,11 @@ class Pages:
         return drawn
 
     async def _answer(self, wanted: Asked) -> Answer:
+        async def fetch() -> Answer:
+            return _small(await self._client.fetch(wanted.query))
+
         try:
-            return _small(await self._answers.get(wanted.query, lambda: self._client.fetch(wanted.query)))
+            return await self._answers.get(wanted.query, fetch)
         except Busy as fault:
             raise Overloaded(str(fault)) from None
 

@@ -64,6 +64,7 @@ class Recent(Generic[T]):
         self._made[key] = (self._reactor.seconds(), made)
         while len(self._made) > self._kept:
             self._made.popitem(last=False)
+        self._reactor.callLater(self._seconds, self._drop_old)
         for waiter in self._making.pop(key).waiting:
             waiter.callback(made)
 
