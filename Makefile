@@ -10,10 +10,10 @@ TARGET ?=
 MINUTES ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help run test fuzz bench soak lint format clean debian-run debian-test debian-bench
+.PHONY: help run test fuzz bench soak screenshots lint format clean debian-run debian-test debian-screenshots debian-bench
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: debian-run $(VENV)/.installed ## Run everything on this machine: orchestrator, Prometheus, profiler (ARGS=... adds options)
 	$(BIN)/twistd --nodaemon --pidfile= orchestrator --all-in-one $(ARGS)
@@ -32,6 +32,9 @@ bench: debian-bench $(VENV)/.installed-bench ## Measure every case beside its pe
 
 soak: debian-run $(VENV)/.installed ## Report from 5,000 nodes while faults happen at random (MINUTES=10; SEED=... repeats; WRITE=1 writes docs/RELIABILITY.md)
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(WRITE),--write) $(ARGS)
+
+screenshots: debian-test debian-screenshots $(VENV)/.installed-test ## Take the pictures in docs/pictures anew, of the real thing under a fleet that might be one
+	$(BIN)/python -m tests.pictures
 
 lint: $(VENV)/.installed-test ## ruff, mypy --strict, and the order of the rooms
 	$(BIN)/ruff check
@@ -73,12 +76,14 @@ debian-run: WANTED = $(PYTHON):python3 ensurepip:python3-venv prometheus:prometh
 debian-run: NICE = bpftrace:bpftrace
 debian-test: WANTED = $(PYTHON):python3 ensurepip:python3-venv git:git prometheus:prometheus promtool:prometheus \
 	setpriv:util-linux bpftrace:bpftrace kubectl:kubernetes-client systemd-analyze:systemd unshare:util-linux \
-	curl:curl openssl:openssl faketime:faketime ip:iproute2 nft:nftables
+	curl:curl openssl:openssl faketime:faketime ip:iproute2 nft:nftables chromium:chromium
+
+debian-screenshots: WANTED = chromium:chromium pngquant:pngquant
 
 debian-bench: WANTED = $(PYTHON):python3 ensurepip:python3-venv setpriv:util-linux wrk:wrk prometheus:prometheus \
 	prometheus-pushgateway:prometheus-pushgateway victoria-metrics:victoria-metrics
 
-debian-run debian-test debian-bench:
+debian-run debian-test debian-screenshots debian-bench:
 	@missing=; \
 	for word in $(WANTED) $(NICE); do \
 	  command -v $${word%:*} >/dev/null || $(PYTHON) -c "import $${word%:*}" 2>/dev/null || missing="$$missing $${word#*:}"; \

