@@ -65,13 +65,12 @@ def check(view: View, daemon: Daemon) -> None:
     assert view.overflow <= 0
 
 
-@pytest.mark.parametrize(
-    ("count", "cells", "scheme"),
-    [(0, 0, "light"), (0, 0, "dark"), (3, 3, "light"), (3, 3, "dark"), (2000, 2000, "light"), (2000, 2000, "dark")]
-    + [(5000, 1667, "light")],
-)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("count", "cells"), [(0, 0), (3, 3), (2000, 2000), (5000, 1667)])
 def test_fleets(start: Callable[..., Daemon], browser: Browser, count: int, cells: int, scheme: str) -> None:
     """Of no node, a few, and more than there are cells for, on light and dark, wide and narrow, upstream dead."""
+    if (count, scheme) == (5000, "dark"):
+        count, cells = 61, 61  # the fewest without names; 5,000 are drawn on light
     daemon = start(*NOWHERE)
     if count:
         fill(daemon, *[f"node-{index:05}" for index in range(count)])

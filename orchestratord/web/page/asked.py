@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestratord.errors import BadQuery
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 #: Points of a graph whose step nobody asked for.
 _POINTS = 240
 _STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400, 604800, 2592000)
+_SHARED = 5.0
 DEFAULT_RANGE = "1h"
 #: What the page offers.
 RANGES = ("5m", "15m", "1h", "6h", "1d", "7d")
@@ -50,13 +52,18 @@ def asked(args: Mapping[str, Sequence[str]], now: float, *, max_length: int) -> 
     first = _moment("start", start) if start else last - length
     if not step:
         step = str(next((size for size in _STEPS if last - first <= size * _POINTS), _STEPS[-1]))
-        if not end:
-            last -= last % float(step)  # those who look within a step see the same
-            first = first if start else last - length
+    if not end:
+        last = soon(now)
+        first = first if start else last - length
     start, end = start or f"{first:.3f}".rstrip("0").rstrip("."), end or f"{last:.3f}".rstrip("0").rstrip(".")
     query = parse({"q": [q], "start": [start], "end": [end], "step": [step]}, max_length=max_length)
     given = bool(args.get("start") or args.get("end"))
     return Asked(q, query, start, end, step, None if given else relative)
+
+
+def soon(now: float) -> float:
+    """Return the end of what is up to now: the same for all who look within seconds, and not before what is newest."""
+    return math.ceil(now / _SHARED) * _SHARED
 
 
 def _length(text: str) -> float:

@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 from twisted.web.template import Tag, tags
 
 from orchestratord.query import Query
+from orchestratord.web.page.asked import soon
 from orchestratord.web.page.figures import bare, clock, lasting, measured, stamp
 from orchestratord.web.page.fleet import LATE
 from orchestratord.web.page.layout import message, sparkline
@@ -35,8 +36,7 @@ class Past(NamedTuple):
 
 def past_query(node_id: str, catalogue: Catalogue, unix_now: float) -> Query:
     """Return the one query for all lines of a node; its id is one that the table has, and so needs no escape."""
-    # A mark that all who look share, and ahead of us: a node that has just come has a point, too.
-    end = (int(unix_now // STEP) + 1) * STEP
+    end = int(soon(unix_now))
     promql = f'max by (__name__) ({{__name__=~"{"|".join(catalogue.names)}",node_id="{node_id}"}})'
     params = (
         ("query", promql),

@@ -28,9 +28,9 @@ def one(values: list[tuple[float, str]], **labels: str) -> dict[str, Any]:
 
 
 def test_the_last_hour_unless_told_otherwise() -> None:
-    """On marks of the step, so that all who look at the same time see the same."""
+    """To a mark that all who look within seconds share, with what is newest before it."""
     wanted = asked({"q": ["up"]}, NOW + 7, max_length=100)
-    assert (wanted.start, wanted.end, wanted.step) == (f"{NOW - 3600:.0f}", f"{NOW:.0f}", "15")
+    assert (wanted.start, wanted.end, wanted.step) == (f"{NOW - 3590:.0f}", f"{NOW + 10:.0f}", "15")
     assert wanted.relative == "1h"
     assert asked({"q": ["up"], "range": ["6h"]}, NOW, max_length=100).step == "120"
 

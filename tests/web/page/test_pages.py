@@ -228,7 +228,7 @@ def test_ten_operators_cost_as_much_as_one() -> None:
 def test_a_node() -> None:
     """Each of its metrics, with its last hour in a line; how old, how long yet."""
     wire = wired("n1")
-    points = [(NOW - 3570 + 30 * index, str(1000 + index)) for index in range(121)]
+    points = [(NOW + 5 - 3600 + 30 * index, str(1000 + index)) for index in range(121)]
     wire.upstreams.answer = matrix(({"__name__": "page_faults"}, points))
     wire.clocks.now += 5
     answer = look(wire, "/nodes/n1")
