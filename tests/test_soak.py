@@ -103,7 +103,7 @@ def test_promises_broken() -> None:
     assert figures.broken(outcome(account)) == ["lost: broken 1 times"]
     assert "| lost | **1** |" in figures.markdown(outcome(account))
     assert "memory" in figures.broken(outcome(fair(), grown=0.06))[0]
-    assert "descriptors" in figures.broken(outcome(fair(), more_descriptors=100))[0]
+    assert "descriptors" in figures.broken(outcome(fair(), more_descriptors=200))[0]
     assert figures.broken(outcome(Account()))
     late = replace(outcome(fair()), failed=["504"])
     assert "1 of 10 queries" in figures.broken(late)[0]

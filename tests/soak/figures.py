@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _BEGIN, _END = "<!-- soak: begin -->", "<!-- soak: end -->"
 _FLAT = 0.05
 #: Descriptors that come and go: connections of the moment.
-_DESCRIPTORS = 50
+_DESCRIPTORS = 100
 
 
 def broken(outcome: Outcome) -> list[str]:

@@ -157,9 +157,9 @@ class Soak:
         await asyncio.sleep(2 * self._plan.interval)
 
     async def _measure(self, field: Field) -> Size:
-        """Return the daemon's size, the median over an interval."""
+        """Return the daemon's size over an interval: the median of its memory, the least of its descriptors."""
         sizes = []
         for _ in range(_MEASURES):
             sizes.append(field.size())
             await asyncio.sleep(self._plan.interval / _MEASURES)
-        return Size(int(median(size.resident for size in sizes)), int(median(size.descriptors for size in sizes)))
+        return Size(int(median(size.resident for size in sizes)), min(size.descriptors for size in sizes))
