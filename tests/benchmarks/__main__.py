@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.benchmarks import machine
+from tests.benchmarks import machine, tokens
 from tests.benchmarks.cases import CASES
 from tests.benchmarks.http11 import HttpError
 from tests.benchmarks.load import LoadError
@@ -28,6 +28,8 @@ def main() -> int:
     if missing:
         print(missing, file=sys.stderr)  # noqa: T201 - a program's output
         return 2
+    if options.tokens:
+        tokens.use()
     os.sched_setaffinity(0, machine.CLIENT)
     began = time.monotonic()
     rows, failures = _run(options)
@@ -46,6 +48,9 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, default=3, help="how often each side is measured [default: 3]")
     parser.add_argument("--output", type=Path, help="where the table goes [default: BENCHMARKS.md if all cases run]")
+    parser.add_argument(
+        "--tokens", action="store_true", help="shut every role of ours, and send a token with each request"
+    )
     parser.add_argument("--quick", action="store_true", help="one short round with few nodes: whether it works at all")
     return parser.parse_args()
 
@@ -75,6 +80,7 @@ def _text(options: argparse.Namespace, rows: list[Row], failures: list[str], sec
     lines += [f"- {line}" for line in machine.description()]
     lines += [
         f"- Rounds: {rounds}, ours and the peers in turn in each; shown are the median, and the least and the most.",
+        *(["- Every role of ours is shut, and every request carries a token."] if options.tokens else []),
         f"- Duration: {seconds:.0f} s.",
         f"- Demands met: {demanded - unmet} of {demanded}.",
         "",

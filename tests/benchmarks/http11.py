@@ -8,6 +8,8 @@ import time
 from http.client import HTTPConnection
 from typing import TYPE_CHECKING
 
+from tests.benchmarks import tokens
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -75,7 +77,7 @@ def get(port: int, path: str, headers: dict[str, str] | None = None) -> tuple[in
     """Return status, headers (names in lower case) and body."""
     connection = HTTPConnection("127.0.0.1", port, timeout=60)
     try:
-        connection.request("GET", path, headers=headers or {})
+        connection.request("GET", path, headers={**(headers or {}), **tokens.headers()})
         answer = connection.getresponse()
         return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
     finally:

@@ -12,6 +12,8 @@ from functools import cache
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from tests.benchmarks import tokens
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
@@ -129,4 +131,5 @@ def _head(method: str, path: str, *, close: bool) -> bytes:
     return (
         f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: python-requests/2.32.3\r\n"
         f"Accept: */*\r\nConnection: {'close' if close else 'keep-alive'}\r\n"
+        + "".join(f"{name}: {value}\r\n" for name, value in tokens.headers().items())
     ).encode()

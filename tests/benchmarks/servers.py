@@ -13,7 +13,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from tests.benchmarks import http11
+from tests.benchmarks import http11, tokens
 from tests.benchmarks.machine import ALL, SERVER, python_program
 
 if TYPE_CHECKING:
@@ -100,7 +100,8 @@ class Servers:
         """Start ours."""
         port = free_port()
         listen = f"tcp:{port}:interface=127.0.0.1"
-        command = [python_program("twistd"), "-n", "--pidfile=", "orchestrator", "--listen", listen, *options]
+        command = [python_program("twistd"), "-n", "--pidfile=", "orchestrator", "--listen", listen]
+        command += [*tokens.options(self.home), *options]
         return self.start("ours", command, port, ready)
 
     def floor(self) -> Server:
@@ -143,9 +144,11 @@ class Servers:
     def prometheus(self, target_port: int, port: int) -> Server:
         """Start a Prometheus that scrapes `/metrics` of a port every 5 s."""
         config = self.home / f"prometheus-{port}.yml"
+        authorization = f"authorization: {{credentials: {tokens.TOKEN}}}, " if tokens.used() else ""
         config.write_text(
             "global: {scrape_interval: 5s}\n"
-            f"scrape_configs: [{{job_name: nodes, static_configs: [{{targets: ['127.0.0.1:{target_port}']}}]}}]\n"
+            f"scrape_configs: [{{job_name: nodes, {authorization}"
+            f"static_configs: [{{targets: ['127.0.0.1:{target_port}']}}]}}]\n"
         )
         data = self.home / f"prometheus-{port}"
         command = ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={data}"]
