@@ -203,7 +203,8 @@ def test_it_says_when_the_server_is_gone(start: Callable[..., Daemon], browser: 
     view = browser.look(daemon.url)
     daemon.stop()
     quick(view)
-    view.page.get_by_text("The server does not answer. This picture is").wait_for()
+    view.page.get_by_text("The server does not answer").wait_for()
+    until(lambda: re.fullmatch(r"\(\d+ s ago\)", view.text("#age")), "the age of the picture")
     assert view.count("#cells a") == 1
     assert view.faults() == []
     again = Daemon(daemon.home / "again", *NOWHERE, listen=f"tcp:{daemon.port}:interface=127.0.0.1")

@@ -59,6 +59,7 @@ def page(frame: Frame, *content: Any) -> bytes:
                         tags.time(clock(frame.made), datetime=stamp(frame.made)),
                         id="made",
                     ),
+                    tags.span(id="age"),
                     tags.a("Renew", href="", id="renew"),
                     class_="moment",
                 ),

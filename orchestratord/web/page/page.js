@@ -43,14 +43,17 @@
     if (again) again.focus({ preventScroll: true });
   }
 
-  function say(text, away) {
+  // Said once, for a screen reader reads it out; the age beside it is not, though it counts on.
+  function say(text) {
     if (liveness.textContent !== text) liveness.textContent = text;
-    document.body.classList.toggle("away", away);
+    document.body.classList.toggle("away", text !== "");
+    tellAge();
   }
 
-  function since() {
-    const age = Math.round((Date.now() - renewed) / 1000);
-    return age < 120 ? `${age} s` : `${Math.round(age / 60)} min`;
+  function tellAge() {
+    const seconds = Math.round((Date.now() - renewed) / 1000);
+    const age = seconds < 120 ? `${seconds} s` : `${Math.round(seconds / 60)} min`;
+    document.getElementById("age").textContent = liveness.textContent ? `(${age} ago)` : "";
   }
 
   async function renew() {
@@ -63,6 +66,7 @@
         cache: "no-cache",
         signal: AbortSignal.timeout(patience),
       });
+      if (answer.status === 503 && answer.headers.has("Retry-After")) return; // busy: the next one is in a moment
       if (answer.status >= 500) throw new Error(String(answer.status));
       const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
       if (!fresh.getElementById("main")) throw new Error("another page");
@@ -72,13 +76,13 @@
       });
       rove();
       renewed = Date.now();
-      say("", false);
+      say("");
     } catch {
-      // Rounded, so that a screen reader does not count along.
-      say(`The server does not answer. This picture is ${since()} old.`, true);
+      say("The server does not answer");
+    } finally {
+      renewing = false;
+      schedule();
     }
-    renewing = false;
-    schedule();
   }
 
   function schedule() {
@@ -123,6 +127,7 @@
       renew();
     });
     schedule();
+    setInterval(tellAge, 1000);
   }
   rove();
   document.addEventListener("keydown", step);
