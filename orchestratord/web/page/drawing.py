@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 import sys
 from datetime import UTC, datetime
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
-
-import pygal
-from pygal.style import Style
 
 from orchestratord.web.page.figures import printable, short
 
@@ -16,10 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from orchestratord.web.page.series import Series
-
-# pygal puts an importer for its plugins before everybody's imports, made for a Python that is gone: each import of a
-# module that is not there would give a warning. There are no plugins here.
-sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__name__ != "PluginImportFixer"]
 
 #: Series in one chart; more could not be told apart.
 MAX_LINES = 20
@@ -71,16 +65,37 @@ svg {{ background: #161f27; }}
 }}
 """
 
-_STYLE = Style(
-    font_family="system-ui, 'Liberation Sans', 'DejaVu Sans', sans-serif",
-    label_font_size=12,
-    major_label_font_size=12,
-    legend_font_size=13,
-    title_font_size=15,
-    no_data_font_size=16,
-    background="transparent",
-    plot_background="transparent",
-)
+_STYLE = {
+    "font_family": "system-ui, 'Liberation Sans', 'DejaVu Sans', sans-serif",
+    "label_font_size": 12,
+    "major_label_font_size": 12,
+    "legend_font_size": 13,
+    "title_font_size": 15,
+    "no_data_font_size": 16,
+    "background": "transparent",
+    "plot_background": "transparent",
+}
+
+
+@cache
+def _pygal() -> Any:
+    """Return pygal: it takes 0.1 s to import, which a daemon does not wait for at whose charts nobody looks."""
+    import pygal  # noqa: PLC0415 - as above
+    from pygal.style import Style  # noqa: PLC0415 - as above
+
+    # It puts an importer for its plugins before everybody's imports, made for a Python that is gone: each import of a
+    # module that is not there would give a warning. There are no plugins here.
+    sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__name__ != "PluginImportFixer"]
+    return partial(pygal.XY, style=Style(**_STYLE))
+
+
+def size(lines: int) -> tuple[int, int]:
+    """Return the width and height of a chart of so many series."""
+    return _WIDTH, _HEIGHT + _rows(min(lines, MAX_LINES)) * _LEGEND_ROW
+
+
+def _rows(lines: int) -> int:
+    return -(-lines // _COLUMNS)
 
 
 def chart(title: str, series: Sequence[Series], start: float, end: float, step: float) -> bytes:
@@ -97,13 +112,11 @@ def chart(title: str, series: Sequence[Series], start: float, end: float, step: 
     largest = max(map(abs, values), default=0.0)
     unit = 1.0 if largest == 0 or 1e-12 < largest < 1e12 else largest
     columns = min(_COLUMNS, max(1, len(lines)))
-    rows = -(-len(lines) // columns)
     tick, ticks = _ticks(start, end)
-    drawn: Any = pygal.XY(
-        width=_WIDTH,
-        height=_HEIGHT + rows * _LEGEND_ROW,
+    drawn: Any = _pygal()(
+        width=size(len(lines))[0],
+        height=size(len(lines))[1],
         title=_cut(printable(title), _TITLE_LENGTH),
-        style=_STYLE,
         css=[f"inline:{_CSS}"],
         js=[],
         classes=["chart"],
@@ -121,8 +134,8 @@ def chart(title: str, series: Sequence[Series], start: float, end: float, step: 
         x_value_formatter=lambda at: _moment(at, tick),
         value_formatter=lambda value: short(value * unit),
         margin=14,
-        # pygal leaves room for as many rows as columns.
-        margin_bottom=14 + max(0, rows - round(math.sqrt(len(lines)))) * _LEGEND_ROW,
+        # pygal leaves room for as many rows as columns, and none for the names of the times above them.
+        margin_bottom=14 + _LEGEND_ROW * (1 + max(0, _rows(len(lines)) - round(math.sqrt(len(lines))))),
         spacing=8,
     )
     low, high = (min(values) / unit, max(values) / unit) if values else (0.0, 1.0)

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 from twisted.web.template import Tag, tags
 
 from orchestratord.web.page.asked import DEFAULT_RANGE, RANGES
-from orchestratord.web.page.drawing import MAX_LINES
+from orchestratord.web.page.drawing import MAX_LINES, size
 from orchestratord.web.page.figures import counted, plain
 from orchestratord.web.page.layout import message
 
@@ -82,9 +82,10 @@ def _chart(asked: Asked, found: Found) -> Tag:
         ("Data (JSON)", f"/query?{urlencode(fixed)}"),
         ("Link to this very moment", f"/graph?{urlencode(fixed)}"),
     ]
+    width, height = size(drawn)
     what = f"Chart of {asked.q[:200]}: {counted(drawn, 'series', 'series')}; the table below has the figures"
     return tags.figure(
-        tags.img(src=f"/graph.svg?{urlencode(fixed)}", alt=what, width="960", height="364", class_="chart"),
+        tags.img(src=f"/graph.svg?{urlencode(fixed)}", alt=what, width=str(width), height=str(height), class_="chart"),
         tags.figcaption(tags.ul(*[tags.li(tags.a(name, href=href)) for name, href in links], class_="links")),
         class_="card",
     )
