@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _NEARLY_FULL = 0.9
 #: Nodes that share the whole width.
 _FEW = 12
+#: Nodes above which cells are small.
+_MANY = 500
 #: Points that make a line worth looking at.
 _LINE = 6
 
@@ -83,7 +85,7 @@ def content(
     if fleet.nodes:
         parts += [_picture(fleet, catalogue, family, stale_after), _most_loaded(fleet, family)]
     else:
-        parts.append(_how_to_begin())
+        parts.append(_how_to_begin(stale_after))
     parts.append(
         tags.section(
             tags.h2("Ask in PromQL", id="ask"),
@@ -136,7 +138,8 @@ def _host(standing: Standing) -> str:
 
 def _picture(fleet: Fleet, catalogue: Catalogue, family: Family, stale_after: float) -> Tag:
     tiles = fleet.nodes <= MAX_TILES
-    kind = "cells few tiles" if fleet.nodes <= _FEW else "cells tiles" if tiles else "cells"
+    sizes = ((_FEW, "cells tiles few"), (MAX_TILES, "cells tiles"), (_MANY, "cells large"))
+    kind = next((kind for most, kind in sizes if fleet.nodes <= most), "cells")
     notes: list[Any] = []
     if fleet.group > 1:
         notes.append(f"Each cell is up to {fleet.group:,} neighbouring nodes, coloured by the highest of them. ")
@@ -254,7 +257,7 @@ def _most_loaded(fleet: Fleet, family: Family) -> Tag:
     )
 
 
-def _how_to_begin() -> Tag:
+def _how_to_begin(stale_after: float) -> Tag:
     return tags.section(
         tags.h2("How to begin", id="begin"),
         tags.p("Start a profiler on each node, or post a report by hand:"),
@@ -266,7 +269,7 @@ def _how_to_begin() -> Tag:
             ),
             tabindex="0",
         ),
-        tags.p("The node is here within ten seconds, and gone a minute after its last report."),
+        tags.p(f"The node is here within seconds, and gone {lasting(stale_after)} after its last report."),
         class_="card",
         **{"aria-labelledby": "begin"},
     )
