@@ -64,6 +64,7 @@ class Orchestrator(MultiService):
 
         nodes = NodeStore(stale_after=settings.stale_after, max_nodes=settings.max_nodes)
         telemetry = Telemetry()
+        telemetry.limits(max_nodes=settings.max_nodes, stale_after=settings.stale_after)
         everything, own = CollectorRegistry(), CollectorRegistry()
         everything.register(NodeCollector(settings.catalogue, lambda: nodes.snapshot(time.monotonic())))
         for registry in (everything, own):

@@ -20,7 +20,17 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
 
 #: Every outcome of a report, so that each is exported from the start, as 0.
-REPORT_OUTCOMES = ("accepted", "superseded", "invalid", "too_large", "unsupported", "table_full", "draining", "failed")
+REPORT_OUTCOMES = (
+    "accepted",
+    "superseded",
+    "invalid",
+    "ahead",
+    "too_large",
+    "unsupported",
+    "table_full",
+    "draining",
+    "failed",
+)
 
 #: Every outcome of an upstream request.
 UPSTREAM_OUTCOMES = ("answered", "unreachable", "broken", "timeout", "cancelled")
@@ -64,6 +74,7 @@ class Telemetry(Collector):
 
     def __init__(self) -> None:
         self._nodes = 0
+        self._limits: tuple[int, float] | None = None
         self._reports = Counter(dict.fromkeys(REPORT_OUTCOMES, 0))
         self._report_bytes = Distribution(_BODY_BYTES)
         self._expired = 0
@@ -76,6 +87,10 @@ class Telemetry(Collector):
     def nodes(self, fresh: int) -> None:
         """Record how many nodes are fresh, as a scrape begins."""
         self._nodes = fresh
+
+    def limits(self, *, max_nodes: int, stale_after: float) -> None:
+        """Export what the table may hold, and after how many seconds a node is stale; without a call they are not."""
+        self._limits = (max_nodes, stale_after)
 
     def report_body(self, size: int) -> None:
         """Record the unpacked size of a report's body, in bytes."""
@@ -122,6 +137,14 @@ class Telemetry(Collector):
     def collect(self) -> Iterator[Metric]:
         """Return the families with their samples."""
         yield GaugeMetricFamily("orchestrator_nodes", "Nodes with a fresh report.", self._nodes)
+        if self._limits is not None:
+            max_nodes, stale_after = self._limits
+            yield GaugeMetricFamily("orchestrator_nodes_limit", "Nodes that the table holds at most.", max_nodes)
+            yield GaugeMetricFamily(
+                "orchestrator_stale_after_seconds",
+                "Seconds without a report after which a node is gone.",
+                stale_after,
+            )
         reports = CounterMetricFamily(
             "orchestrator_reports",
             "Reports by what became of them; a refused batch counts as one.",
