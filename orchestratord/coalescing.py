@@ -88,7 +88,7 @@ class Coalescing:
         while True:
             exchange = self._exchanges.get(query) or self._begin(query)
             waiting = exchange.join()
-            waiting.addTimeout(deadline - self._reactor.seconds(), self._reactor)
+            waiting.addTimeout(max(0.0, deadline - self._reactor.seconds()), self._reactor)
             try:
                 return await waiting
             except TimeoutError:

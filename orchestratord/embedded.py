@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,10 @@ scrape_configs:
   - job_name: orchestrator
     static_configs:
       - targets: ['{target}']
+"""
+_AUTHORIZATION = """\
+    authorization:
+      credentials_file: scrape-token
 """
 
 
@@ -73,7 +78,8 @@ class EmbeddedPrometheus(ProcessMonitor):
     """Runs Prometheus on a loopback port, restarts it when it dies, and ends it with this process, however that ends.
 
     `home` is a directory that `prepare` made; `port` the loopback port to serve on; `retention` a Prometheus duration.
-    `scrape` sets the target, `HOST:PORT` of this orchestrator, and must be called before `startService`.
+    `scrape` sets the target, `HOST:PORT` of this orchestrator, and must be called before `startService`; `authorize`
+    sets the bearer token of its scrapes, before `scrape`, and again whenever it changes.
     """
 
     maxRestartDelay = 10
@@ -96,9 +102,24 @@ class EmbeddedPrometheus(ProcessMonitor):
         ]
         self.addProcess(_NAME, arguments, env={"PATH": "/usr/bin:/bin", "HOME": str(home)})
 
+    def authorize(self, token: bytes | None) -> None:
+        """Write the token where Prometheus reads it at every scrape; None: there is none."""
+        file = self._home / "scrape-token"
+        if token is None:
+            file.unlink(missing_ok=True)
+            return
+        # Beside it and then in its place: a scrape never finds half of it, nor anybody else a file that is still open.
+        new = file.with_suffix(".new")
+        new.unlink(missing_ok=True)
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as writing:  # noqa: PTH123
+            writing.write(token)
+        new.replace(file)
+
     def scrape(self, target: str) -> None:
         """Write the configuration that scrapes the target."""
         text = _CONFIGURATION.format(interval=SCRAPE_INTERVAL, target=target)
+        if (self._home / "scrape-token").exists():
+            text += _AUTHORIZATION
         (self._home / "prometheus.yml").write_text(text)
 
     def startProcess(self, name: str) -> None:

@@ -15,6 +15,13 @@ class Fault(Exception):
     retry_after: ClassVar[int | None] = None
     #: Whether the connection is of no further use to the client.
     closes: ClassVar[bool] = False
+    #: More headers of the answer.
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+    @property
+    def content(self) -> dict[str, str]:
+        """The answer's body, as JSON has it."""
+        return {"error": str(self)}
 
 
 class BadReport(Fault):
@@ -81,11 +88,42 @@ class UnknownNode(Fault):
     status = 404
 
 
+class Unauthorized(Fault):
+    """No token, or one that is nobody's. `wrong` tells that there was one."""
+
+    status = 401
+    outcome = "unauthorized"
+
+    def __init__(self, text: str, *, wrong: bool) -> None:
+        super().__init__(text)
+        self.headers = ((b"WWW-Authenticate", b'Bearer error="invalid_token"' if wrong else b"Bearer"),)
+
+
+class Forbidden(Fault):
+    """A token that is known, but may not do this."""
+
+    status = 403
+    outcome = "forbidden"
+
+
+class KeysPending(Fault):
+    """The key that a token is signed with is not there yet; it is being fetched."""
+
+    status = 503
+    outcome = "unverified"
+    retry_after = 2
+
+
 class QueryFault(Fault):
     """A query that is refused or has failed; answered in Prometheus' error envelope."""
 
     #: Prometheus' `errorType`.
     error_type: ClassVar[str] = "internal"
+
+    @property
+    def content(self) -> dict[str, str]:
+        """The answer's body, in Prometheus' error envelope."""
+        return {"status": "error", "errorType": self.error_type, "error": str(self)}
 
 
 class BadQuery(QueryFault):
@@ -119,3 +157,15 @@ class QueryTimeout(QueryFault):
 
     status = 504
     error_type = "timeout"
+
+
+class QueryUnauthorized(Unauthorized, QueryFault):
+    """As Unauthorized, on a route of PromQL."""
+
+    error_type = "unauthorized"
+
+
+class QueryForbidden(Forbidden, QueryFault):
+    """As Forbidden, on a route of PromQL."""
+
+    error_type = "forbidden"

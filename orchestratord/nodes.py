@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -47,6 +48,8 @@ class NodeStore:
     def __init__(self, *, stale_after: float, max_nodes: int) -> None:
         self.stale_after = stale_after
         self.max_nodes = max_nodes
+        #: Reports stored and nodes forgotten, and the latter alone, since the beginning; the sweep adds to neither.
+        self.changes = self.forgotten = 0
         # Two maps, not one ordered one: replacing a value in place never resizes a dict, and listing a dict's values is
         # one call of a millisecond for 100,000 nodes, atomic under the interpreter lock; an OrderedDict takes 22 ms.
         self._entries: dict[str, Entry] = {}
@@ -88,7 +91,29 @@ class NodeStore:
             entries[node_id] = Entry(now, report)
             order[node_id] = None
             order.move_to_end(node_id)
+        self.changes += len(reports) - superseded
         return Updated(len(reports) - superseded, superseded, new)
+
+    def restore(self, entries: Iterable[Entry], now: float) -> int:
+        """Take back what an earlier table held, into this one, which is empty; return how many nodes that were.
+
+        Each keeps the time at which it was seen, one from the future that of now. Stale ones are left out, of two of a
+        node the older one, and the longest silent nodes where there are more than fit.
+
+        Raises ValueError if the table is not empty.
+        """
+        if self._entries:
+            raise ValueError("reports have come already")
+        limit = now - self.stale_after
+        latest: dict[str, Entry] = {}
+        for entry in sorted((entry for entry in entries if entry.seen > limit), key=attrgetter("seen")):
+            latest.pop(entry.report.node_id, None)
+            latest[entry.report.node_id] = entry if entry.seen <= now else Entry(now, entry.report)
+        for node_id in list(latest)[: -self.max_nodes]:
+            del latest[node_id]
+        self._entries.update(latest)
+        self._order.update(dict.fromkeys(latest))
+        return len(latest)
 
     def expire(self, now: float, most: int) -> list[str]:
         """Remove up to `most` nodes that are stale, the longest silent first, and return their ids."""
@@ -109,6 +134,8 @@ class NodeStore:
         if entry is None:
             return False
         del self._order[node_id]
+        self.changes += 1
+        self.forgotten += 1
         return entry.seen > now - self.stale_after
 
     def get(self, node_id: str, now: float) -> Entry | None:

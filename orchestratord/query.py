@@ -146,7 +146,7 @@ def _one(args: Mapping[str, Sequence[str]], name: str) -> str:
 
 def _check_length(value: str, max_length: int, name: str) -> None:
     if len(value) > max_length:
-        raise BadQuery(f"invalid parameter '{name}': longer than {max_length} characters")
+        raise BadQuery(f"invalid parameter {_shown(name)}: longer than {max_length} characters")
 
 
 def _timeout(args: Mapping[str, Sequence[str]]) -> float | None:

@@ -98,7 +98,7 @@ class ReportDecoder:
 
         Nothing of a body is valid until the iterator has ended without an exception.
         """
-        if body.lstrip(b" \t\r\n")[:1] != b"[":
+        if not is_batch(body):
             yield self._one(body, received_at, "$")
             return
         items = _split(body)
@@ -118,6 +118,7 @@ class ReportDecoder:
                 wire = self._strict.decode(item)
             except msgspec.ValidationError:
                 wire = self._lenient.decode(item)
+                bytes(item).decode()  # msgspec passes over what is not asked for, and does not look whether it is text
                 unknown = len(msgspec.json.decode(item, type=dict[str, msgspec.Raw]).keys() - self._known)
             return Decoded([self._report(wire, received_at)], unknown)
         except msgspec.ValidationError as error:
@@ -150,6 +151,11 @@ class ReportDecoder:
 
 class _Ahead(msgspec.ValidationError):
     """A timestamp that is too far ahead of our clock."""
+
+
+def is_batch(body: bytes) -> bool:
+    """Return whether a body is an array of reports, if it is anything."""
+    return body.lstrip(b" \t\r\n")[:1] == b"["
 
 
 def gunzip(body: bytes, limit: int) -> bytes:

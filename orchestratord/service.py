@@ -4,38 +4,56 @@ from __future__ import annotations
 
 import gc
 import time
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.twisted import MetricsResource
+from twisted.application.internet import TimerService
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from orchestratord import __version__
+from orchestratord.access import Role
 from orchestratord.coalescing import Coalescing
+from orchestratord.credentials import basic, bearer
 from orchestratord.embedded import EmbeddedPrometheus, find_programs, free_port, prepare
 from orchestratord.expiry import Sweep
 from orchestratord.exposition import Exposition, NodeCollector, SampleRenderer
+from orchestratord.keyring import Keyring
 from orchestratord.latest import LatestFromMemory
 from orchestratord.nodes import NodeStore
+from orchestratord.persistence import Persistence, in_own_thread
 from orchestratord.profiler.agent import ProfilerSettings, host_node_id, profiler_service
 from orchestratord.report import ReportDecoder
+from orchestratord.settings import TLS_PREFIX
 from orchestratord.signals import StopOnSignals
+from orchestratord.snapshot import Moment
+from orchestratord.snapshot_file import SnapshotFile
 from orchestratord.telemetry import Telemetry
+from orchestratord.tls import ClientOptions, ClientTls, ServerFiles, ServerTls
+from orchestratord.tls_transport import TlsFactory
 from orchestratord.upstream import Upstreams, connection_pool, http_client
+from orchestratord.watched import LOOK_EVERY
+from orchestratord.web.admin import Admin
 from orchestratord.web.api import Api, Root
 from orchestratord.web.express import Express
 from orchestratord.web.queries import HOT_QUERIES, Queries, QueryResource
 from orchestratord.web.reports import AT_ONCE, ReportsResource
 from orchestratord.web.scrape import ScrapeResource
 from orchestratord.web.site import OrchestratorSite
+from orchestratord.web.tree import KleinTree
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IListeningPort
+    from collections.abc import Callable
+
+    from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 
     from orchestratord.settings import Settings
     from orchestratord.upstream import QueryClient
@@ -43,15 +61,41 @@ if TYPE_CHECKING:
 log = Logger()
 
 
+#: Seconds that a probe under way gets at the very end, when everything else has stopped.
+_LAST_SECONDS = 1.0
+
+
+class _Listener(NamedTuple):
+    """An open port, and the endpoint description that it was opened by."""
+
+    description: str
+    port: IListeningPort
+
+    @property
+    def address(self) -> str:
+        host: Any = self.port.getHost()
+        name = f"{host.host}:{host.port}" if hasattr(host, "port") else str(getattr(host, "name", host))
+        return f"{name} (TLS)" if self.description.startswith(TLS_PREFIX) else name
+
+
 class Orchestrator(MultiService):
-    """The daemon: what it serves is ready while it runs, and drains when it stops."""
+    """The daemon: what it serves is ready while it runs, and drains when it stops.
+
+    Raises FilesError if certificates, keys or credentials are not good; nothing is open then.
+    """
 
     def __init__(self, reactor: Any, settings: Settings) -> None:
         super().__init__()
         self._reactor = reactor
         self._settings = settings
-        self._ports: list[IListeningPort] = []
-        self._draining = False
+        self._listeners: list[_Listener] = []
+        self._admin_listeners: list[_Listener] = []
+        #: Not ready any more, but everything is served; then nothing new is.
+        self._leaving = self._draining = False
+        self._staying: Deferred[None] | None = None
+        self._hurried = False
+        self._keyring = Keyring(reactor, settings, time.time)
+        self._keyring.setServiceParent(self)
         self._embedded: EmbeddedPrometheus | None = None
         bases = settings.prometheus
         if settings.embedded:
@@ -73,16 +117,33 @@ class Orchestrator(MultiService):
         scrape = ScrapeResource(
             reactor, nodes, Exposition(settings.catalogue, own), telemetry, time, fallback=MetricsResource(everything)
         )
-        decoder = ReportDecoder(settings.catalogue, SampleRenderer(settings.catalogue), max_batch=settings.max_batch)
+        render = SampleRenderer(settings.catalogue)
+        decoder = ReportDecoder(settings.catalogue, render, max_batch=settings.max_batch)
         self._sweep = Sweep(reactor, nodes, telemetry, time.monotonic, settings.expire_every)
         self._sweep.setServiceParent(self)
+        self._persistence: Persistence | None = None
+        if settings.snapshot_every:
+            boot = _boot()
+            self._persistence = Persistence(
+                reactor,
+                nodes,
+                SnapshotFile(settings.data_dir),
+                telemetry,
+                lambda: Moment(time.time(), time.monotonic(), boot),
+                catalogue=settings.catalogue,
+                render=render,
+                every=settings.snapshot_every,
+                in_thread=lambda work: in_own_thread(reactor, work),
+            )
+            self._persistence.setServiceParent(self)
         self._pool = connection_pool(reactor, settings.max_queries)
         upstreams = Upstreams(
             reactor,
-            http_client(reactor, self._pool),
+            http_client(reactor, self._pool, _upstream_tls(settings)),
             bases,
             telemetry,
             headers=settings.prometheus_header,
+            authorization=_upstream_credentials(settings),
             query_timeout=settings.query_timeout,
             max_queries=settings.max_queries,
             max_answer_bytes=settings.max_answer_bytes,
@@ -96,14 +157,14 @@ class Orchestrator(MultiService):
                 reactor, shared, nodes, settings.catalogue, clocks=time, mode=settings.latest_from_memory
             )
         queries = Queries(client, max_length=settings.max_query_length)
+        admin = Admin(nodes, time, unhealthy=self._sweep.unhealthy, unready=self._unready)
         api = Api(
             nodes,
             settings.catalogue,
             queries,
             time,
             in_thread=lambda work: deferToThreadPool(reactor, reactor.getThreadPool(), work),
-            unhealthy=self._sweep.unhealthy,
-            unready=self._unready,
+            admin=None if settings.admin_listen else admin,
         )
         reports = ReportsResource(
             reactor,
@@ -122,25 +183,62 @@ class Orchestrator(MultiService):
                 b"/update_metrics": reports,
                 **{path.encode(): QueryResource(queries, path) for path in HOT_QUERIES},
             },
-            express=Express(reports, queries, telemetry, max_body=min(AT_ONCE, settings.max_report_bytes)),
+            express=Express(
+                reports, queries, telemetry, self._keyring.gate, max_body=min(AT_ONCE, settings.max_report_bytes)
+            ),
+            gate=self._keyring.gate,
+            redacted=self._keyring.redacted,
             max_body=settings.max_report_bytes,
             request_timeout=settings.request_timeout,
             idle_timeout=settings.idle_timeout,
             access_log=settings.access_log,
         )
-        StopOnSignals(reactor).setServiceParent(self)
+        self._admin_site = OrchestratorSite(
+            KleinTree(admin.app.resource()),
+            telemetry,
+            reactor,
+            hot={},
+            express=None,
+            gate=self._keyring.gate,
+            redacted=self._keyring.redacted,
+            max_body=settings.max_report_bytes,
+            request_timeout=settings.request_timeout,
+            idle_timeout=settings.idle_timeout,
+            access_log=settings.access_log,
+        )
+        self._tls = _server_tls(settings, telemetry)
+        if self._tls is not None:
+            certificate = TimerService(LOOK_EVERY, self._tls.look)
+            certificate.clock = reactor
+            certificate.setServiceParent(self)
+        StopOnSignals(reactor, self.hurry).setServiceParent(self)
 
     def privilegedStartService(self) -> None:
-        """Open the ports, while there may still be the right to low ones; SystemExit if one cannot be opened."""
-        for description in self._settings.listen:
-            listening = serverFromString(self._reactor, description).listen(self._site)
-            listening.addCallbacks(
-                self._ports.append, lambda failure, where=description: _cannot_listen(where, failure)
-            )
-            outcome = listening.result if listening.called else None
-            if isinstance(outcome, SystemExit):
-                raise outcome
+        """Take the table back, then open the ports, while there may still be the right to low ones.
+
+        SystemExit if one cannot be opened.
+        """
+        if self._persistence is not None:
+            self._persistence.load()
+        for listeners, site, descriptions in (
+            (self._listeners, self._site, self._settings.listen),
+            (self._admin_listeners, self._admin_site, self._settings.admin_listen),
+        ):
+            for description in descriptions:
+                listeners.append(_Listener(description, self._listen(description, site)))
         super().privilegedStartService()
+
+    def _listen(self, description: str, site: OrchestratorSite) -> IListeningPort:
+        factory: IProtocolFactory = site
+        if self._tls is not None and description.startswith(TLS_PREFIX):
+            factory = TlsFactory(self._tls, site, self._reactor)
+        endpoint = serverFromString(self._reactor, description.removeprefix(TLS_PREFIX))
+        opened: list[Any] = []
+        endpoint.listen(factory).addBoth(opened.append)
+        if isinstance(opened[0], Failure):
+            raise _cannot_listen(description, opened[0])
+        port: IListeningPort = opened[0]
+        return port
 
     def startService(self) -> None:
         """Start everything; what needs to know our port starts last."""
@@ -149,47 +247,88 @@ class Orchestrator(MultiService):
         gc.collect()
         gc.freeze()
         log.info(
-            "orchestratord {version} serves on {addresses}; queries go to {upstreams}",
+            "orchestratord {version} serves on {addresses}; {admin}queries go to {upstreams}",
             version=__version__,
-            addresses=", ".join(_address(port) for port in self._ports),
+            addresses=", ".join(listener.address for listener in self._listeners),
+            admin="".join(f"probes and administration on {where.address}; " for where in self._admin_listeners),
             upstreams=", ".join(self._bases),
         )
         if self._embedded is not None:
+            self._authorize(self._embedded)
+            self._keyring.follow(Role.SCRAPE, partial(self._authorize, self._embedded))
             self._embedded.scrape(self._own_address())
             self._embedded.setServiceParent(self)
         if self._settings.all_in_one:
-            profiler = ProfilerSettings(orchestrator=f"http://{self._own_address()}", node_id=host_node_id())
+            profiler = ProfilerSettings(
+                orchestrator=f"http://{self._own_address()}",
+                node_id=host_node_id(),
+                token_file=self._keyring.path(Role.REPORT),
+            )
             profiler_service(self._reactor, profiler).setServiceParent(self)
 
     def stopService(self) -> Deferred[None]:
-        """Take nothing new, finish what is in flight, end the children."""
+        """Be not ready for `drain_delay`, take nothing new, finish what is in flight, end the children."""
         return Deferred.fromCoroutine(self._stop())
 
+    def hurry(self) -> None:
+        """End the drain delay now, or leave it out."""
+        self._hurried = True
+        staying, self._staying = self._staying, None
+        if staying is not None:
+            staying.callback(None)
+
     async def _stop(self) -> None:
+        self._leaving = True
+        if self._settings.drain_delay > 0 and not self._hurried:
+            await self._stay(self._settings.drain_delay)
         self._draining = True
-        for port in self._ports:
-            closed = port.stopListening()
-            if closed is not None:
-                await closed
+        await _close(self._listeners)
         await self._site.drain(self._settings.drain_timeout)
         await super().stopService()
         await self._pool.closeCachedConnections()
+        # The last to go: who asks for our readiness is told to the end.
+        await _close(self._admin_listeners)
+        await self._admin_site.drain(min(_LAST_SECONDS, self._settings.drain_timeout))
         log.info("orchestratord has stopped")
 
+    def _authorize(self, embedded: EmbeddedPrometheus) -> None:
+        """Give the embedded Prometheus the first of the tokens that scrape, if there are any."""
+        tokens = self._keyring.tokens(Role.SCRAPE)
+        embedded.authorize(tokens[0] if tokens else None)
+
+    async def _stay(self, seconds: float) -> None:
+        """Serve on while the load balancers learn that this daemon is not ready any more."""
+        log.info("not ready any more; the ports close in {seconds:g} s", seconds=seconds)
+        self._staying = Deferred()
+        timer = self._reactor.callLater(seconds, self.hurry)
+        await self._staying
+        if timer.active():
+            timer.cancel()
+
     def _unready(self) -> str | None:
-        if self._draining:
+        if self._leaving:
             return "draining"
         return None if self.running else "starting"
 
     def _own_address(self) -> str:
-        """Return `HOST:PORT` under which this very machine reaches the first TCP listener."""
-        for port in self._ports:
+        """Return `HOST:PORT` under which this very machine reaches the first TCP listener without TLS."""
+        for description, port in self._listeners:
             host: Any = port.getHost()
+            if description.startswith((TLS_PREFIX, "ssl:")):
+                continue
             if getattr(host, "type", None) == "TCP":
                 local = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host.host)  # noqa: S104 - read, not bound
                 name = local or (f"[{host.host}]" if ":" in host.host else host.host)
                 return f"{name}:{host.port}"
         raise RuntimeError("settings promise a tcp: listener")  # pragma: no cover - checked at the start
+
+
+def _boot() -> str:
+    """Return what names the time since the machine was started, in which its monotonic clock goes on; or nothing."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _cannot_listen(description: str, failure: Any) -> SystemExit:
@@ -198,8 +337,40 @@ def _cannot_listen(description: str, failure: Any) -> SystemExit:
     return SystemExit(f"orchestratord: cannot listen on {description}: {reason}")
 
 
-def _address(port: IListeningPort) -> str:
-    host: Any = port.getHost()
-    if hasattr(host, "port"):
-        return f"{host.host}:{host.port}"
-    return str(getattr(host, "name", host))
+async def _close(listeners: list[_Listener]) -> None:
+    for listener in listeners:
+        closed = listener.port.stopListening()
+        if closed is not None:
+            await closed
+
+
+def _server_tls(settings: Settings, telemetry: Telemetry) -> ServerTls | None:
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    files = ServerFiles(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+    return ServerTls(time.monotonic, files, telemetry.certificate_not_after)
+
+
+def _upstream_tls(settings: Settings) -> ClientTls | None:
+    if not any(base.startswith("https:") for base in settings.prometheus):
+        return None  # the system's authorities take a moment, and a megabyte
+    return ClientTls(
+        time.monotonic,
+        ClientOptions("--prometheus-ca", "--prometheus-certificate", "--prometheus-key"),
+        ca=settings.prometheus_ca,
+        certificate=settings.prometheus_certificate,
+        key=settings.prometheus_key,
+    )
+
+
+def _upstream_credentials(settings: Settings) -> Callable[[], str] | None:
+    credentials = None
+    if settings.prometheus_token_file is not None:
+        credentials = bearer(time.monotonic, "--prometheus-token-file", settings.prometheus_token_file)
+    if settings.prometheus_basic_auth_file is not None:
+        credentials = basic(time.monotonic, "--prometheus-basic-auth-file", settings.prometheus_basic_auth_file)
+    if credentials is not None:
+        for base in settings.prometheus:
+            if base.startswith("http:"):
+                log.warn("the credentials for {upstream} travel in clear: it is no https:// URL", upstream=base)
+    return credentials

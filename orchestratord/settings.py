@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from twisted.internet.endpoints import serverFromString
 
+from orchestratord.access import Role
 from orchestratord.catalogue import BUILT_IN, Catalogue, Family
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ Mode = Literal["never", "fallback", "always"]
 #: The value of `--prometheus` that asks for a Prometheus of our own.
 EMBEDDED = "embedded"
 
+#: Before the description of an endpoint that is to serve with `--tls-certificate`.
+TLS_PREFIX = "tls:"
+
 
 class SettingsError(ValueError):
     """A setting is wrong: one line that names where it was given, its value, and what it should be."""
@@ -36,8 +40,17 @@ class Settings:
     """Everything that can be set. Durations are in seconds, sizes in bytes; see OPTIONS for what each means."""
 
     listen: tuple[str, ...]
+    admin_listen: tuple[str, ...]
+    tls_certificate: Path | None
+    tls_key: Path | None
+    tls_client_ca: Path | None
     prometheus: tuple[str, ...]
     prometheus_header: tuple[tuple[str, str], ...]
+    prometheus_ca: Path | None
+    prometheus_certificate: Path | None
+    prometheus_key: Path | None
+    prometheus_token_file: Path | None
+    prometheus_basic_auth_file: Path | None
     prometheus_binary: str
     prometheus_retention: str
     stale_after: float
@@ -53,8 +66,16 @@ class Settings:
     max_batch: int
     request_timeout: float
     idle_timeout: float
+    drain_delay: float
     drain_timeout: float
+    token_file: tuple[tuple[Role, Path], ...]
+    report_oidc_jwks: str | None
+    report_oidc_issuer: str | None
+    report_oidc_audience: str | None
+    report_oidc_ca: Path | None
+    report_oidc_token_file: Path | None
     data_dir: Path
+    snapshot_every: float
     all_in_one: bool
     access_log: bool
     catalogue: Catalogue
@@ -63,6 +84,11 @@ class Settings:
     def embedded(self) -> bool:
         """Whether a Prometheus of our own is to be started."""
         return self.prometheus == (EMBEDDED,)
+
+    @property
+    def listeners(self) -> tuple[str, ...]:
+        """Every endpoint description, the administrators' last."""
+        return self.listen + self.admin_listen
 
 
 @dataclass(frozen=True)
@@ -110,6 +136,16 @@ def _seconds(low: float, high: float) -> Callable[[Any], float]:
     return check
 
 
+def _off_or_seconds(low: float, high: float) -> Callable[[Any], float]:
+    def check(value: Any) -> float:
+        number = _number(value)
+        if number is None or not (number == 0 or low <= number <= high):
+            raise ValueError(f"must be 0, or a number of seconds from {low:g} to {high:g}")
+        return number
+
+    return check
+
+
 def _whole(low: int, high: int) -> Callable[[Any], int]:
     def check(value: Any) -> int:
         number = _number(value)
@@ -150,8 +186,11 @@ def _text(value: Any) -> str:
 def _endpoint(value: Any) -> str:
     """Check an endpoint description by making the endpoint, which opens nothing."""
     text = _text(value)
+    inner = text.removeprefix(TLS_PREFIX)
+    if inner != text and inner.startswith("ssl:"):
+        raise ValueError("must not have TLS twice")
     try:
-        serverFromString(None, text)
+        serverFromString(None, inner)
     except Exception as error:  # noqa: BLE001 - a parser may come from any plugin, and raise anything
         raise ValueError(f"must be a Twisted endpoint description such as tcp:5000 ({error})") from None
     return text
@@ -202,12 +241,53 @@ def _path(value: Any) -> Path:
     return Path(_text(value)).expanduser()
 
 
+def _token_file(value: Any) -> tuple[Role, Path]:
+    role, _, path = _text(value).partition("=")
+    if role not in set(Role) or not path.strip():
+        raise ValueError(f"must be ROLE=PATH, with one of the roles {', '.join(Role)}")
+    return Role(role), _path(path)
+
+
+def _key_set(value: Any) -> str:
+    """Check where a key set is: a path, or a URL that nobody else can answer for."""
+    text = _text(value)
+    if "://" not in text:
+        return str(_path(text))
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError:
+        raise ValueError("must be a file, or an https URL") from None
+    if re.search(r"[\x00-\x20\x7f-\U0010ffff]", text) or url.username is not None or url.fragment or port == 0:
+        raise ValueError("must be a file, or a plain https URL: no credentials, fragment or blanks")
+    on_this_machine = url.scheme == "http" and url.hostname in {"127.0.0.1", "::1", "localhost"}
+    if not url.hostname or not (url.scheme == "https" or on_this_machine):
+        raise ValueError("must be a file, or an https URL: over http, anybody on the way could let anybody in")
+    return text
+
+
 _WORDS = r"\s+"
 _LINES = r"\s*\n\s*"
 
 #: In the order in which `--help` and etc/orchestrator.toml show them.
 OPTIONS = (
-    Option("listen", _endpoint, ("tcp:5000",), "Twisted endpoint description to serve on", _WORDS),
+    Option(
+        "listen",
+        _endpoint,
+        ("tcp:5000",),
+        "Twisted endpoint description to serve on, with 'tls:' before it for TLS (tls:tcp:5443)",
+        _WORDS,
+    ),
+    Option(
+        "admin-listen",
+        _endpoint,
+        (),
+        "endpoint description for the probes and DELETE /nodes/<id>, which are then served there only",
+        _WORDS,
+    ),
+    Option("tls-certificate", _path, None, "PEM file of the tls: listeners' certificate and its chain"),
+    Option("tls-key", _path, None, "PEM file of its private key"),
+    Option("tls-client-ca", _path, None, "PEM file of authorities; tls: clients need a certificate signed by one"),
     Option(
         "prometheus",
         _base_url,
@@ -216,6 +296,13 @@ OPTIONS = (
         r"[\s,]+",
     ),
     Option("prometheus-header", _header, (), "'Name: value' sent with every upstream request", _LINES),
+    Option("prometheus-ca", _path, None, "PEM file of the authorities of https upstreams, instead of the system's"),
+    Option(
+        "prometheus-certificate", _path, None, "PEM file of a client certificate for https upstreams, and its chain"
+    ),
+    Option("prometheus-key", _path, None, "PEM file of its private key"),
+    Option("prometheus-token-file", _path, None, "file with a bearer token for the upstreams"),
+    Option("prometheus-basic-auth-file", _path, None, "file with user:password for the upstreams"),
     Option("prometheus-binary", _text, "prometheus", "program that 'embedded' starts"),
     Option("prometheus-retention", _retention, "24h", "how long the embedded Prometheus keeps its data"),
     Option("stale-after", _seconds(0.1, 86400), 60.0, "seconds without a report after which a node is gone"),
@@ -236,8 +323,21 @@ OPTIONS = (
     Option("max-batch", _whole(1, 1_000_000), 10_000, "reports in one batch"),
     Option("request-timeout", _seconds(0.1, 600), 30.0, "seconds for a whole request to arrive"),
     Option("idle-timeout", _seconds(0.1, 86400), 60.0, "seconds that a kept-alive connection may be idle"),
+    Option("drain-delay", _seconds(0, 600), 0.0, "seconds between being not ready and closing the ports at a stop"),
     Option("drain-timeout", _seconds(0, 600), 15.0, "seconds that requests in flight get to finish at a stop"),
-    Option("data-dir", _path, None, "where the embedded Prometheus' data, and what outlives a restart, is kept"),
+    Option("token-file", _token_file, (), "ROLE=PATH: tokens of the role report, query, scrape or admin", _WORDS),
+    Option("report-oidc-jwks", _key_set, None, "file or URL of the keys by which reports' tokens, JWTs, are verified"),
+    Option("report-oidc-issuer", _text, None, "issuer that such a token must name"),
+    Option("report-oidc-audience", _text, None, "audience that such a token must be for"),
+    Option("report-oidc-ca", _path, None, "PEM file of the authorities behind that URL, if the system has them not"),
+    Option("report-oidc-token-file", _path, None, "file with the bearer token that is sent to that URL"),
+    Option("data-dir", _path, None, "where the embedded Prometheus' data, and the snapshot of the table, are kept"),
+    Option(
+        "snapshot-every",
+        _off_or_seconds(0.1, 3600),
+        10.0,
+        "seconds between snapshots of the table under data-dir, from which a restart takes it back; 0: none",
+    ),
     Option("all-in-one", _switch, False, "one machine: also an embedded Prometheus and a profiler of this host"),
     Option("access-log", _switch, False, "log a line for every request, and why a report was refused"),
 )
@@ -290,7 +390,74 @@ def _check_together(settings: Settings) -> None:
         if not any(listen.startswith("tcp:") for listen in settings.listen):
             raise SettingsError(
                 f"--listen: {' '.join(settings.listen)!r} has no tcp: endpoint for the embedded Prometheus to scrape"
+                + (" (one with tls: before it does not serve for that)" if _with_tls(settings.listen) else "")
             )
+    _check_tls(settings)
+    _check_upstream_access(settings)
+
+
+def _with_tls(listeners: tuple[str, ...]) -> list[str]:
+    return [listen for listen in listeners if listen.startswith(TLS_PREFIX)]
+
+
+def _check_tls(settings: Settings) -> None:
+    served = _with_tls(settings.listeners)
+    certificate = _given(settings, "tls-certificate", "tls-key")
+    if served and not certificate:
+        option = "--listen" if served[0] in settings.listen else "--admin-listen"
+        raise SettingsError(f"{option}: {served[0]!r} needs --tls-certificate and --tls-key")
+    for option, path in {**certificate, **_given(settings, "tls-client-ca")}.items():
+        if not served:
+            raise SettingsError(
+                f"{option}: {path!r} is for a listener such as --listen tls:tcp:5443, and there is none"
+            )
+    _check_pair(settings, "tls-certificate", "tls-key")
+
+
+def _check_upstream_access(settings: Settings) -> None:
+    _check_pair(settings, "prometheus-certificate", "prometheus-key")
+    for option, path in _given(settings, "prometheus-ca", "prometheus-certificate").items():
+        if not any(base.startswith("https:") for base in settings.prometheus):
+            raise SettingsError(f"{option}: {path!r} is for an https:// URL of --prometheus, and there is none")
+    credentials = _given(settings, "prometheus-token-file", "prometheus-basic-auth-file")
+    for option, path in credentials.items():
+        if len(credentials) > 1:
+            raise SettingsError(f"{option}: {path!r} does not go with --prometheus-basic-auth-file")
+        if settings.embedded:
+            raise SettingsError(f"{option}: {path!r} does not go with --prometheus {EMBEDDED}, which asks for nothing")
+        if any(name.lower() == "authorization" for name, _ in settings.prometheus_header):
+            raise SettingsError(f"{option}: {path!r} does not go with --prometheus-header Authorization")
+
+
+def _given(settings: Settings, *names: str) -> dict[str, str]:
+    """Return the paths that are set, by the option that each was named with."""
+    paths = {name: getattr(settings, _BY_NAME[name].attribute) for name in names}
+    return {f"--{name}": str(path) for name, path in paths.items() if path is not None}
+
+
+def _check_pair(settings: Settings, *names: str) -> None:
+    given = _given(settings, *names)
+    if len(given) == 1:
+        (option, path), missing = *given.items(), {f"--{name}" for name in names} - given.keys()
+        raise SettingsError(f"{option}: {path!r} needs {missing.pop()} as well")
+
+    _check_oidc(settings)
+
+
+def _check_oidc(settings: Settings) -> None:
+    jwks = settings.report_oidc_jwks
+    needed = {"jwks": jwks, "issuer": settings.report_oidc_issuer, "audience": settings.report_oidc_audience}
+    missing = [name for name, value in needed.items() if value is None]
+    if missing and len(missing) < len(needed):
+        given = next(name for name, value in needed.items() if value is not None)
+        raise SettingsError(f"--report-oidc-{given}: {needed[given]!r} needs --report-oidc-{missing[0]} beside it")
+    for name, path in (("ca", settings.report_oidc_ca), ("token-file", settings.report_oidc_token_file)):
+        if path is not None and "://" not in (jwks or ""):
+            raise SettingsError(f"--report-oidc-{name}: {str(path)!r} is for a --report-oidc-jwks that is a URL")
+    if jwks is not None and settings.all_in_one and Role.REPORT not in dict(settings.token_file):
+        raise SettingsError(
+            f"--report-oidc-jwks: {jwks!r} shuts out the profiler of --all-in-one; give it a --token-file report=PATH"
+        )
 
 
 def _default_data_dir(environ: Mapping[str, str]) -> Path:

@@ -82,9 +82,12 @@ def makeService(options: Options) -> IService:
 
     from orchestratord.embedded import EmbeddedError  # noqa: PLC0415 - imports what imports the reactor
     from orchestratord.service import Orchestrator  # noqa: PLC0415
+    from orchestratord.timers import run_by_monotonic_clock  # noqa: PLC0415
+    from orchestratord.watched import FilesError  # noqa: PLC0415
 
     assert options.settings is not None  # noqa: S101 - twistd parses before it makes
+    run_by_monotonic_clock(reactor)
     try:
         return Orchestrator(reactor, options.settings)
-    except EmbeddedError as error:
+    except (EmbeddedError, FilesError) as error:
         raise SystemExit(f"{options.command}: {error}") from None

@@ -27,6 +27,9 @@ REPORT_OUTCOMES = (
     "ahead",
     "too_large",
     "unsupported",
+    "unauthorized",
+    "forbidden",
+    "unverified",
     "table_full",
     "draining",
     "failed",
@@ -83,6 +86,9 @@ class Telemetry(Collector):
         self._durations: dict[str, Distribution] = {}
         self._upstream_requests: Counter[tuple[str, str]] = Counter()
         self._upstream_up: dict[str, bool] = {}
+        self._certificate_not_after: float | None = None
+        self._snapshot_failures = 0
+        self._snapshot: tuple[float, float, int] | None = None
 
     def nodes(self, fresh: int) -> None:
         """Record how many nodes are fresh, as a scrape begins."""
@@ -130,6 +136,18 @@ class Telemetry(Collector):
         """Record whether an upstream could be reached."""
         self._upstream_up[upstream] = up
 
+    def certificate_not_after(self, unix_time: float) -> None:
+        """Record when the certificate of the `tls:` listeners expires; without a call it is not exported."""
+        self._certificate_not_after = unix_time
+
+    def snapshot_written(self, unix_time: float, seconds: float, size: int) -> None:
+        """Record a snapshot: when it was on the disk, how long that took, its size in bytes."""
+        self._snapshot = (unix_time, seconds, size)
+
+    def snapshot_failed(self) -> None:
+        """Count a snapshot that could not be written."""
+        self._snapshot_failures += 1
+
     def describe(self) -> Iterator[Metric]:
         """Return the families: what `name[]` filters by."""
         return self.collect()
@@ -168,6 +186,13 @@ class Telemetry(Collector):
         )
         yield from self._http()
         yield from self._upstreams()
+        if self._certificate_not_after is not None:
+            yield GaugeMetricFamily(
+                "orchestrator_tls_certificate_not_after_timestamp_seconds",
+                "Unix time at which the certificate of the TLS listeners expires.",
+                self._certificate_not_after,
+            )
+        yield from self._snapshots()
         build = GaugeMetricFamily(
             "orchestrator_build_info",
             "Always 1; the labels say what is running.",
@@ -211,3 +236,21 @@ class Telemetry(Collector):
         for upstream, is_up in dict(self._upstream_up).items():
             reachable.add_metric([upstream], int(is_up))
         yield reachable
+
+    def _snapshots(self) -> Iterator[Metric]:
+        yield CounterMetricFamily(
+            "orchestrator_snapshot_failures",
+            "Snapshots of the table that could not be written to --data-dir.",
+            self._snapshot_failures,
+        )
+        written = ("last_success_timestamp_seconds", "duration_seconds", "bytes")
+        helps = (
+            "When the table was last written to --data-dir, in Unix seconds; absent before the first time.",
+            "How long the last snapshot took to be on the disk, pauses for the reactor included.",
+            "Size of the last snapshot.",
+        )
+        for index, (name, text) in enumerate(zip(written, helps, strict=True)):
+            family = GaugeMetricFamily(f"orchestrator_snapshot_{name}", text)
+            if self._snapshot is not None:
+                family.add_metric([], self._snapshot[index])
+            yield family

@@ -14,15 +14,18 @@ from twisted.internet.protocol import Protocol as BodyProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone
+from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool, ResponseDone
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
 from orchestratord.errors import Overloaded, QueryTimeout, UpstreamUnavailable, UpstreamUnreachable
+from orchestratord.tls import readable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from twisted.web.iweb import IPolicyForHTTPS
 
     from orchestratord.query import Query
     from orchestratord.telemetry import Telemetry
@@ -50,7 +53,10 @@ _TAKES_FORM = frozenset(
 
 @dataclass(frozen=True)
 class Answer:
-    """An upstream's answer as it came: its status, its Content-Type, its body; and headers of our own about it."""
+    """An upstream's answer as it came: its status, its Content-Type, its body; and headers of our own about it.
+
+    The Content-Type is empty where there is none, with a 204.
+    """
 
     status: int
     content_type: bytes
@@ -92,7 +98,8 @@ class Upstreams:
     """The Prometheus servers, asked in their order until one answers.
 
     `query_timeout` bounds a whole exchange, failover included, in seconds; `max_answer_bytes` its body; `max_queries`
-    how many are in flight. Belongs to the reactor thread.
+    how many are in flight. `authorization` gives the value of that header for each request. Belongs to the reactor
+    thread.
     """
 
     def __init__(
@@ -103,6 +110,7 @@ class Upstreams:
         telemetry: Telemetry,
         *,
         headers: Sequence[tuple[str, str]] = (),
+        authorization: Callable[[], str] | None = None,
         query_timeout: float,
         max_queries: int,
         max_answer_bytes: int,
@@ -114,6 +122,7 @@ class Upstreams:
         self._headers = Headers({"Accept": ["application/json"]})
         for name, value in headers:
             self._headers.addRawHeader(name, value)
+        self._authorization = authorization
         self._query_timeout = query_timeout
         self._max_queries = max_queries
         self._max_answer_bytes = max_answer_bytes
@@ -181,17 +190,23 @@ class Upstreams:
     async def _ask(self, upstream: _Upstream, query: Query) -> Answer:
         url = upstream.base + query.path
         params = urlencode(query.params)
+        headers = self._headers
+        if self._authorization is not None:
+            headers = headers.copy()
+            headers.setRawHeaders("Authorization", [self._authorization()])
         if len(params) > MAX_URL_PARAMS and query.path in _TAKES_FORM:
-            headers = self._headers.copy()
+            headers = headers.copy()
             headers.addRawHeader("Content-Type", "application/x-www-form-urlencoded")
             requested = self._request("POST", url, headers, params.encode())
         else:
-            requested = self._request("GET", f"{url}?{params}" if params else url, self._headers, None)
+            requested = self._request("GET", f"{url}?{params}" if params else url, headers, None)
         response = await requested
         body = await _body(response, self._max_answer_bytes)
         content_type = (response.headers.getRawHeaders(b"Content-Type") or [b""])[0]
         if 300 <= response.code < 400:
             raise _Broken(f"answered {response.code}, a redirect, which is not followed")
+        if response.code == 204 and not body:  # exemplars of a query that selects nothing
+            return Answer(204, b"", b"")
         if not content_type.lower().startswith(b"application/json"):
             shown = content_type.decode("latin-1") or "no content type"
             raise _Broken(f"answered {response.code} with {shown!a}, which is no answer of Prometheus' API")
@@ -249,9 +264,9 @@ def _plain(response: IResponse) -> IResponse:
     raise _Broken(f"answered with Content-Encoding {encoding[:40]!a}, which was not asked for")
 
 
-def http_client(reactor: Any, pool: HTTPConnectionPool) -> HTTPClient:
-    """Return a treq client that keeps its connections in the pool, and no cookies."""
-    agent = PlainAgent(Agent(reactor, connectTimeout=CONNECT_SECONDS, pool=pool))
+def http_client(reactor: Any, pool: HTTPConnectionPool, policy: IPolicyForHTTPS | None = None) -> HTTPClient:
+    """Return a treq client that keeps its connections in the pool, and no cookies; `policy` says whom https trusts."""
+    agent = PlainAgent(Agent(reactor, policy or BrowserLikePolicyForHTTPS(), connectTimeout=CONNECT_SECONDS, pool=pool))
     return HTTPClient(agent, IndexableCookieJar(policy=DefaultCookiePolicy(allowed_domains=[])))
 
 
@@ -326,5 +341,4 @@ def _reason(error: Exception) -> str:
     causes = getattr(error, "reasons", None)
     if causes:
         error = causes[0].value
-    text = str(error) or type(error).__name__
-    return text.rstrip(".")[:300]
+    return readable(error).rstrip(".")[:300]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
@@ -13,6 +13,11 @@ from orchestratord.coalescing import Coalescing
 from orchestratord.errors import Overloaded, QueryTimeout, UpstreamUnavailable
 from orchestratord.query import Query
 from orchestratord.upstream import Answer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from twisted.internet.interfaces import IDelayedCall
 
 UP = Query("/api/v1/query", (("query", "up"),))
 DOWN = Query("/api/v1/query", (("query", "down"),))
@@ -42,11 +47,20 @@ class Upstream:
             raise
 
 
+class StrictClock(Clock):
+    """A Clock that takes no time in the past, as no reactor does."""
+
+    def callLater(self, delay: float, callable: Callable[..., object], *args: object, **kw: object) -> IDelayedCall:  # noqa: A002
+        """Call it after so many seconds."""
+        assert delay >= 0
+        return super().callLater(delay, callable, *args, **kw)
+
+
 class Setup:
     """A Coalescing over an Upstream."""
 
     def __init__(self, **options: Any) -> None:
-        self.clock = Clock()
+        self.clock = StrictClock()
         self.upstream = Upstream()
         self.client = Coalescing(self.clock, self.upstream, **({"query_timeout": 10, "cache_seconds": 0} | options))
 
@@ -139,6 +153,23 @@ def test_a_shorter_deadline_is_kept() -> None:
     setup.clock.advance(1)
     with pytest.raises(QueryTimeout, match="within 1 s"):
         came[0].raiseException()
+
+
+def test_a_deadline_may_pass_before_the_exchange_has_begun() -> None:
+    """As one of a nanosecond does, which is longer over when the waiting would start: a timeout, and no failure."""
+    setup = Setup()
+    ask = setup.upstream.fetch
+
+    async def slow(query: Query) -> Answer:
+        setup.clock.advance(0.5)
+        return await ask(query)
+
+    setup.upstream.fetch = slow  # type: ignore[method-assign]  # the clock moves meanwhile, as clocks do
+    came = setup.fetch(Query(UP.path, UP.params, timeout=1e-9))
+    setup.clock.advance(0)
+    with pytest.raises(QueryTimeout, match="within"):
+        came[0].raiseException()
+    assert setup.upstream.cancelled == 1
 
 
 def test_an_answer_is_kept_for_a_while() -> None:

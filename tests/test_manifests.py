@@ -178,7 +178,9 @@ def test_orchestrator_options(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(variable)
     options = Options()
     options.parseOptions(container("Deployment/orchestrator")["args"])
-    assert options.settings == settings.load({"prometheus": [PROMETHEUS]}, {"HOME": os.environ.get("HOME", "")})
+    assert options.settings == settings.load(
+        {"prometheus": [PROMETHEUS], "drain-delay": "3"}, {"HOME": os.environ.get("HOME", "")}
+    )
     assert rendered("k8s")["Service/prometheus-service"]["spec"]["ports"][0]["port"] == 9090
 
 
@@ -250,11 +252,12 @@ def test_one_orchestrator() -> None:
 
 
 def test_time_to_stop() -> None:
-    """The kubelet waits for the pause before SIGTERM and for the daemon's own drain."""
-    pause = container("Deployment/orchestrator")["lifecycle"]["preStop"]["exec"]["command"]
-    assert pause[0] == "sleep"
+    """The kubelet waits for the drain delay, which the cluster needs to look elsewhere, and for the drain."""
+    arguments = container("Deployment/orchestrator")["args"]
+    delay = float(arguments[arguments.index("--drain-delay") + 1])
+    assert delay >= 3
     drain = settings.load({}, {}).drain_timeout
-    assert pod("Deployment/orchestrator")["terminationGracePeriodSeconds"] >= int(pause[1]) + drain + 5
+    assert pod("Deployment/orchestrator")["terminationGracePeriodSeconds"] >= delay + drain + 5
 
 
 def test_worker_nodes() -> None:

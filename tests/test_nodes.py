@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from orchestratord.errors import TableFull
-from orchestratord.nodes import NodeStore
+from orchestratord.nodes import Entry, NodeStore
 from tests.fakes import report
 
 if TYPE_CHECKING:
@@ -124,6 +124,60 @@ def test_forget_tells_whether_there_was_a_fresh_node() -> None:
     assert nodes.expire(100, 10) == []
 
 
+def test_what_an_earlier_table_held_is_taken_back() -> None:
+    """Each with its own age, in whatever order it comes; what is stale by then is not."""
+    before = store()
+    for moment, node_id in enumerate("abc"):
+        before.update([report(node_id)], moment)
+    entries = before.snapshot(3)
+    nodes = store()
+    assert nodes.restore(reversed(entries), 60) == 2
+    assert {entry.report.node_id: entry.seen for entry in nodes.snapshot(60)} == {"b": 1, "c": 2}
+    assert nodes.update([report("b")], 60).new == []
+    assert nodes.expire(63, 10) == ["c"]
+    assert nodes.expire(120, 10) == ["b"]
+    assert nodes.restore([Entry(0, report("a"))], 60) == 0
+
+
+def test_a_table_with_reports_takes_nothing_back() -> None:
+    """What it holds is newer."""
+    nodes = store()
+    nodes.update([report("a")], 5)
+    with pytest.raises(ValueError, match="reports have come already"):
+        nodes.restore([Entry(4, report("b"))], 5)
+    assert ids(nodes, 5) == ["a"]
+
+
+def test_no_clock_makes_a_node_immortal() -> None:
+    """One that was seen in the future counts as seen now; it holds up no sweep either."""
+    nodes = store()
+    assert nodes.restore([Entry(1_000_000, report("a")), Entry(5, report("b"))], 10) == 2
+    assert nodes.expire(65, 10) == ["b"]
+    assert nodes.expire(70, 10) == ["a"]
+
+
+def test_of_more_than_fit_the_longest_silent_are_left_out() -> None:
+    """As where --max-nodes was lowered; of two entries of a node the newer one is taken."""
+    nodes = store(max_nodes=2)
+    entries = [Entry(3, report("a")), Entry(4, report("b")), Entry(5, report("c")), Entry(1, report("c"))]
+    assert nodes.restore(entries, 6) == 2
+    assert {entry.report.node_id: entry.seen for entry in nodes.snapshot(6)} == {"b": 4, "c": 5}
+    with pytest.raises(TableFull):
+        nodes.update([report("d")], 6)
+
+
+def test_changes_are_counted() -> None:
+    """What a snapshot on disk would miss: reports that were stored, and nodes that were forgotten; not the sweep."""
+    nodes = store()
+    nodes.update([report("a", timestamp=5), report("b")], 0)
+    nodes.update([report("a", timestamp=4)], 0)
+    assert (nodes.changes, nodes.forgotten) == (2, 0)
+    nodes.forget("a", 1)
+    nodes.forget("a", 1)
+    nodes.expire(60, 10)
+    assert (nodes.changes, nodes.forgotten) == (3, 1)
+
+
 def test_a_snapshot_does_not_change() -> None:
     """What is reported or removed later is not in it."""
     nodes = store()
@@ -219,6 +273,15 @@ class TableMachine(RuleBasedStateMachine):
         """Forget a node."""
         assert self.nodes.forget(node, self.now) == (node in self.fresh())
         self.model.pop(node, None)
+
+    @rule(seconds=st.sampled_from([0, 1, 20, 60]), reverse=st.booleans())
+    def restart(self, seconds: float, reverse: bool) -> None:
+        """Move what is in the table into the table of another run, some time later."""
+        entries = self.nodes.snapshot(self.now)
+        self.now += seconds
+        self.nodes = store(max_nodes=4)
+        self.model = self.fresh()
+        assert self.nodes.restore(reversed(entries) if reverse else entries, self.now) == len(self.model)
 
     @invariant()
     def agree(self) -> None:

@@ -161,6 +161,14 @@ def test_what_is_passed_through_is_bounded() -> None:
         passed_through("/api/v1/series", {"match[]": ["x" * 90] * 3}, max_length=100)
 
 
+def test_a_parameters_name_is_shown_as_anything_from_outside() -> None:
+    """Short, and on one line."""
+    with pytest.raises(BadQuery) as raised:
+        passed_through("/api/v1/series", {"a\n" * 1000: ["x" * 101]}, max_length=100)
+    assert str(raised.value).isprintable()
+    assert len(str(raised.value)) < 300
+
+
 @given(st.dictionaries(st.sampled_from(["q", "time", "start", "end", "step", "timeout", "x"]), st.text(max_size=30)))
 def test_nothing_does_anything_but_parse_or_refuse(given_args: dict[str, str]) -> None:
     """Whatever the parameters are: a query with its own text in it, or BadQuery."""

@@ -141,6 +141,13 @@ def test_unknown_names_are_ignored_and_counted() -> None:
     assert decoder().decode(batch, NOW).unknown_names == 2
 
 
+@pytest.mark.parametrize("data", [b'{"node_id":"a","x":"\xa3"}', b'[{"node_id":"a"},{"node_id":"b","\xff":1}]'])
+def test_what_is_ignored_is_utf8_all_the_same(data: bytes) -> None:
+    """A body that is no JSON is refused, wherever in it that shows."""
+    with pytest.raises(BadReport, match="the body is not UTF-8 .* - at"):
+        decoder().decode(data, NOW)
+
+
 def test_an_unknown_name_does_not_hide_an_error() -> None:
     """The error of a known field is found although an unknown one comes first."""
     with pytest.raises(BadReport, match=r"at \$\.page_faults"):

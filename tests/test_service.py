@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import pytest_twisted
 import treq
 from prometheus_client.parser import text_string_to_metric_families
 from treq.client import HTTPClient
-from twisted.internet import reactor
+from twisted.internet import error, reactor
 from twisted.internet.task import deferLater
 from twisted.logger import capturedLogs
 from twisted.web.client import Agent, HTTPConnectionPool
@@ -19,6 +20,7 @@ from twisted.web.client import Agent, HTTPConnectionPool
 from orchestratord.service import Orchestrator
 from orchestratord.settings import load
 from orchestratord.signals import StopOnSignals
+from tests.certificates import Authority
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -36,6 +38,7 @@ class Running:
     def __init__(self, **flags: Any) -> None:
         flags.setdefault("listen", ["tcp:0:interface=127.0.0.1"])
         flags.setdefault("prometheus", ["http://127.0.0.1:1"])
+        flags.setdefault("snapshot_every", 0)
         self.service = Orchestrator(reactor, load({name.replace("_", "-"): flags[name] for name in flags}, HOME))
         self.pool = HTTPConnectionPool(reactor, persistent=False)
         self.client = HTTPClient(Agent(reactor, pool=self.pool))
@@ -128,6 +131,32 @@ async def test_every_kind_of_listener_is_told_as_it_is(tmp_path: Any) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_own_children_are_sent_to_a_listener_without_tls(tmp_path: Any) -> None:
+    """The log tells the kinds apart, and the administrators' from the others."""
+    authority = Authority(tmp_path)
+    authority.issue("server", "127.0.0.1")
+    local = "tcp:0:interface=127.0.0.1"
+    daemon = Running(
+        listen=[f"tls:{local}", local],
+        admin_listen=[local, f"tls:{local}"],
+        tls_certificate=str(authority.certificate("server")),
+        tls_key=str(authority.key("server")),
+    )
+    with capturedLogs() as logs:
+        daemon.start()
+        plain = daemon.service._own_address()
+        await daemon.service.stopService()
+    (start,) = [event for event in logs if "serves on" in (event["log_format"] or "")]
+    first, second = start["addresses"].split(", ")
+    assert re.fullmatch(r"127\.0\.0\.1:\d+ \(TLS\)", first)
+    assert second == plain
+    assert re.fullmatch(
+        r"probes and administration on 127\.0\.0\.1:\d+; probes and administration on 127\.0\.0\.1:\d+ \(TLS\); ",
+        start["admin"],
+    )
+
+
+@pytest_twisted.ensureDeferred
 async def test_readiness_follows_the_service(running: Running) -> None:
     """Starting before, draining after."""
     assert Running().service._unready() == "starting"
@@ -138,8 +167,53 @@ async def test_readiness_follows_the_service(running: Running) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_restart_takes_the_table_back_before_the_port_opens(tmp_path: Path) -> None:
+    """Nodes that were forgotten apart; `--snapshot-every 0` neither reads nor writes."""
+    kept: dict[str, Any] = {"data_dir": str(tmp_path), "snapshot_every": 600}
+    daemon = Running(**kept)
+    daemon.start()
+    for name in ("n1", "n2"):
+        assert (await daemon.ask("POST", "/update_metrics", json={"node_id": name}))[0] == 200
+    assert (await daemon.ask("DELETE", "/nodes/n2"))[0] == 204
+    await daemon.service.stopService()
+    for more, answer in (({"snapshot_every": 0}, b'{"nodes":[]}'), ({}, b'{"nodes":["n1"]}')):
+        again = Running(**(kept | more))
+        again.start()
+        assert await again.ask("GET", "/nodes") == (200, answer)
+        await again.service.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_everything_is_served_during_the_drain_delay() -> None:
+    """Only the readiness has gone; a second signal, or the delay's end, closes the port."""
+    for delay, hurries in (("600", True), ("0.2", False)):
+        daemon = Running(drain_delay=delay)
+        daemon.start()
+        url = f"http://{daemon.service._own_address()}/-/healthy"
+        stopping = daemon.service.stopService()
+        assert (await daemon.ask("GET", "/-/ready"))[0] == 503
+        assert (await daemon.ask("GET", "/-/healthy"))[0] == 200
+        assert (await daemon.ask("POST", "/update_metrics", json={"node_id": "n1"}))[0] == 200
+        assert await daemon.ask("GET", "/nodes") == (200, b'{"nodes":["n1"]}')
+        if hurries:
+            daemon.service.hurry()
+        await stopping
+        with pytest.raises(error.ConnectionRefusedError):
+            await daemon.client.get(url)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_second_signal_ahead_of_the_drain_delay_leaves_it_out() -> None:
+    """Both may come before the reactor has looked at either."""
+    daemon = Running(drain_delay="600")
+    daemon.start()
+    daemon.service.hurry()
+    await daemon.service.stopService()
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_signal_stops_the_reactor_once() -> None:
-    """By a call into the reactor, whose own handler would make the exit code tell of the signal."""
+    """By a call into the reactor, whose own handler would make the exit code tell of the signal; more are passed on."""
     stopped: list[str] = []
 
     class Recorder:
@@ -158,7 +232,7 @@ async def test_a_signal_stops_the_reactor_once() -> None:
             stopped.append("stop")
 
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    service = StopOnSignals(Recorder())
+    service = StopOnSignals(Recorder(), lambda: stopped.append("again"))
     try:
         service.startService()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -167,7 +241,7 @@ async def test_a_signal_stops_the_reactor_once() -> None:
     finally:
         for number, previous in before.items():
             signal.signal(number, previous)
-    assert stopped == ["stop"]
+    assert stopped == ["stop", "again"]
 
 
 @pytest_twisted.ensureDeferred
@@ -201,3 +275,31 @@ async def test_all_in_one_reports_this_host(tmp_path: Any) -> None:
     stopped: Deferred[None] = daemon.service.stopService()
     await stopped
     assert "profiler" in names
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_embedded_prometheus_has_a_token_to_scrape_with(tmp_path: Path) -> None:
+    """In a file of its own that nobody else can read, as it is now; without a token it is told of none."""
+    tokens = tmp_path / "tokens"
+    tokens.write_text("a-scraping-token-1\n")
+    more: dict[str, Any] = {
+        "prometheus": ["embedded"],
+        "prometheus_binary": str(sleeping_program(tmp_path)),
+        "data_dir": str(tmp_path),
+    }
+    home = tmp_path / "prometheus"
+    daemon = Running(token_file=[f"scrape={tokens}"], **more)
+    daemon.start()
+    assert "credentials_file: scrape-token" in (home / "prometheus.yml").read_text()
+    assert (home / "scrape-token").read_bytes() == b"a-scraping-token-1"
+    assert (home / "scrape-token").stat().st_mode & 0o777 == 0o600
+    tokens.write_text("a-scraping-token-2\na-scraping-token-1\n")
+    while (home / "scrape-token").read_bytes() != b"a-scraping-token-2":
+        await deferLater(REACTOR, 0.01)
+    assert (home / "scrape-token").stat().st_mode & 0o777 == 0o600
+    await daemon.service.stopService()
+    daemon = Running(**more)
+    daemon.start()
+    assert "credentials_file" not in (home / "prometheus.yml").read_text()
+    assert not (home / "scrape-token").exists()
+    await daemon.service.stopService()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from orchestratord.access import Role
 from orchestratord.catalogue import BUILT_IN
 from orchestratord.settings import OPTIONS, Settings, SettingsError, load
 
@@ -29,6 +30,14 @@ def test_the_defaults_are_the_contracts() -> None:
     assert not settings.all_in_one
     assert not settings.embedded
     assert settings.catalogue is BUILT_IN
+
+
+def test_snapshots_are_off_or_not_too_often() -> None:
+    """0 is off; a disk is not to be kept busy all the time."""
+    assert load({}, {}).snapshot_every == 10
+    assert load({"snapshot-every": "0"}, {}).snapshot_every == 0
+    with pytest.raises(SettingsError, match=r"--snapshot-every: '0.01' must be 0, or a number of seconds from 0.1"):
+        load({"snapshot-every": "0.01"}, {})
 
 
 def test_the_data_dir_follows_the_xdg_specification() -> None:
@@ -66,6 +75,24 @@ def test_repeatable_options_in_the_environment() -> None:
     assert settings.prometheus == ("http://a:9090", "https://b/prometheus")
     assert settings.prometheus_header == (("X-Scope-OrgID", "team a"), ("X-B", "2"))
     assert settings.stale_after == 60
+
+
+def test_token_files_by_role(tmp_path: Path) -> None:
+    """Flags, environment and file; a path may have an equals sign, and the same role several files."""
+    expected = ((Role.REPORT, Path("/a=b")), (Role.REPORT, Path("/c")), (Role.ADMIN, Path("/d")))
+    given = ["report=/a=b", "report=/c", "admin=/d"]
+    file = tmp_path / "o.toml"
+    file.write_text(f"token-file = {given}")
+    assert load({"token-file": given}, {}).token_file == expected
+    assert load({}, {"ORCHESTRATOR_TOKEN_FILE": "report=/a=b report=/c\nadmin=/d"}).token_file == expected
+    assert load({"config": str(file)}, {}).token_file == expected
+
+
+def test_where_keys_may_be() -> None:
+    """A file, an https URL, or one of this very machine."""
+    for given in ("/keys.json", "https://issuer.test/keys", "http://127.0.0.1:8080/keys", "http://localhost/keys"):
+        flags = {"report-oidc-jwks": given, "report-oidc-issuer": "i", "report-oidc-audience": "a"}
+        assert load(flags, {}).report_oidc_jwks == given
 
 
 def test_prometheus_url_is_accepted_and_the_own_name_goes_first() -> None:
@@ -112,10 +139,56 @@ def test_all_in_one_brings_its_own_prometheus() -> None:
         ({"prometheus": ["http://u:p@h"]}, "must be a plain base URL: no query, fragment, credentials"),
         ({"prometheus": ["http://h", "embedded"]}, "--prometheus: 'embedded' must be the only one"),
         ({"prometheus": ["embedded"], "listen": ["unix:/x"]}, "--listen: 'unix:/x' has no tcp: endpoint"),
+        ({"listen": ["tls:tcp:http"]}, "--listen: 'tls:tcp:http' must be a Twisted endpoint description"),
+        ({"listen": ["tls:nonsense"]}, "--listen: 'tls:nonsense' must be a Twisted endpoint description"),
+        ({"listen": ["tls:ssl:1:privateKey=x"]}, "--listen: 'tls:ssl:1:privateKey=x' must not have TLS twice"),
+        ({"listen": ["tls:tcp:1"]}, "--listen: 'tls:tcp:1' needs --tls-certificate and --tls-key"),
+        ({"admin-listen": ["tls:tcp:1"]}, "--admin-listen: 'tls:tcp:1' needs --tls-certificate and --tls-key"),
+        ({"tls-certificate": "/c"}, "--tls-certificate: '/c' is for a listener such as --listen tls:tcp:5443"),
+        ({"tls-client-ca": "/c"}, "--tls-client-ca: '/c' is for a listener such as"),
+        ({"listen": ["tls:tcp:1"], "tls-client-ca": "/c"}, "--listen: 'tls:tcp:1' needs --tls-certificate and"),
+        ({"listen": ["tls:tcp:1"], "tls-certificate": "/c"}, "--tls-certificate: '/c' needs --tls-key as well"),
+        ({"listen": ["tls:tcp:1"], "tls-key": "/k"}, "--tls-key: '/k' needs --tls-certificate as well"),
+        (
+            {"prometheus": ["https://h"], "prometheus-key": "/k"},
+            "--prometheus-key: '/k' needs --prometheus-certificate",
+        ),
+        ({"prometheus-ca": "/c"}, "--prometheus-ca: '/c' is for an https:// URL of --prometheus, and there is none"),
+        (
+            {"prometheus-token-file": "/t", "prometheus-basic-auth-file": "/b"},
+            "--prometheus-token-file: '/t' does not go with --prometheus-basic-auth-file",
+        ),
+        (
+            {"prometheus-token-file": "/t", "prometheus-header": ["authorization: Bearer x"]},
+            "--prometheus-token-file: '/t' does not go with --prometheus-header Authorization",
+        ),
+        (
+            {"prometheus-basic-auth-file": "/b", "prometheus": ["embedded"]},
+            "--prometheus-basic-auth-file: '/b' does not go with --prometheus embedded",
+        ),
+        (
+            {"prometheus": ["embedded"], "listen": ["tls:tcp:1"], "tls-certificate": "/c", "tls-key": "/k"},
+            "--listen: 'tls:tcp:1' has no tcp: endpoint for the embedded Prometheus to scrape (one with tls: before it",
+        ),
         ({"prometheus-header": ["no colon"]}, "--prometheus-header: 'no colon' must be 'Name: value'"),
         ({"prometheus-header": ["A: b\r\nC: d"]}, "must be 'Name: value' in printable ASCII"),
         ({"prometheus-header": ["Host: x"]}, "must not be Host"),
         ({"prometheus-retention": "forever"}, "--prometheus-retention: 'forever' must be a duration"),
+        ({"token-file": ["/x"]}, "--token-file: '/x' must be ROLE=PATH, with one of the roles report, query"),
+        ({"token-file": ["root=/x"]}, "--token-file: 'root=/x' must be ROLE=PATH"),
+        ({"token-file": ["query="]}, "--token-file: 'query=' must be ROLE=PATH"),
+        ({"report-oidc-jwks": "/keys"}, "--report-oidc-jwks: '/keys' needs --report-oidc-issuer beside it"),
+        ({"report-oidc-audience": "a"}, "--report-oidc-audience: 'a' needs --report-oidc-jwks beside it"),
+        ({"report-oidc-jwks": "http://issuer/keys"}, "anybody on the way could let anybody in"),
+        ({"report-oidc-jwks": "ftp://issuer/keys"}, "--report-oidc-jwks: 'ftp://issuer/keys' must be a file, or an"),
+        ({"report-oidc-jwks": "https://u:p@issuer/keys"}, "must be a file, or a plain https URL: no credentials"),
+        ({"report-oidc-jwks": "https://:1"}, "must be a file, or an https URL"),
+        ({"report-oidc-ca": "/ca"}, "--report-oidc-ca: '/ca' is for a --report-oidc-jwks that is a URL"),
+        ({"report-oidc-token-file": "/t"}, "--report-oidc-token-file: '/t' is for a --report-oidc-jwks that is"),
+        (
+            {"report-oidc-jwks": "/k", "report-oidc-issuer": "i", "report-oidc-audience": "a", "all-in-one": True},
+            "--report-oidc-jwks: '/k' shuts out the profiler of --all-in-one",
+        ),
         ({"data-dir": " "}, "--data-dir: ' ' must be a text that is not empty"),
         ({"config": "/does/not/exist"}, "--config: '/does/not/exist' cannot be read: No such file or directory"),
     ],
@@ -126,6 +199,18 @@ def test_a_wrong_flag_is_one_line_with_its_name_and_value(flags: dict[str, Any],
         load(flags, {})
     assert said in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_tls_settings_that_go_together() -> None:
+    """A listener with its files, whichever kind of endpoint; an https upstream with its own."""
+    files = {"tls-certificate": "/c", "tls-key": "/k", "tls-client-ca": "/a"}
+    settings = load({"listen": ["tcp:1", "tls:unix:/run/x.sock"], "admin-listen": ["tls:tcp:2"], **files}, {})
+    assert settings.tls_certificate == Path("/c")
+    assert settings.listeners == ("tcp:1", "tls:unix:/run/x.sock", "tls:tcp:2")
+    assert load({"admin-listen": ["tls:tcp:2"], **files}, {}).tls_client_ca == Path("/a")
+    upstream = {"prometheus-ca": "/c", "prometheus-certificate": "/d", "prometheus-key": "/k"}
+    settings = load({"prometheus": ["http://a", "https://b"], "prometheus-token-file": "/t", **upstream}, {})
+    assert settings.prometheus_token_file == Path("/t")
 
 
 def test_a_wrong_variable_is_named_as_such() -> None:

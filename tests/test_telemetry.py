@@ -17,6 +17,10 @@ PROMISED = (
     "orchestrator_upstream_requests_total",
     "orchestrator_upstream_up",
     "orchestrator_build_info",
+    "orchestrator_snapshot_last_success_timestamp_seconds",
+    "orchestrator_snapshot_failures_total",
+    "orchestrator_snapshot_duration_seconds",
+    "orchestrator_snapshot_bytes",
 )
 
 
@@ -49,3 +53,12 @@ def test_requests_are_counted_by_route_method_and_code() -> None:
     assert metrics.value("orchestrator_http_requests_total", method="GET", **labels) == 2
     assert metrics.value("orchestrator_http_requests_total", method="other", **labels) == 2
     assert metrics.value("orchestrator_http_request_duration_seconds_count", route="/nodes") == 4
+
+
+def test_the_certificates_end_is_there_where_there_is_a_certificate() -> None:
+    """Not a 0 that would raise an alarm."""
+    metrics = Metrics()
+    name = "orchestrator_tls_certificate_not_after_timestamp_seconds"
+    assert metrics.value(name) is None
+    metrics.telemetry.certificate_not_after(1_800_000_000.0)
+    assert metrics.value(name) == 1_800_000_000

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from OpenSSL import SSL
 from treq.testing import StubTreq
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionRefusedError as Refused
@@ -83,7 +84,15 @@ class Client:
 class Setup:
     """Upstreams over a Client, and what a test looks at."""
 
-    def __init__(self, *, max_queries: int = 10, max_answer_bytes: int = 1000, headers: Any = (), **hosts: Any) -> None:
+    def __init__(
+        self,
+        *,
+        max_queries: int = 10,
+        max_answer_bytes: int = 1000,
+        headers: Any = (),
+        authorization: Any = None,
+        **hosts: Any,
+    ) -> None:
         self.clock = Clock()
         self.client = Client(**hosts)
         self.metrics = Metrics()
@@ -94,6 +103,7 @@ class Setup:
             [f"http://{name}" for name in hosts],
             self.metrics.telemetry,
             headers=headers,
+            authorization=authorization,
             query_timeout=10,
             max_queries=max_queries,
             max_answer_bytes=max_answer_bytes,
@@ -130,6 +140,11 @@ def test_an_answer_comes_back_byte_for_byte() -> None:
     assert host.requests == [(b"GET", b"/api/v1/query?query=up%7Ba%3D%22b+c%22%7D&time=1", b"")]
     assert host.headers[0][b"X-Scope-Orgid"] == [b"a"]
     assert setup.count("p", "answered") == 1
+
+
+def test_no_content_is_an_answer() -> None:
+    """Prometheus says so of exemplars where the query selects nothing; with a body it would be nonsense."""
+    assert result(Setup(p=Prometheus(Answer(204, b"", b""))).fetch()) == Answer(204, b"", b"")
 
 
 def test_long_parameters_go_as_a_form() -> None:
@@ -297,3 +312,21 @@ def test_queries_in_flight_are_bounded() -> None:
     assert [result(one).body for one in waiting] == [b"{}", b"{}"]
     host.answer = GOOD
     assert result(setup.fetch()) == GOOD
+
+
+def test_credentials_are_those_of_the_moment() -> None:
+    """Asked for with every request, since they may change; beside the other headers, in a URL and in a form."""
+    host = Prometheus()
+    tokens = iter(["Bearer one", "Bearer two"])
+    setup = Setup(p=host, headers=[("X-A", "1")], authorization=lambda: next(tokens))
+    result(setup.fetch())
+    result(setup.fetch(Query("/api/v1/query", (("query", "x" * MAX_URL_PARAMS),))))
+    assert [headers[b"Authorization"] for headers in host.headers] == [[b"Bearer one"], [b"Bearer two"]]
+    assert [headers[b"X-A"] for headers in host.headers] == [[b"1"], [b"1"]]
+
+
+def test_openssls_errors_are_told_in_words() -> None:
+    """Not as the list of tuples that they are."""
+    error = ResponseNeverReceived([Failure(SSL.Error([("SSL routines", "", "wrong version number")]))])
+    with pytest.raises(UpstreamUnavailable, match=r"http://p: TLS: wrong version number$"):
+        result(Setup(p=error).fetch())

@@ -13,15 +13,18 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 
+from orchestratord.access import Gate
 from orchestratord.catalogue import BUILT_IN
 from orchestratord.exposition import Exposition
 from orchestratord.nodes import NodeStore
+from orchestratord.web.admin import Admin
 from orchestratord.web.api import Api, Root
 from orchestratord.web.express import Express
 from orchestratord.web.queries import HOT_QUERIES, Queries, QueryResource
 from orchestratord.web.reports import AT_ONCE, ReportsResource
 from orchestratord.web.scrape import ScrapeResource
 from orchestratord.web.site import BoundedChannel, OrchestratorSite
+from orchestratord.web.tree import KleinTree
 from tests.fakes import FakeClocks, FakeUpstreams, Metrics, decoder
 
 if TYPE_CHECKING:
@@ -128,7 +131,17 @@ class FakeMetricsResource(Resource):
 class Wire:
     """The whole tree over fakes, and what a test looks at."""
 
-    def __init__(self, *, max_nodes: int = 100, max_body: int = 1_000_000, max_batch: int = 10_000) -> None:
+    def __init__(
+        self,
+        *,
+        max_nodes: int = 100,
+        max_body: int = 1_000_000,
+        max_batch: int = 10_000,
+        gate: Gate | None = None,
+        access_log: bool = False,
+        admin_elsewhere: bool = False,
+    ) -> None:
+        self.gate = Gate({}) if gate is None else gate
         self.clock = Clock()
         self.clocks = FakeClocks()
         self.metrics = Metrics()
@@ -138,14 +151,19 @@ class Wire:
         self.nodes = NodeStore(stale_after=60, max_nodes=max_nodes)
         self.in_thread: Callable[[Callable[[], bytes]], Deferred[bytes]] = maybeDeferred
         self.queries = queries = Queries(self.upstreams, max_length=1000)
+        self.admin = Admin(
+            self.nodes,
+            self.clocks,
+            unhealthy=lambda: self.sick,
+            unready=lambda: "draining" if self.draining else None,
+        )
         api = Api(
             self.nodes,
             BUILT_IN,
             queries,
             self.clocks,
             in_thread=lambda work: self.in_thread(work),  # noqa: PLW0108 - a test may change it
-            unhealthy=lambda: self.sick,
-            unready=lambda: "draining" if self.draining else None,
+            admin=None if admin_elsewhere else self.admin,
         )
         reports = ReportsResource(
             self.clock,
@@ -164,6 +182,7 @@ class Wire:
             self.clocks,
             fallback=FakeMetricsResource(),
         )
+        self.express = Express(reports, queries, self.metrics.telemetry, self.gate, max_body=min(AT_ONCE, max_body))
         self.site = OrchestratorSite(
             Root(api, scrape),
             self.metrics.telemetry,
@@ -172,12 +191,31 @@ class Wire:
                 b"/update_metrics": reports,
                 **{path.encode(): QueryResource(queries, path) for path in HOT_QUERIES},
             },
-            express=Express(reports, queries, self.metrics.telemetry, max_body=min(AT_ONCE, max_body)),
+            express=self.express,
+            gate=self.gate,
+            access_log=access_log,
             max_body=max_body,
             request_timeout=30,
             idle_timeout=60,
         )
         self.site.startFactory()
+
+    def admin_wire(self) -> Wire:
+        """Return the administrators' own listener of the same daemon."""
+        other = object.__new__(Wire)
+        other.__dict__.update(self.__dict__)
+        other.site = OrchestratorSite(
+            KleinTree(self.admin.app.resource()),
+            self.metrics.telemetry,
+            self.clock,
+            hot={},
+            express=None,
+            gate=self.gate,
+            max_body=self.site.max_body,
+            request_timeout=30,
+            idle_timeout=60,
+        )
+        return other
 
     def connect(self) -> Connection:
         """Return a new connection."""
@@ -187,6 +225,8 @@ class Wire:
         """Send one request on a connection of its own and return its answer."""
         connection = self.connect()
         connection.send(request(method, path, body, **headers))
+        if connection.channel.requests:  # where the machine is busy even a small scrape takes more than one turn
+            self.clock.pump([0] * 20)
         (answer,) = connection.answers()
         return answer
 

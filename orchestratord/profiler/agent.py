@@ -6,6 +6,7 @@ import math
 import os
 import re
 import socket
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +16,15 @@ from treq.client import HTTPClient
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
-from twisted.web.client import Agent, HTTPConnectionPool
+from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool
 
+from orchestratord.access import parse_tokens
 from orchestratord.profiler.choice import PreferredSource
 from orchestratord.profiler.ebpf import EbpfSource
 from orchestratord.profiler.procfs import ProcfsSource, ProcTree
 from orchestratord.profiler.reporter import Reporter
+from orchestratord.tls import ClientOptions, ClientTls
+from orchestratord.watched import WatchedFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,13 +42,20 @@ _NODE_ID = re.compile(r"[A-Za-z0-9._:-]{1,253}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfilerSettings:
-    """What a profiler is told; times are in seconds. A wrong value raises ValueError, its field's name first."""
+    """What a profiler is told; times are in seconds. A wrong value raises ValueError, its field's name first.
+
+    The first token in `token_file` is sent with every report, as it stands there at that time.
+    """
 
     orchestrator: str
     node_id: str
     interval: float = 10.0
     source: str = "auto"
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
     request_deadline: float = 5.0
+    token_file: Path | None = None
 
     def __post_init__(self) -> None:
         if not _is_base_url(self.orchestrator):
@@ -55,6 +66,12 @@ class ProfilerSettings:
             raise ValueError(f"interval {self.interval:g} is not from 1 to 3600 seconds")
         if self.source not in SOURCES:
             raise ValueError(f"source {self.source!r} is none of {', '.join(SOURCES)}")
+        for field in ("ca", "certificate", "key"):
+            if getattr(self, field) is not None and not self.orchestrator.startswith("https:"):
+                raise ValueError(f"{field} {str(getattr(self, field))!r} is for an orchestrator at an https:// URL")
+        for field, other in (("certificate", "key"), ("key", "certificate")):
+            if getattr(self, field) is not None and getattr(self, other) is None:
+                raise ValueError(f"{field} {str(getattr(self, field))!r} needs --{other} as well")
 
     @property
     def report_url(self) -> str:
@@ -111,15 +128,33 @@ class Profiler(Service):
 
 
 def profiler_service(reactor: Any, settings: ProfilerSettings) -> Service:
-    """Return the profiler of this host; it opens nothing before it is started."""
+    """Return the profiler of this host; it opens nothing before it is started.
+
+    Raises FilesError if the settings' files are not good.
+    """
     pool = HTTPConnectionPool(reactor, persistent=True)
     pool.maxPersistentPerHost = 1
     pool.cachedConnectionTimeout = _IDLE_SECONDS
-    agent: Any = Agent(reactor, pool=pool, connectTimeout=settings.request_deadline)
+    trust: Any = BrowserLikePolicyForHTTPS()  # for no https:// URL
+    if settings.orchestrator.startswith("https:"):
+        options = ClientOptions("--ca", "--certificate", "--key")
+        trust = ClientTls(time.monotonic, options, ca=settings.ca, certificate=settings.certificate, key=settings.key)
+    agent: Any = Agent(reactor, trust, pool=pool, connectTimeout=settings.request_deadline)
     reporter = Reporter(
-        reactor, HTTPClient(agent), settings.report_url, settings.node_id, deadline=settings.request_deadline
+        reactor,
+        HTTPClient(agent),
+        settings.report_url,
+        settings.node_id,
+        deadline=settings.request_deadline,
+        token=None if settings.token_file is None else _current(settings.token_file),
     )
     return Profiler(_source(reactor, settings), reporter, pool.closeCachedConnections)
+
+
+def _current(path: Path) -> Callable[[], bytes]:
+    """Return what gives the first token in a file; the kubelet puts a new one there every hour or so."""
+    file = WatchedFile(time.monotonic, "--token-file", path, parse_tokens)
+    return lambda: file.value()[0]
 
 
 def _source(reactor: Any, settings: ProfilerSettings) -> Source:

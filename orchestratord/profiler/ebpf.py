@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,15 +101,22 @@ class EbpfSource:
     """Measures with bpftrace; needs root.
 
     The child is bound to this process' life: it is killed with it, whatever ends it. The counters' first print only
-    says where they began.
+    says where they began. `unix_time` is the wall clock of its buckets.
     """
 
     name = "eBPF"
 
-    def __init__(self, reactor: Any, interval: float, machine: Machine | None = None) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        interval: float,
+        machine: Machine | None = None,
+        unix_time: Callable[[], float] = time.time,
+    ) -> None:
         self._reactor = reactor
         self._interval = interval
         self._machine = Machine() if machine is None else machine
+        self._unix_time = unix_time
         self._started = False
         self._child: _Child | None = None
         self._before: Totals | None = None
@@ -190,7 +198,7 @@ class EbpfSource:
             return
         self._child.delivered = True
         self._vain, self._complained = 0, False
-        self._deliver(bucket_between(before, totals, self._reactor.seconds()))
+        self._deliver(bucket_between(before, totals, self._unix_time()))
 
     def _watch(self, seconds: float) -> None:
         """Expect the next print within `seconds`."""

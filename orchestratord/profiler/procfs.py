@@ -7,6 +7,7 @@ context switches of a thread that ends between two readings are not counted. Its
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,6 +19,7 @@ from twisted.logger import Logger
 from orchestratord.profiler.bucket import Bucket
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from orchestratord.profiler.bucket import Complaint, Delivery
@@ -196,14 +198,17 @@ def _heir(before: _Reading, ended: _Process, gained: dict[int, tuple[int, ...]])
 
 
 class ProcfsSource:
-    """Reads /proc once an interval, in a thread of the reactor's pool."""
+    """Reads /proc once an interval, in a thread of the reactor's pool. `unix_time` is the wall clock of its buckets."""
 
     name = "procfs"
 
-    def __init__(self, reactor: Any, interval: float, tree: ProcTree) -> None:
+    def __init__(
+        self, reactor: Any, interval: float, tree: ProcTree, unix_time: Callable[[], float] = time.time
+    ) -> None:
         self._reactor = reactor
         self._interval = interval
         self._tree = tree
+        self._unix_time = unix_time
         self._loop: LoopingCall | None = None
         self._done: Deferred[Any] = succeed(None)
 
@@ -235,4 +240,4 @@ class ProcfsSource:
         self._failing = False
         before, self._before = self._before, after
         if before is not None and self._loop is not None:
-            self._deliver(bucket_between(before, after, self._reactor.seconds()))
+            self._deliver(bucket_between(before, after, self._unix_time()))

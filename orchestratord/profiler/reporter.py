@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,6 +15,8 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import stringToDatetime
+
+from orchestratord.tls import readable
 
 if TYPE_CHECKING:
     from twisted.web.iweb import IResponse
@@ -70,7 +73,7 @@ def _outcome(result: _Outcome | Failure) -> _Outcome:
         return result
     # What treq could not finish comes wrapped in a list of what happened to it.
     causes = getattr(result.value, "reasons", None) or [result]
-    return _Outcome(accepted=False, retry=True, kind=str(result.type), reason=_one_line(causes[0].getErrorMessage()))
+    return _Outcome(accepted=False, retry=True, kind=str(result.type), reason=_one_line(readable(causes[0].value)))
 
 
 class _AnswerTooLongError(Exception):
@@ -81,7 +84,7 @@ class Reporter:
     """Sends the newest bucket, and goes on trying until it is accepted, refused or replaced by a newer one.
 
     No more than two buckets are held: the one being sent and the one after it, for the orchestrator keeps no more than
-    the latest. Belongs to the reactor's thread.
+    the latest. `token` returns the bearer token to send, anew for each report. Belongs to the reactor's thread.
     """
 
     def __init__(
@@ -92,14 +95,18 @@ class Reporter:
         node_id: str,
         *,
         deadline: float,
+        token: Callable[[], bytes] | None = None,
         draw: Callable[[], float] = random.random,
+        unix_time: Callable[[], float] = time.time,
     ) -> None:
         self._reactor = reactor
         self._client = client
         self._url = url
         self._node_id = node_id
         self._deadline = deadline
+        self._token = token
         self._draw = draw
+        self._unix_time = unix_time
         self._unsent: Bucket | None = None
         self._sending = False
         self._sent: Deferred[None] = succeed(None)
@@ -164,10 +171,13 @@ class Reporter:
 
     async def _exchange(self, bucket: Bucket) -> _Outcome:
         report = {"node_id": self._node_id, **dataclasses.asdict(bucket)}
+        headers: dict[bytes | str, bytes | str] = {"Content-Type": "application/json"}
+        if self._token is not None:
+            headers["Authorization"] = f"Bearer {self._token().decode()}"
         response = await self._client.post(
             self._url,
             data=msgspec.json.encode(report),
-            headers={"Content-Type": "application/json"},
+            headers=headers,
             allow_redirects=False,
             unbuffered=True,
         )
@@ -176,10 +186,11 @@ class Reporter:
             return _Outcome(accepted=True)
         return _Outcome(
             accepted=False,
-            retry=response.code >= 500 or response.code in (408, 429),
+            # 401 and 403: a token that is rotated may be there, or known there, in a moment.
+            retry=response.code >= 500 or response.code in (401, 403, 408, 429),
             kind=str(response.code),
             reason=f"{response.code} {_error_text(answer)}",
-            retry_after=_retry_after(response, self._reactor.seconds()),
+            retry_after=_retry_after(response, self._unix_time()),
         )
 
     def _note(self, outcome: _Outcome) -> None:
@@ -231,7 +242,7 @@ def _one_line(text: str) -> str:
 
 
 def _retry_after(response: IResponse, now: float) -> float:
-    """Return the seconds that the answer asks to wait, 0 if it does not."""
+    """Return the seconds that the answer asks to wait, 0 if it does not; `now` is the Unix time, for a date."""
     values = response.headers.getRawHeaders(b"retry-after") or [b""]
     value = values[-1].strip()
     try:

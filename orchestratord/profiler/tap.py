@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from twisted.application.service import MultiService
 from twisted.python import usage
 
+from orchestratord.access import parse_tokens
 from orchestratord.command_line import Options as OneLineOptions
 from orchestratord.profiler.agent import SOURCES, ProfilerSettings, host_node_id, profiler_service
 from orchestratord.profiler.ebpf import Machine
+from orchestratord.watched import FilesError, WatchedFile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _DEFAULTS = {"orchestrator": "http://127.0.0.1:5000", "interval": "10", "source": "auto"}
-_NAMES = ("orchestrator", "node-id", "interval", "source")
+_NAMES = ("orchestrator", "node-id", "interval", "source", "token-file", "ca", "certificate", "key")
 
 
 class Options(OneLineOptions):
@@ -37,6 +41,10 @@ class Options(OneLineOptions):
         ["node-id", None, None, "name of this node [default: this host's name]"],
         ["interval", None, None, "seconds that a report covers, 1 to 3600 [default: 10]"],
         ["source", None, None, f"how to measure: {', '.join(SOURCES)} [default: auto]"],
+        ["token-file", None, None, "file whose first line is the bearer token to report with [default: none]"],
+        ["ca", None, None, "PEM file of the authorities of an https orchestrator [default: the system's]"],
+        ["certificate", None, None, "PEM file of a client certificate, and its chain [default: none]"],
+        ["key", None, None, "PEM file of its private key [default: none]"],
     ]
     settings: ProfilerSettings
 
@@ -60,7 +68,16 @@ class Options(OneLineOptions):
                 node_id=given["node-id"][1],
                 interval=interval,
                 source=given["source"][1],
+                token_file=_path(given["token-file"][1]),
+                ca=_path(given["ca"][1]),
+                certificate=_path(given["certificate"][1]),
+                key=_path(given["key"][1]),
             )
+            if self.settings.token_file is not None:
+                # Here, where it is known what named it.
+                WatchedFile(time.monotonic, given["token-file"][0], self.settings.token_file, parse_tokens)
+        except FilesError as error:
+            raise usage.UsageError(str(error)) from None
         except ValueError as error:
             field, _, rest = str(error).partition(" ")
             raise usage.UsageError(f"{origin[field]} {rest}") from None
@@ -75,17 +92,26 @@ class Options(OneLineOptions):
             return flag, self[name]
         if self._environ.get(variable):
             return variable, self._environ[variable]
-        return flag, _DEFAULTS.get(name) or host_node_id()
+        return flag, host_node_id() if name == "node-id" else _DEFAULTS.get(name, "")
+
+
+def _path(text: str) -> Path | None:
+    return Path(text).expanduser() if text else None
 
 
 def makeService(options: Options) -> MultiService:
-    """Return the profiler, which ends with exit code 0 at SIGTERM or SIGINT."""
+    """Return the profiler, which ends with exit code 0 at SIGTERM or SIGINT; SystemExit if its files are not good."""
     # Only here: a reactor is chosen by twistd's own options, after this module has been imported.
     from twisted.internet import reactor  # noqa: PLC0415
 
     from orchestratord.signals import StopOnSignals  # noqa: PLC0415
+    from orchestratord.timers import run_by_monotonic_clock  # noqa: PLC0415
 
+    run_by_monotonic_clock(reactor)
     service = MultiService()
-    profiler_service(reactor, options.settings).setServiceParent(service)
+    try:
+        profiler_service(reactor, options.settings).setServiceParent(service)
+    except FilesError as error:
+        raise SystemExit(f"{options.command}: {error}") from None
     StopOnSignals(reactor).setServiceParent(service)
     return service

@@ -10,7 +10,7 @@ from twisted.logger import Logger
 from twisted.web.http import datetimeToString
 from werkzeug.exceptions import HTTPException
 
-from orchestratord.errors import Fault, QueryFault
+from orchestratord.errors import Fault, UnknownNode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,16 +62,35 @@ def json_body(request: Request, status: int, value: Any) -> bytes:
     return body
 
 
+def text_body(request: Request, status: int, text: str) -> bytes:
+    """Set the status and the headers of a plain text, and return its bytes."""
+    body = text.encode()
+    request.setResponseCode(status)
+    request.setHeader(b"Content-Type", b"text/plain; charset=utf-8")
+    request.setHeader(b"Content-Length", b"%d" % len(body))
+    return body
+
+
+def unknown_node(node_id: str) -> UnknownNode:
+    """Return the fault of asking for a node that is not there."""
+    return UnknownNode(f"no fresh report of node {node_id[:253]!a}")
+
+
+def fault_headers(fault: Fault) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the headers that a fault's answer has beside those of any JSON."""
+    if fault.retry_after is None:
+        return fault.headers
+    return (*fault.headers, (b"Retry-After", b"%d" % fault.retry_after))
+
+
 def fault_body(request: Request, fault: Fault) -> bytes:
     """Set the status and the headers that a fault calls for, and return its body."""
-    if fault.retry_after is not None:
-        request.responseHeaders.setRawHeaders(b"Retry-After", [b"%d" % fault.retry_after])
     if fault.closes:
         request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
         request.channel.persistent = False
-    if isinstance(fault, QueryFault):
-        return query_error_body(request, fault.status, fault.error_type, str(fault))
-    return json_body(request, fault.status, {"error": str(fault)})
+    for name, value in fault_headers(fault):
+        request.responseHeaders.setRawHeaders(name, [value])
+    return json_body(request, fault.status, fault.content)
 
 
 def query_error_body(request: Request, status: int, error_type: str, text: str) -> bytes:

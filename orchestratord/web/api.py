@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from klein import Klein
-from twisted.python.failure import Failure
-from twisted.web.resource import Resource
-from werkzeug.exceptions import NotFound
+from werkzeug.exceptions import MethodNotAllowed, NotFound
 
 from orchestratord import __version__
-from orchestratord.errors import BadRequest, Busy, UnknownNode
+from orchestratord.errors import BadQuery, BadRequest, Busy
 from orchestratord.query import arguments
-from orchestratord.web.answers import failure_body, json_body
+from orchestratord.web.answers import failure_body, json_body, text_body, unknown_node
 from orchestratord.web.listing import details, details_json, names_json
+from orchestratord.web.tree import KleinTree, NoSuchPath
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from twisted.internet.defer import Deferred
+    from twisted.python.failure import Failure
+    from twisted.web.resource import Resource
 
     from orchestratord.catalogue import Catalogue
     from orchestratord.nodes import NodeStore
+    from orchestratord.web.admin import Admin
     from orchestratord.web.queries import Queries
     from orchestratord.web.reports import Clocks
     from orchestratord.web.site import BoundedRequest
@@ -35,19 +38,25 @@ orchestratord {__version__}
 POST   /update_metrics            a report, or an array of reports, as JSON
 GET    /nodes                     the fresh nodes' ids; ?details=true for all that is known of them
 GET    /nodes/<id>                one node
-DELETE /nodes/<id>                forget a node
 GET    /query?q=PROMQL            an instant query; with start and end, a range query
 GET    /api/v1/...                Prometheus' HTTP API, read-only
 GET    /metrics                   the exposition, for Prometheus to scrape
+GET    /openapi.yaml              all of it in detail, as OpenAPI 3.1
+"""
+
+_ADMIN_INDEX = """\
+DELETE /nodes/<id>                forget a node
 GET    /-/healthy  /-/ready       probes
 """
+
+_DESCRIPTION = files("orchestratord.web").joinpath("openapi.yaml").read_bytes()
 
 
 class Api:
     """The routes that are not hot. Made from what they need; belongs to the reactor thread.
 
     `in_thread` runs a function on a pool thread: a listing of 100,000 nodes takes longer than a reactor turn may.
-    `unhealthy` and `unready` return the reason, or None while all is well.
+    `admin` answers the routes that are the administrators'; None: they are served elsewhere, and are no routes here.
     """
 
     app = Klein()
@@ -60,48 +69,56 @@ class Api:
         clocks: Clocks,
         *,
         in_thread: Callable[[Callable[[], bytes]], Deferred[bytes]],
-        unhealthy: Callable[[], str | None],
-        unready: Callable[[], str | None],
+        admin: Admin | None,
     ) -> None:
+        self.admin = admin
         self._nodes = nodes
         self._catalogue = catalogue
         self._queries = queries
         self._clocks = clocks
         self._in_thread = in_thread
-        self._unhealthy = unhealthy
-        self._unready = unready
         self._listings = 0
 
     @app.handle_errors(Exception)
     def failed(self, request: Any, failure: Failure) -> bytes:
         """Answer what a route has raised, and what is no route."""
+        error = failure.value
+        if self.admin is None and isinstance(error, MethodNotAllowed):
+            error.valid_methods = set(error.valid_methods or ()) - {"DELETE"}
         return failure_body(request, failure)
 
     @app.route("/", methods=["GET"])
     def index(self, request: BoundedRequest) -> bytes:
         """List the endpoints."""
         request.route = "/"
-        return _text_body(request, 200, _INDEX)
+        return text_body(request, 200, _INDEX + (_ADMIN_INDEX if self.admin else ""))
+
+    @app.route("/openapi.yaml", methods=["GET"])
+    def description(self, request: BoundedRequest) -> bytes:
+        """Describe the API to programs."""
+        request.route = "/openapi.yaml"
+        request.setHeader(b"Content-Type", b"application/yaml")
+        request.setHeader(b"Content-Length", b"%d" % len(_DESCRIPTION))
+        return _DESCRIPTION
 
     @app.route("/-/healthy", methods=["GET"])
     def healthy(self, request: BoundedRequest) -> bytes:
         """Tell whether the process does its work."""
-        request.route = "/-/healthy"
-        reason = self._unhealthy()
-        return _text_body(request, 500 if reason else 200, f"{reason or 'healthy'}\n")
+        return self._administration().healthy(request)
 
     @app.route("/-/ready", methods=["GET"])
     def ready(self, request: BoundedRequest) -> bytes:
         """Tell whether reports are taken."""
-        request.route = "/-/ready"
-        reason = self._unready()
-        return _text_body(request, 503 if reason else 200, f"{reason or 'ready'}\n")
+        return self._administration().ready(request)
 
     @app.route("/nodes", methods=["GET"])
     async def list_nodes(self, request: BoundedRequest) -> bytes:
         """List the fresh nodes, sorted."""
         request.route = "/nodes"
-        wanted = arguments(_query_string(request)).get("details", ["false"])[0].lower()
+        try:
+            wanted = arguments(_query_string(request)).get("details", ["false"])[0].lower()
+        except BadQuery as error:
+            raise BadRequest(str(error)) from None  # this is no query: no Prometheus client reads the answer
         if wanted not in {"true", "1", "false", "0", ""}:
             raise BadRequest(f"invalid parameter 'details': must be true or false, not {wanted[:20]!a}")
         if self._listings >= _MAX_LISTINGS:
@@ -128,17 +145,18 @@ class Api:
         now, unix_now = self._clocks.monotonic(), self._clocks.time()
         entry = self._nodes.get(node_id, now)
         if entry is None:
-            raise _unknown(node_id)
+            raise unknown_node(node_id)
         return json_body(request, 200, details(entry, self._catalogue.names, now, unix_now, self._nodes.stale_after))
 
     @app.route("/nodes/<node_id>", methods=["DELETE"])
     def forget(self, request: BoundedRequest, node_id: str) -> bytes:
         """Forget a node, as one that was drained."""
-        request.route = "/nodes/<id>"
-        if not self._nodes.forget(node_id, self._clocks.monotonic()):
-            raise _unknown(node_id)
-        request.setResponseCode(204)
-        return b""
+        return self._administration().forget(request, node_id)
+
+    def _administration(self) -> Admin:
+        if self.admin is None:  # Root lets no other route come here
+            raise MethodNotAllowed(valid_methods=["GET", "HEAD"])
+        return self.admin
 
     @app.route("/api/v1/series", methods=_READ)
     @app.route("/api/v1/labels", methods=_READ)
@@ -164,45 +182,24 @@ class Api:
 _MAX_LISTINGS = 8
 
 
-class Root(Resource):
+class Root(KleinTree):
     """What is at `/`: /metrics, which is a Resource of its own, and everything else by Klein."""
 
     def __init__(self, api: Api, metrics: Resource) -> None:
-        super().__init__()
-        self._api: Resource = api.app.resource()
+        super().__init__(api.app.resource())
+        self._api = api
         self._metrics = metrics
 
     def getChildWithDefault(self, path: bytes, request: Any) -> Resource:
-        """Return the exposition, or Klein with the path as it was."""
+        """Return the exposition, or Klein with the path as it was; nothing for which no rule says who may have it."""
+        if request.rule is None:
+            return NoSuchPath()
         if path == b"metrics" and not request.postpath:
             return self._metrics
-        request.postpath.insert(0, request.prepath.pop())
-        try:
-            request.path.decode()
-            b"/".join(request.postpath).decode()
-        except UnicodeDecodeError:  # Klein would answer in HTML, and log a traceback
-            return _NoSuchPath()
-        return self._api
-
-
-class _NoSuchPath(Resource):
-    isLeaf = True
-
-    def render(self, request: BoundedRequest) -> bytes:
-        return failure_body(request, Failure(NotFound()))
+        if path == b"-" and self._api.admin is None:
+            return NoSuchPath()
+        return super().getChildWithDefault(path, request)
 
 
 def _query_string(request: BoundedRequest) -> bytes:
     return request.uri.partition(b"?")[2]
-
-
-def _text_body(request: BoundedRequest, status: int, text: str) -> bytes:
-    body = text.encode()
-    request.setResponseCode(status)
-    request.setHeader(b"Content-Type", b"text/plain; charset=utf-8")
-    request.setHeader(b"Content-Length", b"%d" % len(body))
-    return body
-
-
-def _unknown(node_id: str) -> UnknownNode:
-    return UnknownNode(f"no fresh report of node {node_id[:253]!a}")

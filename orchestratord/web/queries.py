@@ -68,8 +68,9 @@ class Queries:
     async def _fetch(self, request: BoundedRequest, query: Query) -> bytes:
         answer = await self._client.fetch(query)
         request.setResponseCode(answer.status)
-        request.setHeader(b"Content-Type", answer.content_type)
-        request.setHeader(b"Content-Length", b"%d" % len(answer.body))
+        if answer.content_type:
+            request.setHeader(b"Content-Type", answer.content_type)
+            request.setHeader(b"Content-Length", b"%d" % len(answer.body))
         for name, value in answer.headers:
             request.setHeader(name, value)
         return answer.body

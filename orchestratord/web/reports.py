@@ -12,11 +12,13 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from orchestratord.errors import Draining, Fault, UnsupportedBody
-from orchestratord.report import gunzip
+from orchestratord.errors import Draining, Fault, Forbidden, UnsupportedBody
+from orchestratord.report import gunzip, is_batch
 from orchestratord.web.answers import ConstantAnswer, failure_body, json_body, method_not_allowed_body, whole_answer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from orchestratord.nodes import NodeStore, Updated
     from orchestratord.report import NodeReport, ReportDecoder
     from orchestratord.telemetry import Telemetry
@@ -84,6 +86,7 @@ class ReportsResource(Resource):
             body = self._body(request)
             if len(body) <= AT_ONCE:
                 decoded = self._decoder.decode(body, self._clocks.time())
+                _check_node(request.node, decoded.reports, body)
                 return json_body(request, 200, _counts(self._store(decoded.reports, decoded.unknown_names)))
         except Exception:  # noqa: BLE001 - a Fault, or one of ours
             return self._failure_body(request, Failure())
@@ -119,22 +122,25 @@ class ReportsResource(Resource):
         reports: list[NodeReport] = []
         unknown = 0
         for part in self._decoder.decode_in_slices(body, self._clocks.time()):
+            _check_node(request.node, part.reports, body, len(reports))
             reports += part.reports
             unknown += part.unknown_names
             await deferLater(self._reactor, 0)
         request.write(json_body(request, 200, _counts(self._store(reports, unknown))))
         request.finish()
 
-    def take(self, body: bytes, *, closes: bool) -> bytes:
+    def take(self, body: bytes, *, closes: bool, node: str | None) -> bytes:
         """Store the reports of a short body and return a whole answer, head and body.
 
-        `closes` tells that the connection ends with it.
+        `closes` tells that the connection ends with it; `node` is the one that may be reported, None: any.
 
         Raises a Fault with nothing stored or counted; `render` would answer it.
         """
         if self._draining():
             raise Draining(_DRAINING)
         decoded = self._decoder.decode(body, self._clocks.time())
+        if node is not None:
+            _check_node(node, decoded.reports, body)
         updated = self._store(decoded.reports, decoded.unknown_names)
         self._telemetry.report_body(len(body))
         if updated.accepted == 1 and not updated.superseded:
@@ -160,7 +166,9 @@ class ReportsResource(Resource):
         if isinstance(error, Fault):
             self._telemetry.reports(error.outcome)
             if request.channel.site.access_log:
-                log.info("report from {client} refused: {reason}", client=request.client, reason=str(error))
+                # It may quote what the client has sent, and a token may be where none belongs.
+                reason = request.channel.site.redacted(str(error).encode()).decode()
+                log.info("report from {client} refused: {reason}", client=request.client, reason=reason)
         else:
             self._telemetry.reports("failed")
         return failure_body(request, failure)
@@ -174,6 +182,16 @@ class ReportsResource(Resource):
 
 def _counts(updated: Updated) -> dict[str, str | int]:
     return {"status": "Metrics updated", "accepted": updated.accepted, "superseded": updated.superseded}
+
+
+def _check_node(node: str | None, reports: Sequence[NodeReport], body: bytes, first: int = 0) -> None:
+    """Raise Forbidden if one of the reports, the first of which is number `first`, is not of the one node."""
+    if node is None:
+        return
+    for index, report in enumerate(reports, first):
+        if report.node_id != node:
+            where = f"$[{index}].node_id" if is_batch(body) else "$.node_id"
+            raise Forbidden(f"the token's claim kubernetes.io/node/name is another: {node[:253]!a} - at {where}")
 
 
 class Newcomers:

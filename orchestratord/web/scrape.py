@@ -14,7 +14,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from orchestratord.errors import Busy
-from orchestratord.web.answers import fault_body
+from orchestratord.web.answers import fault_body, method_not_allowed_body
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -43,7 +43,7 @@ _FORMATS = ("text/plain; version=0.0.4", "text/plain; version=1.0.0", "applicati
 class ScrapeResource(Resource):
     """Answers a scrape as `fallback`, prometheus_client's MetricsResource, would, and at once where it can.
 
-    The fallback answers what is rare: `name[]`, other formats, other methods.
+    The fallback answers what is rare: `name[]`, other formats.
     """
 
     isLeaf = True
@@ -71,8 +71,14 @@ class ScrapeResource(Resource):
         """Answer a scrape."""
         request.route = "/metrics"
         self._telemetry.nodes(self._nodes.count(self._clocks.monotonic()))
+        if request.method not in {b"GET", b"HEAD"}:
+            return method_not_allowed_body(request, ["GET", "HEAD"])
         encoder, content_type = choose_encoder(_header(request, b"Accept"))
-        if request.method != b"GET" or b"name[]" in request.args or not content_type.startswith(_FORMATS):
+        if request.method == b"HEAD":
+            request.setHeader(b"Content-Type", content_type.encode())
+            request.finish()  # with no Content-Length: only the whole exposition would tell
+            return NOT_DONE_YET
+        if b"name[]" in request.args or not content_type.startswith(_FORMATS):
             body: bytes | int = self._fallback.render(request)
             return body
         if self._scrapes >= MAX_SCRAPES:

@@ -13,17 +13,20 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.web import http, server
+from twisted.web.resource import Resource
 
-from orchestratord.errors import BodyTooLarge
+from orchestratord.access import Role, rule
+from orchestratord.errors import BodyTooLarge, Fault
+from orchestratord.web.answers import fault_body, fault_headers
 from orchestratord.web.express import Answered, Way
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from twisted.internet.interfaces import ITCPTransport
     from twisted.python.failure import Failure
-    from twisted.web.resource import Resource
 
+    from orchestratord.access import Gate, Rule
     from orchestratord.telemetry import Telemetry
     from orchestratord.web.express import Express
 
@@ -36,21 +39,35 @@ LINGER_SECONDS = 5.0
 class BoundedRequest(server.Request):
     """A request whose body never takes more than the site's limit.
 
-    `route` is the pattern of the path, under which the request is counted; whoever answers it sets it.
+    `route` is the pattern of the path, under which the request is counted; whoever answers it sets it. `rule` is what
+    the table of `orchestratord.access` says of it, None where there is no such route.
     """
 
     route = "other"
+    rule: Rule | None = None
+    #: The one node that the client may report; None: any.
+    node: str | None = None
     channel: BoundedChannel
     #: When it had wholly arrived, by `time.perf_counter`.
     arrived = 0.0
     _refused = False
+    _forbidden: Fault | None = None
     _received = 0
 
     def gotLength(self, length: int | None) -> None:
-        """Refuse a body that says it is too long before any of it is read."""
+        """Refuse whom the gate does not let in, and a body that says it is too long, before any of it is read."""
         super().gotLength(length)
+        self.method, self.uri = self.channel.request_line
+        self.rule = rule(self.method, self.uri)
+        try:
+            self.node = self.channel.site.admit(self)
+        except Fault as fault:
+            self._forbidden = fault  # answered in `process`, if there is no body to be kept out
+            if length != 0:
+                self._refuse(fault)
+            return
         if length is not None and length > self.channel.site.max_body:
-            self._refuse()
+            self._refuse(self._too_large())
 
     def handleContentChunk(self, data: bytes) -> None:
         """Take a part of the body; refuse one that does not say its length as soon as it is too long."""
@@ -58,7 +75,7 @@ class BoundedRequest(server.Request):
             return
         self._received += len(data)
         if self._received > self.channel.site.max_body:
-            self._refuse()
+            self._refuse(self._too_large())
         else:
             super().handleContentChunk(data)
 
@@ -76,12 +93,16 @@ class BoundedRequest(server.Request):
     def process(self) -> None:
         """Go straight to a hot leaf: the way through the tree takes 70 us, and Klein's routing most of it."""
         self.site = self.channel.site
-        leaf = self.site.hot.get(self.path)
+        leaf = self.site.hot.get(self.path) if self._forbidden is None else _Refusal(self._forbidden)
         if leaf is None:
             super().process()
         else:
             self.setHeader(b"Date", http.datetimeToString())
             self.render(leaf)
+
+    def getRequestHostname(self) -> bytes:
+        """Return a name that is not the client's: no answer depends on it, and Klein's routing fails at an odd one."""
+        return b"orchestrator"
 
     def body(self) -> bytes:
         """Return the whole body, as it was sent."""
@@ -96,18 +117,36 @@ class BoundedRequest(server.Request):
         if self.arrived:
             site.count(self, 499)
 
-    def _refuse(self) -> None:
+    def _refuse(self, fault: Fault) -> None:
         self._refused = True
         self.content = BytesIO()
         self.requestHeaders.removeHeader(b"Expect")  # no "100 Continue" after the answer
-        limit = self.channel.site.max_body
-        self.channel.refuse(BodyTooLarge(f"the body is over the limit of {limit} bytes"))
+        self.channel.refuse(self, fault)
+
+    def _too_large(self) -> BodyTooLarge:
+        return BodyTooLarge(f"the body is over the limit of {self.channel.site.max_body} bytes")
+
+
+class _Refusal(Resource):
+    """Answers a request that was not let in, and that has no body."""
+
+    isLeaf = True
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__()
+        self._fault = fault
+
+    def render(self, request: BoundedRequest) -> bytes:
+        request.route = request.rule.route if request.rule else "other"
+        request.channel.site.refused(request, self._fault)
+        return fault_body(request, self._fault)
 
 
 class _State(Enum):
     IDLE = 0
     ARRIVING = 1
     ANSWERING = 2
+    LEAVING = 3
 
 
 class BoundedChannel(http.HTTPChannel):
@@ -147,7 +186,8 @@ class BoundedChannel(http.HTTPChannel):
         if self._held:
             data = self._held + data
         site = self.site
-        answer: Answered | Way = Way.TWISTED if site.access_log or site.closing else site.express.answer(data)
+        express = None if site.access_log or site.closing else site.express
+        answer: Answered | Way = Way.TWISTED if express is None else express.answer(data)
         if isinstance(answer, Answered):
             self._held = b""
             self._state = _State.IDLE
@@ -188,16 +228,39 @@ class BoundedChannel(http.HTTPChannel):
                 self._expect(self.site.idle_timeout)
 
     def timeoutConnection(self) -> None:
-        """End a connection: silently where no request has begun, with 408 where one did not arrive in time."""
+        """End a connection: silently where no request has begun, with 408 where one did not arrive in time.
+
+        One that has been told to end, and whose client does not take the last of its answer, is cut.
+        """
+        if self._state is _State.LEAVING:
+            self.deadline = math.inf
+            self.transport.abortConnection()
+            return
         if self._state is _State.ARRIVING and (self.requests or self._held):
             self._answer_early(408, f"the request did not arrive within {self.site.request_timeout:g} s")
-        self.deadline = math.inf
         self.loseConnection()
 
-    def refuse(self, fault: BodyTooLarge) -> None:
+    def loseConnection(self) -> None:
+        """End the connection with what is written; `timeoutConnection` cuts it if the client does not take that."""
+        self._state = _State.LEAVING
+        self._expect(self.site.idle_timeout)
+        super().loseConnection()
+
+    @property
+    def request_line(self) -> tuple[bytes, bytes]:
+        """The method and the target of the request whose head has just come.
+
+        Twisted gives them to the request only with its whole body.
+        """
+        return self._command, self._path
+
+    def refuse(self, request: BoundedRequest, fault: Fault) -> None:
         """Answer a request ahead of its end; `timeoutConnection` ends the connection if the client does not."""
-        self._answer_early(fault.status, str(fault))
-        self.site.telemetry.reports(fault.outcome)
+        self._write_early(fault.status, fault.content, *fault_headers(fault))
+        request.route = request.rule.route if request.rule else "other"
+        request.arrived = time.perf_counter()
+        self.site.refused(request, fault)
+        self.site.count(request, fault.status)
         self._state = _State.ANSWERING
         self._expect(LINGER_SECONDS)
 
@@ -218,20 +281,24 @@ class BoundedChannel(http.HTTPChannel):
         self.deadline = self.site.reactor.seconds() + seconds
 
     def _answer_early(self, status: int, text: str) -> None:
-        body = msgspec.json.encode({"error": text})
-        self.transport.write(
-            b"HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s"
-            % (status, http.RESPONSES[status], len(body), body)
-        )
+        self._write_early(status, {"error": text})
         self.site.telemetry.request("other", b"other", status, 0.0)
+
+    def _write_early(self, status: int, content: dict[str, str], *headers: tuple[bytes, bytes]) -> None:
+        body = msgspec.json.encode(content)
+        self.transport.write(
+            b"HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%sConnection: close\r\n\r\n%s"
+            % (status, http.RESPONSES[status], len(body), b"".join([b"%s: %s\r\n" % h for h in headers]), body)
+        )
 
 
 class OrchestratorSite(server.Site):
     """Serves a resource tree within bounds.
 
-    `express` answers plain reports; `hot` are leaves, by their whole path, reached past the tree. `max_body` is in
-    bytes; `request_timeout`, for a whole request to arrive, and `idle_timeout`, for a kept-alive connection between
-    requests, in seconds. Belongs to the reactor thread.
+    `express` answers plain reports, if there is one; `hot` are leaves, by their whole path, reached past the tree;
+    `gate` says who may have what; `redacted` takes tokens out of what is to be logged. `max_body` is in bytes;
+    `request_timeout`, for a whole request to arrive, a TLS handshake before it included, and `idle_timeout`, for a
+    kept-alive connection between requests, in seconds. Belongs to the reactor thread.
     """
 
     # Not Twisted's proxy of a channel, which would only add HTTP/2, at the price of a call more for each packet.
@@ -244,7 +311,9 @@ class OrchestratorSite(server.Site):
         reactor: Any,
         *,
         hot: Mapping[bytes, Resource],
-        express: Express,
+        express: Express | None,
+        gate: Gate,
+        redacted: Callable[[bytes], bytes] = bytes,
         max_body: int,
         request_timeout: float,
         idle_timeout: float,
@@ -256,6 +325,8 @@ class OrchestratorSite(server.Site):
         self.telemetry = telemetry
         self.hot = hot
         self.express = express
+        self.gate = gate
+        self.redacted = redacted
         self.max_body = max_body
         self.request_timeout = request_timeout
         self.idle_timeout = idle_timeout
@@ -288,6 +359,21 @@ class OrchestratorSite(server.Site):
         assert isinstance(request, BoundedRequest)  # noqa: S101 - requestFactory makes no other
         self.count(request, request.code)
 
+    def admit(self, request: BoundedRequest) -> str | None:
+        """Return the one node that the client may report, None for any; raise a Fault if it may not do what it asks."""
+        if request.rule is None:
+            return None
+        values = request.requestHeaders.getRawHeaders(b"Authorization")
+        return self.gate.admit(request.rule, b", ".join(values) if values else None)
+
+    def refused(self, request: BoundedRequest, fault: Fault) -> None:
+        """Count a report that was refused before it was looked at."""
+        if request.rule is not None and request.rule.role is Role.REPORT:
+            self.telemetry.reports(fault.outcome)
+        if self.access_log:
+            client = getattr(request.client, "host", "-")
+            log.info("request from {client} refused: {reason}", client=client, reason=str(fault))
+
     def count(self, request: BoundedRequest, code: int) -> None:
         """Count a request under a status code, and log it if that is wanted."""
         seconds = time.perf_counter() - request.arrived
@@ -297,8 +383,8 @@ class OrchestratorSite(server.Site):
             log.info(
                 '{client} "{method} {uri}" {code} {size} B {milliseconds:.1f} ms',
                 client=getattr(request.client, "host", "-"),
-                method=_printable(request.method),
-                uri=_printable(request.uri),
+                method=_printable(self.redacted(request.method)),
+                uri=_printable(self.redacted(request.uri)),
                 code=code,
                 size=request.sentLength,
                 milliseconds=seconds * 1000,

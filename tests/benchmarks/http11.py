@@ -82,9 +82,11 @@ def get(port: int, path: str, headers: dict[str, str] | None = None) -> tuple[in
         connection.close()
 
 
-def scrape(port: int) -> float:
+def scrape(port: int, token: str = "") -> float:
     """Scrape `/metrics` as Prometheus does, gzip and text 0.0.4; return the seconds until the last byte was there."""
     wanted = {"Accept": "text/plain;version=0.0.4;q=1,*/*;q=0.1", "Accept-Encoding": "gzip"}
+    if token:
+        wanted["Authorization"] = f"Bearer {token}"
     started = time.perf_counter()
     status, headers, body = get(port, "/metrics", wanted)
     seconds = time.perf_counter() - started

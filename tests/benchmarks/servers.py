@@ -78,7 +78,7 @@ class Servers:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=self.home,
-                env=_environment(),
+                env=_environment(self.home / f"home-{port}"),
             )
         server = Server(name, port, process, log)
         self._running.append(server)
@@ -180,8 +180,15 @@ def _wait(server: Server, path: str) -> None:
     raise ServerError(f"{server.name} was not ready within {_START_SECONDS:g} s: {server.log.read_text()[-800:]}")
 
 
-def _environment() -> dict[str, str]:
-    """Return the environment without what would change our default settings, and with the way to this package."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ORCHESTRATOR_", "PROMETHEUS_"))}
+def _environment(home: Path) -> dict[str, str]:
+    """Return the environment without what would change our default settings, and with the way to this package.
+
+    What a server keeps across restarts is kept under `home`, and no other finds it there.
+    """
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("ORCHESTRATOR_", "PROMETHEUS_", "XDG_"))
+    }
     kept["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(_ROOT))))
-    return kept
+    return kept | {"HOME": str(home)}

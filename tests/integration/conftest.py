@@ -44,7 +44,9 @@ def installing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             target = home / "tree" / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target)
-    steps = f'"{sys.executable}" -m venv venv && cd tree && ../venv/bin/pip install --quiet .'
+    steps = (
+        f'"{sys.executable}" -m venv venv && cd tree && ../venv/bin/pip install --quiet --report ../installed.json .'
+    )
     # With pip's own settings and cache, as a person has them.
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     server = Server(("sh", "-c", steps), home, env)

@@ -198,13 +198,22 @@ class Server:
 
 
 class Daemon(Server):
-    """`twistd orchestrator` in the foreground, on a loopback port of the kernel's choice unless told otherwise."""
+    """`twistd orchestrator` in the foreground, on a loopback port of the kernel's choice unless told otherwise.
+
+    `within` is a command that ends by becoming the one that it is given, such as unshare's.
+    """
 
     def __init__(
-        self, home: Path, *options: str, env: Mapping[str, str] | None = None, listen: str | None = LOOPBACK
+        self,
+        home: Path,
+        *options: str,
+        env: Mapping[str, str] | None = None,
+        listen: str | None = LOOPBACK,
+        within: Iterable[str] = (),
     ) -> None:
         listening = ("--listen", listen) if listen else ()
-        super().__init__((TWISTD, "--nodaemon", "--pidfile=", "orchestrator", *listening, *options), home, env)
+        command = (*within, TWISTD, "--nodaemon", "--pidfile=", "orchestrator", *listening, *options)
+        super().__init__(command, home, env)
         self.port = 0
         #: Whether a test has ended it in a way that leaves no exit code 0.
         self.killed = False

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import requests
 
-from tests.integration.daemon import PATIENCE, ROOT, TWISTD, Daemon, Wire, head, report, run, until
+from tests.integration.daemon import PATIENCE, ROOT, TWISTD, Daemon, Wire, head, pause, report, run, until
 from tests.integration.upstream import EMPTY, Exchange, FakeUpstream, found_nothing, never
 
 if TYPE_CHECKING:
@@ -236,6 +236,7 @@ def test_log_lines(start: Callable[..., Daemon]) -> None:
     daemon.stop()
     ours = [line for line in daemon.output().splitlines() if "[orchestratord" in line]
     assert [line.partition("] ")[2].split(" 127")[0] for line in ours] == [
+        "roles open to everybody, without a token: report, query, scrape, admin",
         "orchestratord 0.1.0 serves on",
         "node first reports for the first time",
         "upstream http://127.0.0.1:9 is down: Connection was refused by other side: 111: Connection refused",
@@ -325,6 +326,61 @@ def test_a_second_signal_changes_nothing(start: Callable[..., Daemon]) -> None:
             until(lambda: refuses(daemon.port), "an end of listening")
             daemon.signal(signal.SIGINT)
             daemon.signal(signal.SIGTERM)
+            release.set()
+            assert wire.answer().status == 200
+        daemon.stop()
+
+
+def test_signals_without_end(start: Callable[..., Daemon]) -> None:
+    """However many signals come until the very end, the exit code is 0."""
+    daemon = start()
+    daemon.post(report("n1")).raise_for_status()
+    deadline = time.monotonic() + PATIENCE
+    while daemon.process.poll() is None and time.monotonic() < deadline:
+        daemon.signal(signal.SIGTERM)
+        daemon.signal(signal.SIGINT)
+        pause(0.001)
+    daemon.stop()
+
+
+def test_drain_delay(start: Callable[..., Daemon]) -> None:
+    """With `--drain-delay` readiness goes at the signal, while reports and queries are answered as ever; exit 0."""
+    with FakeUpstream(found_nothing) as upstream:
+        daemon = start("--prometheus", upstream.url, "--drain-delay", "600")
+        daemon.post(report("before")).raise_for_status()
+        with daemon.wire() as kept:
+            kept.get("/-/ready")
+            assert kept.answer().status == 200
+            daemon.signal(signal.SIGTERM)
+            until(lambda: daemon.get("/-/ready").status_code == 503, "an end of readiness")
+            for _ in range(3):
+                daemon.post(report("after")).raise_for_status()
+                assert daemon.get("/query", {"q": "up"}).status_code == 200
+            kept.get("/nodes")
+            answer = kept.answer()
+            assert answer.json() == {"nodes": ["after", "before"]}
+            assert "connection" not in answer.headers
+            assert daemon.process.poll() is None
+            daemon.signal(signal.SIGTERM)
+            assert kept.ended()
+        daemon.stop()
+
+
+def test_drain_delay_ends_by_itself(start: Callable[..., Daemon]) -> None:
+    """After it the port closes, and a request in flight finishes."""
+    release = Event()
+
+    def answer_late(exchange: Exchange) -> None:
+        assert release.wait(PATIENCE)
+        found_nothing(exchange)
+
+    with FakeUpstream(answer_late) as upstream:
+        daemon = start("--prometheus", upstream.url, "--drain-delay", "0.5")
+        with daemon.wire() as wire:
+            wire.get("/query?q=up")
+            upstream.until_open(1)
+            daemon.signal(signal.SIGTERM)
+            until(lambda: refuses(daemon.port), "an end of listening")
             release.set()
             assert wire.answer().status == 200
         daemon.stop()

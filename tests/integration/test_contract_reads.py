@@ -555,7 +555,7 @@ def test_unknown_paths(daemon: Daemon) -> None:
 def test_head(daemon: Daemon) -> None:
     """HEAD is answered as GET is, without the body, and the connection stays usable."""
     with daemon.wire() as wire:
-        for path in ("/nodes", "/-/ready", "/-/healthy", "/"):
+        for path in ("/nodes", "/-/ready", "/-/healthy", "/", "/metrics", "/openapi.yaml"):
             wire.send(head("HEAD", path))
             answer = wire.answer(to_head=True)
             assert answer.status == 200, path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from contextlib import ExitStack
 from dataclasses import dataclass
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Self
@@ -13,6 +14,7 @@ from tests.integration.daemon import PATIENCE, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from ssl import SSLContext
     from types import TracebackType
 
 #: What Prometheus answers to a query that finds nothing.
@@ -67,10 +69,14 @@ class Exchange:
 
 
 class FakeUpstream:
-    """Listens on loopback; `answer` deals with each request on a thread of its own, and then the connection ends."""
+    """Listens on loopback; `answer` deals with each request on a thread of its own, and then the connection ends.
 
-    def __init__(self, answer: Callable[[Exchange], None]) -> None:
+    With `tls`, in TLS; a connection whose handshake fails is no request.
+    """
+
+    def __init__(self, answer: Callable[[Exchange], None], tls: SSLContext | None = None) -> None:
         self.answer = answer
+        self._tls = tls
         self.asked: list[Asked] = []
         #: Requests that `answer` is dealing with.
         self.open = 0
@@ -85,7 +91,7 @@ class FakeUpstream:
     @property
     def url(self) -> str:
         """The base URL."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
 
     def __enter__(self) -> Self:
         return self
@@ -116,9 +122,11 @@ class FakeUpstream:
             self._start(self._serve, sock)
 
     def _serve(self, sock: socket.socket) -> None:
-        with sock:
+        with sock, ExitStack() as stack:
             sock.settimeout(PATIENCE)
             try:
+                if self._tls is not None:
+                    sock = stack.enter_context(self._tls.wrap_socket(sock, server_side=True))
                 asked = _read(sock)
             except OSError:
                 return

@@ -73,10 +73,12 @@ class Orchestrator(Resource):
         self.silent = False
         self.half = False
         self.paths: list[bytes] = []
+        self.authorizations: list[str | None] = []
 
     def render_POST(self, request: Request) -> bytes | int:
         """Keep the report and answer it."""
         self.paths.append(request.path)
+        self.authorizations.append(request.getHeader("Authorization"))
         self.reports.append(json.loads(request.content.read() if request.content else b""))
         if self.silent:
             return NOT_DONE_YET

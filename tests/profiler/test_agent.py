@@ -21,7 +21,7 @@ URL = "http://orchestrator.test:5000/update_metrics"
 
 def reporter(reactor: FakeReactor, network: Network) -> Reporter:
     """Return a reporter to `network` whose chance is always in the middle: first retry after 0.75 s."""
-    return Reporter(reactor, network, URL, "node-1", deadline=5.0, draw=lambda: 0.5)
+    return Reporter(reactor, network, URL, "node-1", deadline=5.0, draw=lambda: 0.5, unix_time=reactor.seconds)
 
 
 class TestSettings:
@@ -90,6 +90,32 @@ class TestReporter:
                 "fs_write_count": 7,
                 "fs_write_size_kb": 8.5,
             }
+        ]
+
+    def test_token(self, reactor: FakeReactor) -> None:
+        """Each report carries the bearer token as it is by then; a retry too; without a token there is no header."""
+        network = Network()
+        tokens = iter([b"first", b"second", b"third"])
+        reports = Reporter(reactor, network, URL, "n", deadline=5.0, token=lambda: next(tokens))
+        network.orchestrator.answers = [(401, b"{}", {})]
+        reports.offer(bucket(1))
+        reactor.advance(1)
+        reports.offer(bucket(2))
+        reporter(reactor, network).offer(bucket(3))
+        assert network.orchestrator.authorizations == ["Bearer first", "Bearer second", "Bearer third", None]
+
+    @pytest.mark.parametrize("code", [401, 403])
+    def test_log_of_a_token_that_is_refused(self, reactor: FakeReactor, lines: list[str], code: int) -> None:
+        """One line with the orchestrator's own words, none with the token, and one when it is taken again."""
+        network = Network()
+        error = json.dumps({"error": "this takes a token of the role report"}).encode()
+        network.orchestrator.answers = [(code, error, {})] * 3
+        reports = Reporter(reactor, network, URL, "n", deadline=5.0, token=lambda: b"secret-of-this-node")
+        reports.offer(bucket(1))
+        reactor.pump([1] * 10)
+        assert lines == [
+            f"{URL} does not take the reports: {code} this takes a token of the role report",
+            f"{URL} takes the reports again; 0 did not get there",
         ]
 
     def test_log_of_success(self, reactor: FakeReactor, lines: list[str]) -> None:
@@ -161,7 +187,7 @@ class TestReporter:
         assert len(network.orchestrator.reports) == 2
         assert len(lines) == 2
 
-    @pytest.mark.parametrize("code", [400, 401, 404, 413, 302])
+    @pytest.mark.parametrize("code", [400, 404, 413, 302])
     def test_refusal(self, reactor: FakeReactor, lines: list[str], code: int) -> None:
         """What the orchestrator refuses is not sent again, and the log has the orchestrator's own words once."""
         network = Network()
@@ -175,9 +201,9 @@ class TestReporter:
         reports.offer(bucket(3))
         assert lines[1:] == [f"{URL} takes the reports again; 2 did not get there"]
 
-    @pytest.mark.parametrize("code", [408, 429, 500, 503])
+    @pytest.mark.parametrize("code", [401, 403, 408, 429, 500, 503])
     def test_busy(self, reactor: FakeReactor, code: int) -> None:
-        """408, 429 and the server's errors are tried again."""
+        """401 and 403, for a token may be about to be known, 408, 429 and the server's errors are tried again."""
         network = Network()
         network.orchestrator.answers = [(code, b"<html>busy</html>", {})]
         reporter(reactor, network).offer(bucket(1))

@@ -41,8 +41,8 @@ def machine(tmp_path: Path) -> Machine:
 
 
 def started(reactor: FakeReactor, machine: Machine) -> tuple[EbpfSource, Outcome]:
-    """Start a source with an interval of 10 s."""
-    source, outcome = EbpfSource(reactor, 10.0, machine), Outcome()
+    """Start a source with an interval of 10 s, and a wall clock that is 7 s ahead of the reactor's."""
+    source, outcome = EbpfSource(reactor, 10.0, machine, lambda: reactor.seconds() + 7), Outcome()
     source.start(outcome.buckets.append, outcome.complaints.append)
     return source, outcome
 
@@ -146,7 +146,7 @@ class TestEbpfSource:
         assert outcome.buckets == []
         reactor.advance(10)
         reactor.children[0].say(printed(6))
-        assert outcome.buckets == [bucket(1_700_000_010.0, page_faults=2)]
+        assert outcome.buckets == [bucket(1_700_000_017.0, page_faults=2)]
 
     @pytest.mark.parametrize("euid", [0, 1000])
     def test_obstacle(self, reactor: FakeReactor, euid: int) -> None:

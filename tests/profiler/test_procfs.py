@@ -244,8 +244,9 @@ class TestProcfsSource:
     """ProcfsSource: a reading each interval, in the pool's threads."""
 
     def start(self, reactor: FakeReactor, tree: Tree) -> tuple[ProcfsSource, Outcome]:
-        """Start a source with an interval of 10 s."""
-        source, outcome = ProcfsSource(reactor, 10.0, tree.reader()), Outcome()
+        """Start a source with an interval of 10 s, and a wall clock that is 7 s ahead of the reactor's."""
+        source = ProcfsSource(reactor, 10.0, tree.reader(), lambda: reactor.seconds() + 7)
+        outcome = Outcome()
         source.start(outcome.buckets.append, outcome.complaints.append)
         return source, outcome
 
@@ -257,7 +258,7 @@ class TestProcfsSource:
         tree.machine(110.0, pgfault=1007)
         reactor.advance(10)
         reactor.pool.run()
-        assert [(b.page_faults, b.timestamp) for b in outcome.buckets] == [(7, 1_700_000_010.0)]
+        assert [(b.page_faults, b.timestamp) for b in outcome.buckets] == [(7, 1_700_000_017.0)]
 
     def test_reading_off_the_reactor(self, reactor: FakeReactor, tree: Tree) -> None:
         """Files are read in the pool's threads, one reading at a time."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -54,6 +55,27 @@ class TestOptions:
             orchestrator="http://o", node_id="n2", interval=30.0, source="auto"
         )
 
+    def test_https(self) -> None:
+        """Authorities and a client certificate are paths, from flags and environment."""
+        environ = {"PROFILER_ORCHESTRATOR": "https://o", "PROFILER_CA": "/ca", "PROFILER_KEY": "/key"}
+        made = settings("--certificate=/certificate", environ=environ)
+        assert (made.ca, made.certificate, made.key) == (Path("/ca"), Path("/certificate"), Path("/key"))
+        assert settings().ca is None
+
+    @pytest.mark.parametrize(
+        ("line", "said"),
+        [
+            (("--ca=/ca",), "--ca '/ca' is for an orchestrator at an https:// URL"),
+            (("--orchestrator=https://o", "--certificate=/c"), "--certificate '/c' needs --key as well"),
+            (("--orchestrator=https://o", "--key=/k"), "--key '/k' needs --certificate as well"),
+        ],
+    )
+    def test_files_that_do_not_go_together(self, line: tuple[str, ...], said: str) -> None:
+        """One line."""
+        with pytest.raises(SystemExit) as raised:
+            settings(*line)
+        assert str(raised.value) == f"twistd profiler: {said}"
+
     def test_flag_over_environment(self) -> None:
         """A flag counts more than the environment."""
         assert settings("--node-id", "flag", environ={"PROFILER_NODE_ID": "environment"}).node_id == "flag"
@@ -86,6 +108,23 @@ class TestOptions:
             assert value in text
             assert "\n" not in text
 
+    def test_token_file(self, tmp_path: Path) -> None:
+        """By flag or by environment; it has to be there and to hold a token, or the start ends with one line."""
+        path = tmp_path / "token"
+        for given in (
+            lambda: settings("--token-file", str(path)),
+            lambda: settings(environ={"PROFILER_TOKEN_FILE": str(path)}),
+        ):
+            path.write_text("a-token-0123456789\n")
+            assert given().token_file == path
+            path.write_text("# secret\n")
+            with pytest.raises(SystemExit) as raised:
+                given()
+            assert "TOKEN_FILE" in str(raised.value).upper().replace("-", "_")
+            assert str(raised.value).endswith(f"{str(path)!r} holds no token")
+        with pytest.raises(SystemExit, match=r"^twistd profiler: --token-file: '/none' cannot be read: No such file"):
+            settings("--token-file", "/none")
+
     def test_ebpf_that_cannot_work(self) -> None:
         """Where eBPF is asked for and cannot work the start ends with the reason; `auto` goes on."""
         machine = Machine(euid=1000, which=lambda name: name)
@@ -105,6 +144,13 @@ class TestMakeService:
         assert isinstance(service, MultiService)
         assert [type(part).__name__ for part in service] == ["Profiler", "StopOnSignals"]
         assert isinstance(service.getServiceNamed("profiler"), Profiler)
+
+    def test_files_that_cannot_be_read(self) -> None:
+        """One line that names the option and the file, before anything starts."""
+        options = Options({}, CAPABLE)
+        options.parseOptions(["--orchestrator=https://o", "--ca=/does/not/exist"])
+        with pytest.raises(SystemExit, match=r"^twistd profiler: --ca: '/does/not/exist' cannot be read: No such file"):
+            makeService(options)
 
     def test_plugin(self) -> None:
         """The plugin that twistd knows as `profiler` is this module."""

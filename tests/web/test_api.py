@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.logger import capturedLogs
 
 from orchestratord.errors import Overloaded, QueryTimeout, UpstreamUnavailable
 from orchestratord.query import Query
@@ -84,6 +85,25 @@ def test_odd_details_are_400() -> None:
     )
 
 
+def test_parameters_that_are_none_are_400() -> None:
+    """In the same words as every error that is not a query's."""
+    answer = Wire().ask("GET", "/nodes?details=%ff")
+    assert (answer.status, answer.json) == (400, {"error": "a parameter is not UTF-8"})
+
+
+@pytest.mark.parametrize("host", ["a b", 'x?y&"', "\xff", "", "[::1", "a" * 300])
+@pytest.mark.parametrize("path", ["/nodes", "/query?q=up"])
+def test_an_odd_host_changes_nothing(host: str, path: str) -> None:
+    """No answer depends on what the client calls this host, and no failure is logged for it."""
+    wire = Wire()
+    wire.upstreams.answer = Answer(200, b"application/json", b"{}")
+    connection = wire.connect()
+    with capturedLogs() as logs:
+        connection.send(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode("latin-1"))
+    assert [answer.status for answer in connection.answers()] == [200]
+    assert not [event for event in logs if "log_failure" in event]
+
+
 def test_listings_at_a_time_are_bounded() -> None:
     """Each of a large table takes a thread for a while."""
     wire = reported("a")
@@ -160,6 +180,16 @@ def test_a_query_is_passed_on_and_its_answer_back() -> None:
     answer = wire.ask("GET", "/query?q=up&time=1")
     assert (answer.status, answer.headers["content-type"], answer.body) == (422, "application/json; charset=x", b"{ }")
     assert wire.upstreams.asked == [Query("/api/v1/query", (("query", "up"), ("time", "1")))]
+
+
+def test_no_content_is_passed_on_as_such() -> None:
+    """With no body, and so with no type and no length of one."""
+    wire = Wire()
+    wire.upstreams.answer = Answer(204, b"", b"")
+    for path in ("/api/v1/query", "/api/v1/query_exemplars"):
+        answer = wire.ask("GET", f"{path}?query=1")
+        assert (answer.status, answer.body) == (204, b"")
+        assert {"content-type", "content-length", "transfer-encoding"} & answer.headers.keys() == set()
 
 
 def test_a_query_may_be_a_form() -> None:

@@ -96,7 +96,6 @@ def test_stale_nodes_are_not_exposed() -> None:
     ("method", "path", "accept"),
     [
         ("GET", "/metrics?name[]=page_faults", ""),
-        ("POST", "/metrics", ""),
         ("GET", "/metrics", "application/openmetrics-text; version=2.0.0"),
     ],
 )
@@ -104,6 +103,24 @@ def test_what_is_rare_is_left_to_prometheus_client(method: str, path: str, accep
     """Its own resource is behind ours."""
     headers: dict[str, Any] = {"Accept": accept} if accept else {}
     assert Wire().ask(method, path, **headers).body == b"fallback"
+
+
+@pytest.mark.parametrize("method", ["POST", "OPTIONS"])
+def test_other_methods_are_405(method: str) -> None:
+    """As JSON with Allow, as everywhere: prometheus_client would answer in plain text."""
+    answer = Wire().ask(method, "/metrics")
+    assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
+    assert "is not allowed here" in answer.json["error"]
+
+
+def test_head_tells_the_format() -> None:
+    """No body comes with it, and the connection stays usable."""
+    connection = Wire().connect()
+    connection.send(request("HEAD", "/metrics", Accept=ACCEPTS["OpenMetrics"]))
+    connection.send(request("GET", "/-/ready"))
+    head, ready = connection.answers()
+    assert (head.status, head.body, ready.body) == (200, b"", b"ready\n")
+    assert head.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
 
 
 def large() -> Wire:

@@ -102,6 +102,18 @@ def test_a_connection_that_sends_nothing_is_closed_without_a_word() -> None:
     assert connection.answers() == []
 
 
+def test_a_client_that_does_not_take_the_end_of_its_answer_is_cut() -> None:
+    """A connection that was told to end and stays, because what is written is not read, ends by force."""
+    wire = Wire()
+    connection = wire.connect()
+    connection.send(request("GET", "/-/ready", Connection="close"))
+    assert connection.transport.disconnecting
+    wire.clock.pump([1] * 59)
+    assert not connection.transport.disconnected
+    wire.clock.pump([1] * 2)
+    assert connection.transport.disconnected
+
+
 def test_a_kept_connection_may_be_idle_and_then_has_a_deadline_again() -> None:
     """The idle limit between requests, the deadline from the first byte of the next."""
     wire = Wire()

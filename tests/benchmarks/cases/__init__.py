@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.benchmarks.cases import nodes, queries, reports, scrapes
+from tests.benchmarks.cases import nodes, queries, reports, scrapes, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,4 +26,5 @@ CASES: dict[str, Callable[[Plan, Servers], list[Row]]] = {
     "same-query": queries.same,
     "latest": queries.latest,
     "start": nodes.start,
+    "tokens": tokens.tokens,
 }

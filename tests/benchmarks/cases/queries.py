@@ -47,17 +47,17 @@ class Field:
 
 def distinct(plan: Plan, servers: Servers) -> list[Row]:
     """Ask for each node's families, in turn, over 16 connections; and over a single one for the way itself."""
-    field = _field(servers)
+    field = field_of(servers)
     plain = servers.plain_proxy(field.prometheus.port)
     ours = payloads.write(payloads.queries(_NODES, _OURS), plan.home / "queries")
     direct = payloads.write(payloads.queries(_NODES, _DIRECT), plan.home / "direct-queries")
     sides = {
-        "ours": _queries(plan, field, field.daemon, ours),
-        "plain Klein + treq.get": _queries(plan, field, plain, ours),
-        "Prometheus": _queries(plan, field, field.prometheus, direct),
-        _GZIP: _queries(plan, field, field.prometheus, _gzip_queries(plan)),
-        "ours, one connection": _queries(plan, field, field.daemon, ours, 1),
-        "Prometheus, one connection": _queries(plan, field, field.prometheus, direct, 1),
+        "ours": load_of(plan, field, field.daemon, ours),
+        "plain Klein + treq.get": load_of(plan, field, plain, ours),
+        "Prometheus": load_of(plan, field, field.prometheus, direct),
+        _GZIP: load_of(plan, field, field.prometheus, _gzip_queries(plan)),
+        "ours, one connection": load_of(plan, field, field.daemon, ours, 1),
+        "Prometheus, one connection": load_of(plan, field, field.prometheus, direct, 1),
     }
     measured = plan.interleave("query", sides)
     rates = {name: _rate(name, loads) for name, loads in measured.items()}
@@ -75,12 +75,12 @@ def distinct(plan: Plan, servers: Servers) -> list[Row]:
 
 def same(plan: Plan, servers: Servers) -> list[Row]:
     """Send one query from 64 clients at once."""
-    field = _field(servers)
+    field = field_of(servers)
     ours = payloads.write([payloads.get(_OURS + quote(_ONE))], plan.home / "query")
     direct = payloads.write([payloads.get(_DIRECT + quote(_ONE))], plan.home / "direct-query")
     in_flight: list[float] = []
     upstream: list[float] = []
-    through = _queries(plan, field, field.daemon, ours, _SAME_CONNECTIONS)
+    through = load_of(plan, field, field.daemon, ours, _SAME_CONNECTIONS)
 
     def counted() -> Load:
         name = "orchestrator_upstream_requests_total"
@@ -91,7 +91,7 @@ def same(plan: Plan, servers: Servers) -> list[Row]:
         upstream.append((http11.metric(field.daemon.port, name) - before) / load.requests)
         return load
 
-    sides = {"ours": counted, "Prometheus": _queries(plan, field, field.prometheus, direct, _SAME_CONNECTIONS)}
+    sides = {"ours": counted, "Prometheus": load_of(plan, field, field.prometheus, direct, _SAME_CONNECTIONS)}
     rates = {name: _rate(name, loads) for name, loads in plan.interleave("same-query", sides).items()}
     return [
         at_least("/query, the same from 64 clients", rates["ours"], rates["Prometheus"], 1),
@@ -102,7 +102,7 @@ def same(plan: Plan, servers: Servers) -> list[Row]:
 
 def latest(plan: Plan, servers: Servers) -> list[Row]:
     """Ask for the latest values of single nodes, answered from memory, over 16 connections."""
-    field = _field(servers, "--latest-from-memory", "always")
+    field = field_of(servers, "--latest-from-memory", "always")
     status, headers, body = http11.get(field.daemon.port, _OURS + quote(_ONE))
     if status != 200 or headers.get("x-orchestrator-source") != "memory":
         raise LoadError(f"not answered from memory: {status} {headers} {body[:300]!r}")
@@ -111,9 +111,9 @@ def latest(plan: Plan, servers: Servers) -> list[Row]:
     ours = payloads.write(payloads.queries(_NODES, _OURS), plan.home / "queries")
     direct = payloads.write(payloads.queries(_NODES, _DIRECT), plan.home / "direct-queries")
     sides = {
-        "ours": _queries(plan, field, field.daemon, ours),
-        "Prometheus": _queries(plan, field, field.prometheus, direct),
-        _GZIP: _queries(plan, field, field.prometheus, _gzip_queries(plan)),
+        "ours": load_of(plan, field, field.daemon, ours),
+        "Prometheus": load_of(plan, field, field.prometheus, direct),
+        _GZIP: load_of(plan, field, field.prometheus, _gzip_queries(plan)),
     }
     measured = plan.interleave("latest", sides)
     rates = [_rate(name, loads) for name, loads in measured.items()]
@@ -125,7 +125,7 @@ def latest(plan: Plan, servers: Servers) -> list[Row]:
     ]
 
 
-def _field(servers: Servers, *options: str) -> Field:
+def field_of(servers: Servers, *options: str) -> Field:
     """Start both, and wait until Prometheus knows the nodes."""
     prometheus_port = free_port()
     daemon = servers.daemon("--prometheus", f"http://127.0.0.1:{prometheus_port}", *options)
@@ -139,9 +139,10 @@ def _field(servers: Servers, *options: str) -> Field:
     return field
 
 
-def _queries(
+def load_of(
     plan: Plan, field: Field, server: Server, requests: Path, connections: int = _CONNECTIONS
 ) -> Callable[[], Load]:
+    """Return what sends the requests of a file to a server as fast as it answers."""
     wrk(server, requests, connections=connections, seconds=1)
 
     cores = machine.SERVER if server is field.prometheus else machine.ALL

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ _WARM_UP = 1
 _BATCH = 100
 #: Seconds of a look at the cost of a report.
 _SHORT = 1
+#: Seconds after which nodes report again, lest they go stale.
+_FRESH = 30.0
 #: Connections that are opened for other reasons, or never served: how far their count may be from that of the requests.
 _STRAY = 0.05
 
@@ -32,12 +35,12 @@ def ingest(plan: Plan, servers: Servers) -> list[Row]:
     reports = payloads.write(payloads.reports(_NODES), plan.home / "reports")
     pushes = payloads.write(payloads.pushes(_NODES), plan.home / "pushes")
     sides = {
-        "ours": _reports(plan, servers.daemon(), reports),
-        "floor": _reports(plan, servers.floor(), reports),
-        "Flask": _reports(plan, servers.flask(), reports),
-        "Flask, gunicorn -w 2": _reports(plan, servers.gunicorn(), reports),
-        "Pushgateway, all nodes stored": _reports(plan, _filled_pushgateway(plan, servers), pushes),
-        "Pushgateway, no check": _reports(plan, servers.pushgateway(check=False), pushes),
+        "ours": rate(plan, servers.daemon(), reports),
+        "floor": rate(plan, servers.floor(), reports),
+        "Flask": rate(plan, servers.flask(), reports),
+        "Flask, gunicorn -w 2": rate(plan, servers.gunicorn(), reports),
+        "Pushgateway, all nodes stored": rate(plan, _filled_pushgateway(plan, servers), pushes),
+        "Pushgateway, no check": rate(plan, servers.pushgateway(check=False), pushes),
     }
     figures = _figures(plan.interleave("ingest", sides), "reports/s")
     ours = figures.pop("ours")
@@ -55,10 +58,10 @@ def connections(plan: Plan, servers: Servers) -> list[Row]:
     """Send reports over a connection each, as `requests.post` sends them."""
     reports = payloads.write(payloads.reports(_NODES, close=True), plan.home / "closing-reports")
     sides = {
-        "ours": _counted(plan, servers.daemon(), reports),
-        "floor": _counted(plan, servers.floor(), reports),
-        "Flask": _counted(plan, servers.flask(), reports),
-        "Flask, gunicorn -w 2": _counted(plan, servers.gunicorn(), reports),
+        "ours": counted_rate(plan, servers.daemon(), reports),
+        "floor": counted_rate(plan, servers.floor(), reports),
+        "Flask": counted_rate(plan, servers.flask(), reports),
+        "Flask, gunicorn -w 2": counted_rate(plan, servers.gunicorn(), reports),
     }
     figures = _figures(plan.interleave("connections", sides), "reports/s")
     ours = figures.pop("ours")
@@ -71,10 +74,10 @@ def batches(plan: Plan, servers: Servers) -> list[Row]:
     arrays = payloads.write(payloads.batches(_NODES, _BATCH), plan.home / "batches")
     imports = payloads.write(payloads.imports(_NODES), plan.home / "imports")
     ours, victoria = servers.daemon(), servers.victoria_metrics()
-    in_arrays = _reports(plan, ours, arrays)
+    in_arrays = rate(plan, ours, arrays)
     sides = {
         "ours": lambda: _BATCH * in_arrays(),
-        "VictoriaMetrics, one node a request": _reports(plan, victoria, imports),
+        "VictoriaMetrics, one node a request": rate(plan, victoria, imports),
     }
     figures = _figures(plan.interleave("batches", sides), "nodes/s")
     ours_figure = figures.pop("ours")
@@ -93,7 +96,7 @@ def growth(plan: Plan, servers: Servers) -> list[Row]:
     sides = {f"{size:,} nodes": _cost(plan, servers.daemon(), size) for size in sizes}
     sides |= {f"floor, {size:,} nodes": _cost(plan, floor, size, table=False) for size in (sizes[0], sizes[2])}
     # The middle of many short looks is steadier than that of a few long ones.
-    short = replace(plan, rounds=plan.rounds * 4)
+    short = replace(plan, rounds=plan.rounds * 3)
     small, middle, large, floor_small, floor_large = _figures(short.interleave("growth", sides), "us of CPU").values()
     return [
         stated(f"a report with {sizes[1]:,} nodes in the table", middle, small),
@@ -106,7 +109,7 @@ def _figures(measured: dict[str, list[float]], unit: str) -> dict[str, Figure]:
     return {name: Figure(name, unit, values) for name, values in measured.items()}
 
 
-def _reports(plan: Plan, server: Server, requests: Path) -> Callable[[], float]:
+def rate(plan: Plan, server: Server, requests: Path) -> Callable[[], float]:
     """Return what measures requests per second, after a warm-up that makes the server know the nodes."""
     wrk(server, requests, connections=_CONNECTIONS, seconds=_WARM_UP)
     return lambda: wrk(server, requests, connections=_CONNECTIONS, seconds=plan.seconds).per_second
@@ -124,7 +127,7 @@ def _filled_pushgateway(plan: Plan, servers: Servers) -> Server:
     return servers.pushgateway(store=store)
 
 
-def _counted(plan: Plan, server: Server, requests: Path) -> Callable[[], float]:
+def counted_rate(plan: Plan, server: Server, requests: Path) -> Callable[[], float]:
     """Do the same, and check by the kernel's count that each request did come over a connection of its own."""
     wrk(server, requests, connections=_CONNECTIONS, seconds=_WARM_UP)
 
@@ -146,11 +149,13 @@ def _cost(plan: Plan, server: Server, size: int, *, table: bool = True) -> Calla
     """
     arrays = payloads.batches(size, _BATCH) if table else []
     requests = payloads.write(payloads.reports(size, shuffled=True), plan.home / f"reports-{size}")
-    sent = 0
+    sent, refreshed = 0, float("-inf")
 
     def measure() -> float:
-        nonlocal sent
-        send_all(server.port, arrays)
+        nonlocal sent, refreshed
+        if time.monotonic() - refreshed > _FRESH:
+            send_all(server.port, arrays)
+            refreshed = time.monotonic()
         before = machine.cpu_seconds(server.pid)
         load = wrk(server, requests, connections=_CONNECTIONS, seconds=_SHORT, first=sent % size)
         sent += load.requests

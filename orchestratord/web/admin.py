@@ -1,0 +1,73 @@
+"""What operators and the kubelet ask for: the probes, and to forget a node. Beside everything else, or on its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from klein import Klein
+from werkzeug.exceptions import NotFound
+
+from orchestratord.web.answers import failure_body, json_body, text_body, unknown_node
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from twisted.python.failure import Failure
+
+    from orchestratord.nodes import NodeStore
+    from orchestratord.web.reports import Clocks
+    from orchestratord.web.site import BoundedRequest
+
+
+class Admin:
+    """The routes that can have a listener of their own, `app`. Belongs to the reactor thread.
+
+    `unhealthy` and `unready` return the reason, or None while all is well.
+    """
+
+    app = Klein()
+
+    def __init__(
+        self,
+        nodes: NodeStore,
+        clocks: Clocks,
+        *,
+        unhealthy: Callable[[], str | None],
+        unready: Callable[[], str | None],
+    ) -> None:
+        self._nodes = nodes
+        self._clocks = clocks
+        self._unhealthy = unhealthy
+        self._unready = unready
+
+    @app.handle_errors(Exception)
+    def failed(self, request: Any, failure: Failure) -> bytes:
+        """Answer what a route has raised, and what is no route."""
+        if isinstance(failure.value, NotFound):
+            return json_body(
+                request, 404, {"error": "no such path; here are /-/healthy, /-/ready and DELETE /nodes/<id>"}
+            )
+        return failure_body(request, failure)
+
+    @app.route("/-/healthy", methods=["GET"])
+    def healthy(self, request: BoundedRequest) -> bytes:
+        """Tell whether the process does its work."""
+        request.route = "/-/healthy"
+        reason = self._unhealthy()
+        return text_body(request, 500 if reason else 200, f"{reason or 'healthy'}\n")
+
+    @app.route("/-/ready", methods=["GET"])
+    def ready(self, request: BoundedRequest) -> bytes:
+        """Tell whether reports are taken."""
+        request.route = "/-/ready"
+        reason = self._unready()
+        return text_body(request, 503 if reason else 200, f"{reason or 'ready'}\n")
+
+    @app.route("/nodes/<node_id>", methods=["DELETE"])
+    def forget(self, request: BoundedRequest, node_id: str) -> bytes:
+        """Forget a node, as one that was drained."""
+        request.route = "/nodes/<id>"
+        if not self._nodes.forget(node_id, self._clocks.monotonic()):
+            raise unknown_node(node_id)
+        request.setResponseCode(204)
+        return b""

@@ -1,0 +1,81 @@
+"""Any body, plain or gzip: valid reports come out, or a Fault that blames the client, and nothing else.
+
+The first byte says how the rest is to be read: plain, packed here, or as what is packed already.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from typing import TYPE_CHECKING, Any, Protocol
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from orchestratord.errors import BadReport, Fault
+from orchestratord.exposition import LAST_REPORT
+from orchestratord.report import MAX_AHEAD, gunzip
+from tests import fakes
+from tests.fakes import FAMILIES, NOW
+
+if TYPE_CHECKING:
+    from orchestratord.report import Decoded, NodeReport
+
+#: Bytes of an unpacked body.
+LIMIT = 65_536
+_DECODER = fakes.decoder(max_batch=300)
+
+
+class Decoder(Protocol):
+    """What is fuzzed."""
+
+    def decode(self, body: bytes, received_at: float) -> Decoded:
+        """Do as ReportDecoder does."""
+        ...
+
+
+def check(data: bytes, decoder: Decoder = _DECODER) -> None:
+    """Fail unless the body is answered as the contract has it."""
+    way, rest = data[:1], data[1:]
+    try:
+        if way == b"z":
+            body = gunzip(rest, LIMIT)
+            assert len(body) <= LIMIT
+        else:
+            body = gunzip(gzip.compress(rest, 1), LIMIT) if way == b"g" else rest
+        reports = decoder.decode(body, NOW).reports
+    except Fault as fault:
+        assert 400 <= fault.status < 500
+        assert str(fault).isprintable()
+        assert len(str(fault)) < 500
+        if isinstance(fault, BadReport):
+            assert re.search(r" - at \$(\[\d+\])?(\.\w+)?\Z", str(fault)), str(fault)
+        return
+    _reads_the_same(body, reports)
+    for report in reports:
+        _is_valid(report)
+
+
+def _reads_the_same(body: bytes, reports: list[NodeReport]) -> None:
+    """Python's own JSON parser finds the same in it."""
+    sent: Any = json.loads(body)
+    for one, report in zip(sent if isinstance(sent, list) else [sent], reports, strict=True):
+        assert report.node_id == one["node_id"]
+        assert report.values == tuple(one.get(name) for name in FAMILIES)
+        assert report.timestamp == one.get("timestamp")
+
+
+def _is_valid(report: NodeReport) -> None:
+    assert re.fullmatch(r"[A-Za-z0-9._:-]{1,253}", report.node_id, re.ASCII)
+    assert all(value is None or 0 <= value < 2**64 for value in report.values)
+    assert report.timestamp is None or 0 <= report.timestamp <= NOW + MAX_AHEAD
+    expected = dict(zip((*FAMILIES, LAST_REPORT), (*report.values, NOW), strict=True))
+    samples = [
+        sample
+        for family in text_string_to_metric_families(b"".join(report.lines).decode())
+        for sample in family.samples
+    ]
+    assert {sample.name: float(sample.value) for sample in samples} == {
+        name: float(value) for name, value in expected.items() if value is not None
+    }
+    assert all(sample.labels == {"node_id": report.node_id} for sample in samples)
