@@ -13,8 +13,9 @@ import pytest
 import requests
 import yaml
 
+from tests.certificates import Authority
 from tests.grafana import DASHBOARDS, Ask, asks, load, metric_names
-from tests.integration.daemon import FAMILIES, PATIENCE, ROOT, Daemon, free_port, full_report, run, until
+from tests.integration.daemon import FAMILIES, LOOPBACK, PATIENCE, ROOT, Daemon, free_port, full_report, run, until
 from tests.integration.prometheus import Prometheus, result
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class Traffic:
         self._took({"node_id": "n1", "timestamp": now - 30}, 200)
         self._took({"node_id": "n4", "page_faults": 1, "no_such_metric": 1}, 200)
         self._took({"node_id": "n5", "timestamp": now + 7200}, 400)
+        assert requests.delete(f"{self._daemon.url}/nodes/n1", timeout=PATIENCE).status_code == 401
         assert self._daemon.get("/query", {"q": "page_faults"}).status_code == 200
         assert self._daemon.get("/api/v1/query", {"query": f"page_faults * {turn}"}).status_code == 200
         assert self._daemon.get("/query", {"q": "page_faults["}).status_code == 400
@@ -88,7 +90,13 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     rules.write_text(re.sub(r"^ *interval: .*\n", "", RULES.read_text(), flags=re.MULTILINE))
     prometheus = Prometheus(home / "prometheus", rules)
     upstreams = ("--prometheus", f"http://127.0.0.1:{free_port()}", "--prometheus", prometheus.url)
-    daemon = Daemon(home / "daemon", *upstreams, "--stale-after", "2", "--expire-every", "0.5")
+    authority = Authority(home)
+    authority.issue("server", "127.0.0.1")
+    tls = ("--tls-certificate", str(authority.certificate("server")), "--tls-key", str(authority.key("server")))
+    (home / "admin").write_text("a-token-that-nobody-shows\n")
+    trust = ("--listen", f"tls:{LOOPBACK}", *tls, "--token-file", f"admin={home / 'admin'}")
+    intervals = ("--stale-after", "2", "--expire-every", "0.5", "--snapshot-every", "1")
+    daemon = Daemon(home / "daemon", *upstreams, *trust, *intervals, "--data-dir", str(home / "data"))
     try:
         prometheus.start(daemon.started().port)
         traffic = Traffic(daemon)
