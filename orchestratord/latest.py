@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from promql_parser import MatchOp, VectorSelector
 from promql_parser import parse as parse_promql
 from twisted.internet.task import deferLater
 
-from orchestratord.errors import UpstreamUnreachable
+from orchestratord.errors import Overloaded, UpstreamUnreachable
 from orchestratord.upstream import Answer
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from orchestratord.catalogue import Catalogue
     from orchestratord.nodes import Entry, NodeStore
     from orchestratord.query import Query
+    from orchestratord.room import Room
     from orchestratord.settings import Mode
     from orchestratord.upstream import QueryClient
 
@@ -66,17 +68,27 @@ class LatestFromMemory:
     """A QueryClient before another one: plain selectors of the latest value never, always, or at need from the table.
 
     A query is answered here only if it is exactly a selector of one catalogue family with matchers on `node_id`, at the
-    present time; everything else is `client`'s. `clocks` has `monotonic` and `time`.
+    present time; everything else is `client`'s. `clocks` has `monotonic` and `time`. The answers that are about the
+    whole table take of `room`.
     """
 
     def __init__(
-        self, reactor: Any, client: QueryClient, nodes: NodeStore, catalogue: Catalogue, *, clocks: Any, mode: Mode
+        self,
+        reactor: Any,
+        client: QueryClient,
+        nodes: NodeStore,
+        catalogue: Catalogue,
+        *,
+        clocks: Any,
+        mode: Mode,
+        room: Room,
     ) -> None:
         self._reactor = reactor
         self._client = client
         self._nodes = nodes
         self._clocks = clocks
         self._mode = mode
+        self._room = room
         indexes = {name: index for index, name in enumerate(catalogue.names)}
         #: Schedulers ask the same of the same nodes again and again; parsing takes longer than looking up.
         self._selection = lru_cache(maxsize=1000)(lambda promql: select(promql, indexes))
@@ -120,7 +132,11 @@ class LatestFromMemory:
             if selection.node_ids is None:
                 await deferLater(self._reactor, 0)
             matching += block
-        return self._envelope(selection, matching, warnings)
+        answer = self._envelope(selection, matching, warnings)
+        lease = self._room.lease()
+        if not lease.hold(len(answer.body)):
+            raise Overloaded("the answers that are being passed on fill their memory; try again")
+        return replace(answer, lease=lease)
 
     def _envelope(self, selection: Selection, entries: list[Entry], warnings: tuple[str, ...]) -> Answer:
         unix_now = round(self._clocks.time(), 3)

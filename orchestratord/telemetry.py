@@ -15,7 +15,7 @@ from prometheus_client.utils import floatToGoString
 from orchestratord import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from prometheus_client import Metric
 
@@ -31,6 +31,7 @@ REPORT_OUTCOMES = (
     "forbidden",
     "unverified",
     "table_full",
+    "busy",
     "draining",
     "failed",
 )
@@ -77,7 +78,6 @@ class Telemetry(Collector):
 
     def __init__(self) -> None:
         self._nodes = 0
-        self._limits: tuple[int, float] | None = None
         self._reports = Counter(dict.fromkeys(REPORT_OUTCOMES, 0))
         self._report_bytes = Distribution(_BODY_BYTES)
         self._expired = 0
@@ -89,14 +89,15 @@ class Telemetry(Collector):
         self._certificate_not_after: float | None = None
         self._snapshot_failures = 0
         self._snapshot: tuple[float, float, int] | None = None
+        self._watched: list[tuple[str, str, bool, Callable[[], float]]] = []
+
+    def watch(self, name: str, help_text: str, read: Callable[[], float], *, counter: bool = False) -> None:
+        """Export what `read` returns, which any thread may call, under this name: a gauge, or a counter."""
+        self._watched.append((name, help_text, counter, read))
 
     def nodes(self, fresh: int) -> None:
         """Record how many nodes are fresh, as a scrape begins."""
         self._nodes = fresh
-
-    def limits(self, *, max_nodes: int, stale_after: float) -> None:
-        """Export what the table may hold, and after how many seconds a node is stale; without a call they are not."""
-        self._limits = (max_nodes, stale_after)
 
     def report_body(self, size: int) -> None:
         """Record the unpacked size of a report's body, in bytes."""
@@ -155,14 +156,6 @@ class Telemetry(Collector):
     def collect(self) -> Iterator[Metric]:
         """Return the families with their samples."""
         yield GaugeMetricFamily("orchestrator_nodes", "Nodes with a fresh report.", self._nodes)
-        if self._limits is not None:
-            max_nodes, stale_after = self._limits
-            yield GaugeMetricFamily("orchestrator_nodes_limit", "Nodes that the table holds at most.", max_nodes)
-            yield GaugeMetricFamily(
-                "orchestrator_stale_after_seconds",
-                "Seconds without a report after which a node is gone.",
-                stale_after,
-            )
         reports = CounterMetricFamily(
             "orchestrator_reports",
             "Reports by what became of them; a refused batch counts as one.",
@@ -186,6 +179,8 @@ class Telemetry(Collector):
         )
         yield from self._http()
         yield from self._upstreams()
+        for name, help_text, counter, read in self._watched:
+            yield (CounterMetricFamily if counter else GaugeMetricFamily)(name, help_text, read())
         if self._certificate_not_after is not None:
             yield GaugeMetricFamily(
                 "orchestrator_tls_certificate_not_after_timestamp_seconds",

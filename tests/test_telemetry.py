@@ -36,14 +36,6 @@ def test_every_metric_of_the_contract_is_there_from_the_start() -> None:
     assert metrics.value("orchestrator_upstream_up", upstream="http://p") == 1
 
 
-def test_the_limits() -> None:
-    """What the table may hold and when a node is stale are exported, so that an alert needs not know the settings."""
-    metrics = Metrics()
-    metrics.telemetry.limits(max_nodes=150_000, stale_after=60.0)
-    assert metrics.value("orchestrator_nodes_limit") == 150_000
-    assert metrics.value("orchestrator_stale_after_seconds") == 60
-
-
 def test_requests_are_counted_by_route_method_and_code() -> None:
     """What a client makes up as a method is "other", so that it cannot make series."""
     metrics = Metrics()

@@ -122,21 +122,22 @@ class Api:
         if wanted not in {"true", "1", "false", "0", ""}:
             raise BadRequest(f"invalid parameter 'details': must be true or false, not {wanted[:20]!a}")
         if self._listings >= _MAX_LISTINGS:
-            raise Busy(f"{_MAX_LISTINGS} listings are in the making already; try again")
+            raise Busy(f"{_MAX_LISTINGS} listings are under way already; try again")
         now, unix_now = self._clocks.monotonic(), self._clocks.time()
         entries = self._nodes.snapshot(now)
         self._listings += 1
-        try:
-            if wanted in {"true", "1"}:
-                names, stale_after = self._catalogue.names, self._nodes.stale_after
-                body = await self._in_thread(lambda: details_json(entries, names, now, unix_now, stale_after))
-            else:
-                body = await self._in_thread(lambda: names_json(entries))
-        finally:
-            self._listings -= 1
+        request.notifyFinish().addBoth(self._listed)
+        if wanted in {"true", "1"}:
+            names, stale_after = self._catalogue.names, self._nodes.stale_after
+            body = await self._in_thread(lambda: details_json(entries, names, now, unix_now, stale_after))
+        else:
+            body = await self._in_thread(lambda: names_json(entries))
         request.setHeader(b"Content-Type", b"application/json")
         request.setHeader(b"Content-Length", b"%d" % len(body))
         return body
+
+    def _listed(self, _: object) -> None:
+        self._listings -= 1
 
     @app.route("/nodes/<node_id>", methods=["GET"])
     def node(self, request: BoundedRequest, node_id: str) -> bytes:
@@ -178,7 +179,7 @@ class Api:
         return await self._queries.answer(request, f"/api/v1/label/{quote(name, safe='')}/values")
 
 
-#: Listings made at a time: each holds the pool thread for a second where there are 100,000 nodes.
+#: Listings at a time, until they are read: of 100,000 nodes, each takes a pool thread for a second, and 40 MB.
 _MAX_LISTINGS = 8
 
 

@@ -67,6 +67,7 @@ class Queries:
 
     async def _fetch(self, request: BoundedRequest, query: Query) -> bytes:
         answer = await self._client.fetch(query)
+        request.lease = answer.lease
         request.setResponseCode(answer.status)
         if answer.content_type:
             request.setHeader(b"Content-Type", answer.content_type)

@@ -185,6 +185,12 @@ def test_every_metric_of_the_rules_exists(prometheus: Prometheus) -> None:
     until(lambda: wanted <= names(prometheus), f"all of {sorted(wanted - names(prometheus))}")
 
 
+def test_the_limits_are_exported(house: House) -> None:
+    """What the table may hold, and when a node is stale, so that an alert needs not know the settings."""
+    assert house.daemon.sample("orchestrator_nodes_limit") == 150_000
+    assert house.daemon.sample("orchestrator_stale_after_seconds") == 2
+
+
 def test_no_rule_fails(prometheus: Prometheus) -> None:
     """Prometheus evaluates each of them without an error, such as two series that match one."""
 

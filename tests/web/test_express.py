@@ -119,7 +119,7 @@ def from_memory() -> Wire:
     wire = Wire()
     wire.report(body("n1", page_faults=3))
     wire.queries._client = LatestFromMemory(
-        wire.clock, wire.upstreams, wire.nodes, BUILT_IN, clocks=wire.clocks, mode="always"
+        wire.clock, wire.upstreams, wire.nodes, BUILT_IN, clocks=wire.clocks, mode="always", room=wire.arriving
     )
     wire.upstreams.answer = Answer(200, b"application/json", b"{}")
     return wire
