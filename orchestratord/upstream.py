@@ -219,7 +219,7 @@ class Upstreams:
         unlike = None
         if 300 <= response.code < 400:
             unlike = ", a redirect, which is not followed"
-        elif response.code == 204 and not body:  # exemplars of a query that selects nothing
+        elif response.code == 204 and not body and query.path == "/api/v1/query_exemplars":  # it selects nothing
             return Answer(204, b"", b"")
         elif not content_type.lower().startswith(b"application/json"):
             shown = content_type[:200].decode("latin-1") or "no content type"

@@ -213,15 +213,6 @@ def test_what_is_kept_is_bounded() -> None:
     assert setup.fetch(DOWN)
 
 
-class StrictClock(Clock):
-    """A Clock that takes no delay below 0, as the real reactor does."""
-
-    def callLater(self, delay: float, callable: Any, *args: Any, **kw: Any) -> Any:  # noqa: A002 - as in Clock
-        """Call later."""
-        assert delay >= 0
-        return super().callLater(delay, callable, *args, **kw)
-
-
 def test_a_deadline_that_passes_before_it_is_set() -> None:
     """A process that is stopped in the midst of a query, by a noisy neighbour, answers 504 and not 500."""
     clock = StrictClock()

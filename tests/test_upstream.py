@@ -148,9 +148,13 @@ def test_an_answer_comes_back_byte_for_byte() -> None:
     assert setup.count("p", "answered") == 1
 
 
-def test_no_content_is_an_answer() -> None:
-    """Prometheus says so of exemplars where the query selects nothing; with a body it would be nonsense."""
-    assert result(Setup(p=Prometheus(Answer(204, b"", b""))).fetch()) == Answer(204, b"", b"")
+def test_no_content_is_an_answer_about_exemplars() -> None:
+    """Prometheus says so of exemplars where the query selects nothing; of anything else it would be nonsense."""
+    nothing = Answer(204, b"", b"")
+    exemplars = Query("/api/v1/query_exemplars", (("query", "1"),))
+    assert result(Setup(p=Prometheus(nothing)).fetch(exemplars)) == nothing
+    with pytest.raises(UpstreamUnavailable, match="answered 204"):
+        result(Setup(p=Prometheus(nothing)).fetch())
 
 
 def test_long_parameters_go_as_a_form() -> None:

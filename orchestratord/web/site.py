@@ -232,7 +232,8 @@ class BoundedChannel(http.HTTPChannel):
     _on_express = True
     #: The first part of a report whose end has not come yet.
     _held = b""
-    _arriving: Lease
+    #: What the requests that arrive hold of the memory for them; made at need, since most reports are one packet.
+    _arriving: Lease | None = None
     _discarding = False
     _answered_at_once = 0
     #: A request that was answered, while what came behind it has to wait; and the call that ends the wait.
@@ -244,7 +245,6 @@ class BoundedChannel(http.HTTPChannel):
     def connectionMade(self) -> None:
         """Start the deadline of the first request."""
         self._expect(self.site.request_timeout)
-        self._arriving = self.site.arriving.lease()
         self.site.channel_made(self)
         super().connectionMade()
 
@@ -255,7 +255,7 @@ class BoundedChannel(http.HTTPChannel):
         if self._postponed is not None:
             self._postponed.cancel()
         super().connectionLost(reason)
-        self._arriving.end()
+        self._let_go()
         self.site.channel_lost(self)
 
     def dataReceived(self, data: bytes) -> None:
@@ -271,7 +271,7 @@ class BoundedChannel(http.HTTPChannel):
         if isinstance(answer, Answered):
             if self._held:
                 self._held = b""
-                self._arriving.end()
+                self._let_go()
             self._state = _State.IDLE
             self._expect(site.idle_timeout)
             self.transport.write(answer.data)
@@ -280,12 +280,13 @@ class BoundedChannel(http.HTTPChannel):
         elif answer is Way.WAIT:
             self._held = data
             self.resetTimeout()
-            if not self._arriving.hold(len(data)):
+            self._let_go()
+            if not self.hold_more(len(data)):
                 self._overwhelmed()
         else:
             self._on_express = False
             self._held = b""
-            self._arriving.end()
+            self._let_go()
             self._take(data)
 
     def headerReceived(self, line: bytes) -> bool:
@@ -298,7 +299,13 @@ class BoundedChannel(http.HTTPChannel):
 
     def hold_more(self, size: int) -> bool:
         """Hold so many bytes more for the request that arrives, until it is answered; False if there is no room."""
+        if self._arriving is None:
+            self._arriving = self.site.arriving.lease()
         return self._arriving.hold(self._arriving.held + size)
+
+    def _let_go(self) -> None:
+        if self._arriving is not None:
+            self._arriving.end()
 
     def resetTimeout(self) -> None:
         """Start a request's deadline at its first packet; Twisted calls this at every packet."""
@@ -336,7 +343,7 @@ class BoundedChannel(http.HTTPChannel):
         if self.site.closing and not self._dataBuffer:
             self.persistent = False  # else it is the last of the requests that came already that ends the connection
         self._state = _State.IDLE
-        self._arriving.end()
+        self._let_go()
         super().requestDone(request)  # plays back what came meanwhile: another request may have begun, or be answered
         if self._state is _State.IDLE and self.persistent:
             if self.requests:
@@ -444,7 +451,7 @@ class BoundedChannel(http.HTTPChannel):
         """Drop what still comes of a request that was refused, for as long as its client may need to see that."""
         self._discarding = True
         self._held = b""
-        self._arriving.end()
+        self._let_go()
         self._state = _State.ANSWERING
         self._expect(LINGER_SECONDS)
 

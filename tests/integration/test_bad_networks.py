@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 import requests
 
-from tests.integration.daemon import PATIENCE, Daemon, full_report, until
+from tests.integration.daemon import PATIENCE, Daemon, full_report, run, until
 from tests.integration.relay import Relay
 from tests.integration.upstream import EMPTY, FakeUpstream, found_nothing
 
@@ -89,7 +90,7 @@ LOSSY = """
 ip link set lo up
 nft add table inet lossy
 nft add chain inet lossy input '{ type filter hook input priority 0; }'
-nft add rule inet lossy input numgen random mod 100 '<' 15 drop
+nft add rule inet lossy input numgen random mod 100 '<' 15 counter drop
 exec "$@"
 """
 
@@ -112,6 +113,10 @@ def test_packets_that_are_lost(lossy: Daemon) -> None:
         inside.submit(fleet.report, 4).result()
         assert fleet.answered
         inside.submit(patiently, fleet.check, lossy).result()
+    counted = run("nsenter", "--target", str(lossy.pid), "--net", "nft", "list", "ruleset")
+    lost = re.search(r"counter packets (\d+)", counted.stdout)
+    assert lost, counted.stderr
+    assert int(lost[1]) > 10
 
 
 def enter_network(pid: int) -> None:

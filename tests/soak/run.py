@@ -157,7 +157,7 @@ class Soak:
         await asyncio.sleep(2 * self._plan.interval)
 
     async def _measure(self, field: Field) -> Size:
-        """Return the daemon's size over an interval: the median, of descriptors the least, for those are not of a moment."""
+        """Return the daemon's size over an interval: the median of its memory, the least of its descriptors."""
         sizes = []
         for _ in range(_MEASURES):
             sizes.append(field.size())

@@ -6,6 +6,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.logger import capturedLogs, formatEvent
 
 from orchestratord.access import Gate, Role, rule
@@ -138,6 +140,48 @@ def test_a_route_that_no_rule_knows_is_not_there() -> None:
         )
         found = wire.site.resource.getChildWithDefault(b"nodes", asked)
         assert (type(found).__name__ == "KleinResource") == known
+
+
+PIECES = (
+    *("/", "//", "%2f", "%2F", "\\", "..", "%2e%2e", ".", ";", "?", "#", "%00", "%ff", "%25", "%3f", "http://h"),
+    *(
+        "nodes",
+        "%6eodes",
+        "Nodes",
+        "n1",
+        "metrics",
+        "%6Detrics",
+        "update_metrics",
+        "api",
+        "v1",
+        "query",
+        "label",
+        "-/ready",
+    ),
+)
+
+
+@given(
+    st.sampled_from(["GET", "HEAD", "POST", "DELETE", "delete", "PUT", "OPTIONS", "PATCH"]),
+    st.lists(st.sampled_from(PIECES), max_size=8).map("".join).map("/".__add__),
+    st.sampled_from([None, *Role]),
+)
+@settings(max_examples=600)
+def test_no_spelling_is_a_way_round(method: str, path: str, role: Role | None) -> None:
+    """Whatever a path and a method look like, a token does what its role may, and nothing else."""
+    wire = gated()
+    wire.report(body("n1"), **bearer(Role.REPORT))
+    connection = wire.connect()
+    connection.send(request(method, path, **({} if role is None else bearer(role))))
+    wire.clock.pump([0] * 5)
+    data = connection.transport.value()
+    assert wire.ids() == ([] if role is Role.ADMIN and b" 204 " in data[:20] else ["n1"])
+    if role is not Role.QUERY:
+        assert b'"n1"' not in data
+        assert wire.upstreams.asked == []
+    if role is not Role.SCRAPE:
+        assert b"orchestrator_nodes" not in data
+        assert b"fallback" not in data
 
 
 def test_what_is_always_open() -> None:
