@@ -133,7 +133,7 @@ class Orchestrator(MultiService):
         turns = Turns(settings.max_queries, settings.query_queue)
         answers, arriving = Room(settings.max_answers_bytes), Room(settings.max_arriving_bytes)
         self._connections = Connections(settings.max_connections)
-        _watch(telemetry, self._connections, turns, answers, arriving)
+        _watch(telemetry, settings, self._connections, turns=turns, answers=answers, arriving=arriving)
         client = self._client(nodes, telemetry, turns, answers)
         queries = Queries(client, max_length=settings.max_query_length)
         admin = Admin(nodes, time, unhealthy=self._sweep.unhealthy, unready=self._unready)
@@ -376,7 +376,15 @@ def _boot() -> str:
         return ""
 
 
-def _watch(telemetry: Telemetry, connections: Connections, turns: Turns, answers: Room, arriving: Room) -> None:
+def _watch(
+    telemetry: Telemetry, settings: Settings, connections: Connections, *, turns: Turns, answers: Room, arriving: Room
+) -> None:
+    telemetry.watch("orchestrator_nodes_limit", "Nodes that the table holds at most.", lambda: settings.max_nodes)
+    telemetry.watch(
+        "orchestrator_stale_after_seconds",
+        "Seconds without a report after which a node is gone.",
+        lambda: settings.stale_after,
+    )
     telemetry.watch("orchestrator_connections", "Connections of clients.", lambda: connections.open)
     telemetry.watch(
         "orchestrator_connections_refused",
