@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestratord.web.listing import sorted_by_id
+from orchestratord.web.page.breath import breathing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,10 +89,12 @@ def fleet(entries: list[Entry], family: int, now: float, stale_after: float) -> 
     """Return the picture of the fresh entries by the family of that index; `now` as the table's clock has it."""
     late_before = now - LATE * stale_after
     ordered = _in_order(entries)
-    values = [value for entry in ordered if (value := entry.report.values[family]) is not None]
+    reported = (entry.report.values[family] for entry in breathing(ordered, _BLOCK))
+    values = [value for value in reported if value is not None]
     scale = _scale(values)
     group = max(1, -(-len(ordered) // MAX_CELLS))
-    cells = [_cell(ordered[at : at + group], family, late_before, scale) for at in range(0, len(ordered), group)]
+    starts = breathing(range(0, len(ordered), group), max(1, _BLOCK // 4 // group))
+    cells = [_cell(ordered[at : at + group], family, late_before, scale) for at in starts]
     return Fleet(
         nodes=len(ordered),
         late=sum(cell.late for cell in cells),
@@ -107,7 +110,7 @@ def _in_order(entries: list[Entry]) -> list[Entry]:
     """Return them by id, 2 before 10 as long as they are few enough for that to be cheap."""
     if len(entries) <= MAX_CELLS:
         return sorted(entries, key=lambda entry: _natural(entry.report.node_id))
-    return list(sorted_by_id(entries))
+    return list(breathing(sorted_by_id(entries), _BLOCK))
 
 
 def _natural(node_id: str) -> list[tuple[int, int, str]]:
@@ -158,7 +161,7 @@ def _scale(values: Sequence[float]) -> Scale | None:
 def _top(entries: Sequence[Entry], family: int, now: float, late_before: float) -> list[Load]:
     """Return the highest, each block's own first: one call of heapq over 100,000 would hold the interpreter."""
     best: list[tuple[float, Entry]] = []
-    for at in range(0, len(entries), _BLOCK):
+    for at in breathing(range(0, len(entries), _BLOCK), 1):
         block = [
             (value, entry) for entry in entries[at : at + _BLOCK] if (value := entry.report.values[family]) is not None
         ]

@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 from twisted.web.template import Tag, tags
 
 from orchestratord import __version__
+from orchestratord.web.page.breath import breathing
 from orchestratord.web.page.figures import bare, counted, lasting, measured, noun, printable, short, under
 from orchestratord.web.page.fleet import MAX_TILES, STEPS, Cell, Fleet
 from orchestratord.web.page.graph import query_form
@@ -26,6 +27,8 @@ _NEARLY_FULL = 0.9
 _FEW = 12
 #: Nodes above which cells are small.
 _MANY = 500
+#: Cells written without a pause: a millisecond and a half.
+_AT_ONCE = 20
 #: Points that make a line worth looking at.
 _LINE = 6
 
@@ -157,7 +160,7 @@ def _picture(fleet: Fleet, catalogue: Catalogue, family: Family, stale_after: fl
         _legend(fleet, family),
         tags.a("Skip the picture", href="#loads", class_="skip"),
         tags.ul(
-            *[tags.li(_cell(cell, family, named=tiles)) for cell in fleet.cells],
+            (tags.li(_cell(cell, family, named=tiles)) for cell in breathing(fleet.cells, _AT_ONCE)),
             class_=kind,
             id="cells",
             **{"aria-label": f"Nodes by {family.name}"},
