@@ -7,9 +7,10 @@ BIN := $(VENV)/bin
 ARGS ?=
 SECONDS ?= 60
 TARGET ?=
+MINUTES ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help run test fuzz bench lint format clean debian-run debian-test debian-bench
+.PHONY: help run test fuzz bench soak lint format clean debian-run debian-test debian-bench
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +29,9 @@ fuzz: $(VENV)/.installed-fuzz ## Fuzz for SECONDS=60 in all, or one TARGET=expre
 
 bench: debian-bench $(VENV)/.installed-bench ## Measure every case beside its peers and write BENCHMARKS.md (CASE=... for one)
 	$(BIN)/python -m tests.benchmarks $(if $(CASE),--case $(CASE)) $(ARGS)
+
+soak: debian-run $(VENV)/.installed ## Report from 5,000 nodes while faults happen at random (MINUTES=10; SEED=... repeats; WRITE=1 writes docs/RELIABILITY.md)
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(WRITE),--write) $(ARGS)
 
 lint: $(VENV)/.installed-test ## ruff, mypy --strict, and the order of the rooms
 	$(BIN)/ruff check
@@ -70,7 +74,7 @@ debian-run: WANTED = $(PYTHON):python3 ensurepip:python3-venv prometheus:prometh
 debian-run: NICE = bpftrace:bpftrace
 debian-test: WANTED = $(PYTHON):python3 ensurepip:python3-venv git:git prometheus:prometheus promtool:prometheus \
 	setpriv:util-linux bpftrace:bpftrace kubectl:kubernetes-client systemd-analyze:systemd unshare:util-linux \
-	curl:curl openssl:openssl faketime:faketime \
+	curl:curl openssl:openssl faketime:faketime ip:iproute2 nft:nftables \
 	jq:jq go:golang-go gcc:gcc /usr/include/stdio.h:libc6-dev curl-config:libcurl4-openssl-dev /usr/include/jansson.h:libjansson-dev
 
 debian-bench: WANTED = $(PYTHON):python3 ensurepip:python3-venv setpriv:util-linux wrk:wrk prometheus:prometheus \

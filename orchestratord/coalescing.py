@@ -88,6 +88,7 @@ class Coalescing:
         while True:
             exchange = self._exchanges.get(query) or self._begin(query)
             waiting = exchange.join()
+            # The machine may have stopped this process for longer than the deadline, and a reactor refuses the past.
             waiting.addTimeout(max(0.0, deadline - self._reactor.seconds()), self._reactor)
             try:
                 return await waiting

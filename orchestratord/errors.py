@@ -73,6 +73,7 @@ class Busy(Fault):
     """Too much of the same is being done already."""
 
     status = 503
+    outcome = "busy"
     retry_after = 1
 
 
@@ -139,7 +140,7 @@ class UpstreamUnreachable(UpstreamUnavailable):
 
 
 class Overloaded(QueryFault):
-    """Too many queries are in flight."""
+    """Too many queries are in flight and waiting, or their answers fill the memory there is for them."""
 
     status = 503
     error_type = "overloaded"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -12,7 +13,7 @@ from promql_parser import MatchOp, VectorSelector
 from promql_parser import parse as parse_promql
 from twisted.internet.task import deferLater
 
-from orchestratord.errors import UpstreamUnreachable
+from orchestratord.errors import Overloaded, UpstreamUnreachable
 from orchestratord.upstream import Answer
 
 if TYPE_CHECKING:
@@ -21,11 +22,15 @@ if TYPE_CHECKING:
     from orchestratord.catalogue import Catalogue
     from orchestratord.nodes import Entry, NodeStore
     from orchestratord.query import Query
+    from orchestratord.room import Room
     from orchestratord.settings import Mode
     from orchestratord.upstream import QueryClient
 
 #: Nodes that are matched in one turn of the reactor: about a millisecond.
 _BLOCK = 1000
+#: Characters of a query whose selection is remembered, and how many are: 30 MB at most.
+_MAX_REMEMBERED = 500
+_REMEMBERED = 16_384
 _WARNING = "no Prometheus could be reached: the orchestrator answered from the latest reports in its memory"
 _LITERALS = re2.compile(r"[A-Za-z0-9_:\-]+(\|[A-Za-z0-9_:\-]+)*")
 
@@ -66,20 +71,31 @@ class LatestFromMemory:
     """A QueryClient before another one: plain selectors of the latest value never, always, or at need from the table.
 
     A query is answered here only if it is exactly a selector of one catalogue family with matchers on `node_id`, at the
-    present time; everything else is `client`'s. `clocks` has `monotonic` and `time`.
+    present time; everything else is `client`'s. `clocks` has `monotonic` and `time`. The answers that are about the
+    whole table take of `room`.
     """
 
     def __init__(
-        self, reactor: Any, client: QueryClient, nodes: NodeStore, catalogue: Catalogue, *, clocks: Any, mode: Mode
+        self,
+        reactor: Any,
+        client: QueryClient,
+        nodes: NodeStore,
+        catalogue: Catalogue,
+        *,
+        clocks: Any,
+        mode: Mode,
+        room: Room,
     ) -> None:
         self._reactor = reactor
         self._client = client
         self._nodes = nodes
         self._clocks = clocks
         self._mode = mode
+        self._room = room
         indexes = {name: index for index, name in enumerate(catalogue.names)}
+        self._select = partial(select, indexes=indexes)
         #: Schedulers ask the same of the same nodes again and again; parsing takes longer than looking up.
-        self._selection = lru_cache(maxsize=1000)(lambda promql: select(promql, indexes))
+        self._remembered = lru_cache(maxsize=_REMEMBERED)(self._select)
 
     async def fetch(self, query: Query) -> Answer:
         """Return the answer, from the table or from the client; raises what the client raises."""
@@ -112,7 +128,8 @@ class LatestFromMemory:
             or len(params) < len(query.params)
         ):
             return None
-        return self._selection(params.get("query", ""))
+        promql = params.get("query", "")
+        return (self._remembered if len(promql) <= _MAX_REMEMBERED else self._select)(promql)
 
     async def _answer(self, selection: Selection, warnings: tuple[str, ...]) -> Answer:
         matching: list[Entry] = []
@@ -120,7 +137,11 @@ class LatestFromMemory:
             if selection.node_ids is None:
                 await deferLater(self._reactor, 0)
             matching += block
-        return self._envelope(selection, matching, warnings)
+        answer = self._envelope(selection, matching, warnings)
+        lease = self._room.lease()
+        if not lease.hold(len(answer.body)):
+            raise Overloaded("the answers that are being passed on fill their memory; try again")
+        return replace(answer, lease=lease)
 
     def _envelope(self, selection: Selection, entries: list[Entry], warnings: tuple[str, ...]) -> Answer:
         unix_now = round(self._clocks.time(), 3)

@@ -163,9 +163,10 @@ class Persistence(Service):
         def failed(failure: Failure) -> None:
             # A forgotten node is worth an early try, not one a second as long as the disk is full.
             self._forgotten = forgotten
-            if not failure.check(OSError):
+            reason = _reason(failure.value)
+            if not failure.check(OSError) and reason != self._failing:
                 log.failure("a snapshot could not be made", failure)
-            self._failed(_reason(failure.value))
+            self._failed(reason)
 
         # There may be no thread to be had.
         return maybeDeferred(self._in_thread, work).addCallbacks(written, failed)

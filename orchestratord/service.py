@@ -21,17 +21,20 @@ from twisted.python.failure import Failure
 
 from orchestratord import __version__
 from orchestratord.access import Role
-from orchestratord.coalescing import Coalescing
+from orchestratord.coalescing import CACHE_BYTES, Coalescing
 from orchestratord.credentials import basic, bearer
+from orchestratord.descriptors import connections_that_fit
 from orchestratord.embedded import EmbeddedPrometheus, find_programs, free_port, prepare
 from orchestratord.expiry import Sweep
 from orchestratord.exposition import Exposition, NodeCollector, SampleRenderer
 from orchestratord.keyring import Keyring
 from orchestratord.latest import LatestFromMemory
+from orchestratord.names import OwnNames
 from orchestratord.nodes import NodeStore
 from orchestratord.persistence import Persistence, in_own_thread
 from orchestratord.profiler.agent import ProfilerSettings, host_node_id, profiler_service
 from orchestratord.report import ReportDecoder
+from orchestratord.room import Room
 from orchestratord.settings import TLS_PREFIX
 from orchestratord.signals import StopOnSignals
 from orchestratord.snapshot import Moment
@@ -39,10 +42,12 @@ from orchestratord.snapshot_file import SnapshotFile
 from orchestratord.telemetry import Telemetry
 from orchestratord.tls import ClientOptions, ClientTls, ServerFiles, ServerTls
 from orchestratord.tls_transport import TlsFactory
+from orchestratord.turns import Turns
 from orchestratord.upstream import Upstreams, connection_pool, http_client
 from orchestratord.watched import LOOK_EVERY
 from orchestratord.web.admin import Admin
 from orchestratord.web.api import Api, Root
+from orchestratord.web.connections import Connections
 from orchestratord.web.express import Express
 from orchestratord.web.queries import HOT_QUERIES, Queries, QueryResource
 from orchestratord.web.reports import AT_ONCE, ReportsResource
@@ -59,6 +64,9 @@ if TYPE_CHECKING:
     from orchestratord.upstream import QueryClient
 
 log = Logger()
+
+#: Connections that may wait to be accepted; the kernel may allow fewer (net.core.somaxconn).
+BACKLOG = 4096
 
 
 #: Seconds that a probe under way gets at the very end, when everything else has stopped.
@@ -97,14 +105,11 @@ class Orchestrator(MultiService):
         self._keyring = Keyring(reactor, settings, time.time)
         self._keyring.setServiceParent(self)
         self._embedded: EmbeddedPrometheus | None = None
-        bases = settings.prometheus
+        self._bases = settings.prometheus
         if settings.embedded:
-            programs = find_programs(settings.prometheus_binary)
             port = free_port()
-            home = prepare(settings.data_dir)
-            self._embedded = EmbeddedPrometheus(reactor, programs, home, port, settings.prometheus_retention)
-            bases = (f"http://127.0.0.1:{port}",)
-        self._bases = bases
+            self._embedded = _embedded(reactor, settings, port)
+            self._bases = (f"http://127.0.0.1:{port}",)
 
         nodes = NodeStore(stale_after=settings.stale_after, max_nodes=settings.max_nodes)
         telemetry = Telemetry()
@@ -120,42 +125,14 @@ class Orchestrator(MultiService):
         decoder = ReportDecoder(settings.catalogue, render, max_batch=settings.max_batch)
         self._sweep = Sweep(reactor, nodes, telemetry, time.monotonic, settings.expire_every)
         self._sweep.setServiceParent(self)
-        self._persistence: Persistence | None = None
-        if settings.snapshot_every:
-            boot = _boot()
-            self._persistence = Persistence(
-                reactor,
-                nodes,
-                SnapshotFile(settings.data_dir),
-                telemetry,
-                lambda: Moment(time.time(), time.monotonic(), boot),
-                catalogue=settings.catalogue,
-                render=render,
-                every=settings.snapshot_every,
-                in_thread=lambda work: in_own_thread(reactor, work),
-            )
-            self._persistence.setServiceParent(self)
+        self._persistence = self._kept(nodes, render, telemetry)
+        OwnNames(reactor).setServiceParent(self)
         self._pool = connection_pool(reactor, settings.max_queries)
-        upstreams = Upstreams(
-            reactor,
-            http_client(reactor, self._pool, _upstream_tls(settings)),
-            bases,
-            telemetry,
-            headers=settings.prometheus_header,
-            authorization=_upstream_credentials(settings),
-            query_timeout=settings.query_timeout,
-            max_queries=settings.max_queries,
-            max_answer_bytes=settings.max_answer_bytes,
-        )
-        shared = Coalescing(
-            reactor, upstreams, query_timeout=settings.query_timeout, cache_seconds=settings.query_cache
-        )
-        client: QueryClient = shared
-        if settings.latest_from_memory != "never":
-            client = LatestFromMemory(
-                reactor, shared, nodes, settings.catalogue, clocks=time, mode=settings.latest_from_memory
-            )
-        queries = Queries(client, max_length=settings.max_query_length)
+        turns = Turns(settings.max_queries, settings.query_queue)
+        answers, arriving = Room(settings.max_answers_bytes), Room(settings.max_arriving_bytes)
+        self._connections = Connections(settings.max_connections)
+        _watch(telemetry, self._connections, turns, answers, arriving)
+        queries = Queries(self._client(nodes, telemetry, turns, answers), max_length=settings.max_query_length)
         admin = Admin(nodes, time, unhealthy=self._sweep.unhealthy, unready=self._unready)
         api = Api(
             nodes,
@@ -174,43 +151,86 @@ class Orchestrator(MultiService):
             max_bytes=settings.max_report_bytes,
             draining=lambda: self._draining,
         )
-        self._site = OrchestratorSite(
-            Root(api, scrape),
-            telemetry,
-            reactor,
-            hot={
-                b"/update_metrics": reports,
-                **{path.encode(): QueryResource(queries, path) for path in HOT_QUERIES},
-            },
-            express=Express(
-                reports, queries, telemetry, self._keyring.gate, max_body=min(AT_ONCE, settings.max_report_bytes)
-            ),
+        site = partial(
+            OrchestratorSite,
+            telemetry=telemetry,
+            reactor=reactor,
             gate=self._keyring.gate,
             redacted=self._keyring.redacted,
             max_body=settings.max_report_bytes,
+            arriving=arriving,
+            connections=self._connections,
             request_timeout=settings.request_timeout,
             idle_timeout=settings.idle_timeout,
+            answer_timeout=settings.answer_timeout,
             access_log=settings.access_log,
         )
-        self._admin_site = OrchestratorSite(
-            KleinTree(admin.app.resource()),
-            telemetry,
-            reactor,
-            hot={},
-            express=None,
-            gate=self._keyring.gate,
-            redacted=self._keyring.redacted,
-            max_body=settings.max_report_bytes,
-            request_timeout=settings.request_timeout,
-            idle_timeout=settings.idle_timeout,
-            access_log=settings.access_log,
+        express = Express(
+            reports, queries, telemetry, self._keyring.gate, max_body=min(AT_ONCE, settings.max_report_bytes)
         )
+        hot = {path.encode(): QueryResource(queries, path) for path in HOT_QUERIES}
+        self._site = site(Root(api, scrape), hot={b"/update_metrics": reports, **hot}, express=express)
+        self._admin_site = site(KleinTree(admin.app.resource()), hot={}, express=None)
         self._tls = _server_tls(settings, telemetry)
         if self._tls is not None:
             certificate = TimerService(LOOK_EVERY, self._tls.look)
             certificate.clock = reactor
             certificate.setServiceParent(self)
         StopOnSignals(reactor, self.hurry).setServiceParent(self)
+
+    def _kept(self, nodes: NodeStore, render: SampleRenderer, telemetry: Telemetry) -> Persistence | None:
+        """Return what keeps the table across restarts, if that is wanted."""
+        settings = self._settings
+        if not settings.snapshot_every:
+            return None
+        boot = _boot()
+        persistence = Persistence(
+            self._reactor,
+            nodes,
+            SnapshotFile(settings.data_dir),
+            telemetry,
+            lambda: Moment(time.time(), time.monotonic(), boot),
+            catalogue=settings.catalogue,
+            render=render,
+            every=settings.snapshot_every,
+            in_thread=lambda work: in_own_thread(self._reactor, work),
+        )
+        persistence.setServiceParent(self)
+        return persistence
+
+    def _client(self, nodes: NodeStore, telemetry: Telemetry, turns: Turns, answers: Room) -> QueryClient:
+        """Return what answers queries: Prometheus, asked once for all who ask the same, and perhaps the table."""
+        settings = self._settings
+        upstreams = Upstreams(
+            self._reactor,
+            http_client(self._reactor, self._pool, _upstream_tls(settings)),
+            self._bases,
+            telemetry,
+            headers=settings.prometheus_header,
+            authorization=_upstream_credentials(settings),
+            query_timeout=settings.query_timeout,
+            turns=turns,
+            max_answer_bytes=settings.max_answer_bytes,
+            room=answers,
+        )
+        shared = Coalescing(
+            self._reactor,
+            upstreams,
+            query_timeout=settings.query_timeout,
+            cache_seconds=settings.query_cache,
+            cache_bytes=min(CACHE_BYTES, settings.max_answers_bytes // 2),
+        )
+        if settings.latest_from_memory == "never":
+            return shared
+        return LatestFromMemory(
+            self._reactor,
+            shared,
+            nodes,
+            settings.catalogue,
+            clocks=time,
+            mode=settings.latest_from_memory,
+            room=answers,
+        )
 
     def privilegedStartService(self) -> None:
         """Take the table back, then open the ports, while there may still be the right to low ones.
@@ -219,6 +239,8 @@ class Orchestrator(MultiService):
         """
         if self._persistence is not None:
             self._persistence.load()
+        upstream = self._settings.max_queries * len(self._bases)
+        self._connections.limit = connections_that_fit(self._settings.max_connections, upstream)
         for listeners, site, descriptions in (
             (self._listeners, self._site, self._settings.listen),
             (self._admin_listeners, self._admin_site, self._settings.admin_listen),
@@ -233,7 +255,7 @@ class Orchestrator(MultiService):
             factory = TlsFactory(self._tls, site, self._reactor)
         endpoint = serverFromString(self._reactor, description.removeprefix(TLS_PREFIX))
         opened: list[Any] = []
-        endpoint.listen(factory).addBoth(opened.append)
+        endpoint.listen(factory).addCallback(_with_backlog, description).addBoth(opened.append)
         if isinstance(opened[0], Failure):
             raise _cannot_listen(description, opened[0])
         port: IListeningPort = opened[0]
@@ -330,6 +352,27 @@ def _boot() -> str:
         return ""
 
 
+def _watch(telemetry: Telemetry, connections: Connections, turns: Turns, answers: Room, arriving: Room) -> None:
+    telemetry.watch("orchestrator_connections", "Connections of clients.", lambda: connections.open)
+    telemetry.watch(
+        "orchestrator_connections_refused",
+        "Connections refused because there were --max-connections.",
+        lambda: connections.refused,
+        counter=True,
+    )
+    telemetry.watch("orchestrator_queries_in_flight", "Queries that Prometheus is at.", lambda: turns.taken)
+    telemetry.watch("orchestrator_queries_waiting", "Queries that wait for their turn.", lambda: turns.waiting)
+    telemetry.watch("orchestrator_answers_held_bytes", "Answers being passed on, in bytes.", lambda: answers.held)
+    telemetry.watch("orchestrator_arriving_held_bytes", "Requests arriving, in bytes.", lambda: arriving.held)
+
+
+def _with_backlog(port: Any, description: str) -> Any:
+    """Let more connections wait to be accepted than Twisted's 50: a fleet reports at the same moment."""
+    if "backlog=" not in description and hasattr(port, "socket"):
+        port.socket.listen(BACKLOG)
+    return port
+
+
 def _cannot_listen(description: str, failure: Any) -> SystemExit:
     error = failure.value
     reason = str(error.socketError.strerror if isinstance(error, CannotListenError) else error)
@@ -341,6 +384,11 @@ async def _close(listeners: list[_Listener]) -> None:
         closed = listener.port.stopListening()
         if closed is not None:
             await closed
+
+
+def _embedded(reactor: Any, settings: Settings, port: int) -> EmbeddedPrometheus:
+    programs = find_programs(settings.prometheus_binary)
+    return EmbeddedPrometheus(reactor, programs, prepare(settings.data_dir), port, settings.prometheus_retention)
 
 
 def _server_tls(settings: Settings, telemetry: Telemetry) -> ServerTls | None:

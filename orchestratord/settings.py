@@ -57,15 +57,20 @@ class Settings:
     expire_every: float
     query_timeout: float
     max_queries: int
+    query_queue: int
     query_cache: float
     latest_from_memory: Mode
     max_query_length: int
     max_answer_bytes: int
+    max_answers_bytes: int
     max_nodes: int
     max_report_bytes: int
     max_batch: int
+    max_arriving_bytes: int
+    max_connections: int
     request_timeout: float
     idle_timeout: float
+    answer_timeout: float
     drain_delay: float
     drain_timeout: float
     token_file: tuple[tuple[Role, Path], ...]
@@ -308,7 +313,8 @@ OPTIONS = (
     Option("stale-after", _seconds(0.1, 86400), 60.0, "seconds without a report after which a node is gone"),
     Option("expire-every", _seconds(0.05, 3600), 5.0, "seconds between sweeps that remove stale nodes"),
     Option("query-timeout", _seconds(0.1, 600), 10.0, "seconds for a whole upstream exchange"),
-    Option("max-queries", _whole(1, 100_000), 256, "queries in flight above which more are refused"),
+    Option("max-queries", _whole(1, 100_000), 256, "queries in flight above which more wait for their turn"),
+    Option("query-queue", _whole(0, 100_000), 64, "queries that may wait for their turn; more are refused"),
     Option("query-cache", _seconds(0, 3600), 0.0, "seconds for which a complete answer is given again; 0: not at all"),
     Option(
         "latest-from-memory",
@@ -318,11 +324,17 @@ OPTIONS = (
     ),
     Option("max-query-length", _whole(16, 1_048_576), 16384, "characters of PromQL in a query"),
     Option("max-answer-bytes", _whole(1024, 2**31), 67_108_864, "bytes of an upstream's answer"),
+    Option("max-answers-bytes", _whole(1024, 2**40), 134_217_728, "bytes of all the answers that are being passed on"),
     Option("max-nodes", _whole(1, 10_000_000), 150_000, "size of the node table"),
     Option("max-report-bytes", _whole(64, 2**30), 1_048_576, "bytes of a request's body, unpacked"),
     Option("max-batch", _whole(1, 1_000_000), 10_000, "reports in one batch"),
+    Option(
+        "max-arriving-bytes", _whole(1024, 2**40), 67_108_864, "bytes of all the requests that have begun to arrive"
+    ),
+    Option("max-connections", _whole(1, 10_000_000), 16_384, "clients' connections above which more are refused"),
     Option("request-timeout", _seconds(0.1, 600), 30.0, "seconds for a whole request to arrive"),
     Option("idle-timeout", _seconds(0.1, 86400), 60.0, "seconds that a kept-alive connection may be idle"),
+    Option("answer-timeout", _seconds(0.1, 86400), 60.0, "seconds for a client to take an answer"),
     Option("drain-delay", _seconds(0, 600), 0.0, "seconds between being not ready and closing the ports at a stop"),
     Option("drain-timeout", _seconds(0, 600), 15.0, "seconds that requests in flight get to finish at a stop"),
     Option("token-file", _token_file, (), "ROLE=PATH: tokens of the role report, query, scrape or admin", _WORDS),
@@ -384,6 +396,13 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
 
 
 def _check_together(settings: Settings) -> None:
+    for one, all_of_them in (
+        ("max-answer-bytes", "max-answers-bytes"),
+        ("max-report-bytes", "max-arriving-bytes"),
+    ):
+        least, given = (getattr(settings, _BY_NAME[name].attribute) for name in (one, all_of_them))
+        if given < least:
+            raise SettingsError(f"--{all_of_them}: {given!r} must be --{one} at least, which is {least}")
     if EMBEDDED in settings.prometheus:
         if not settings.embedded:
             raise SettingsError(f"--prometheus: {EMBEDDED!r} must be the only one")

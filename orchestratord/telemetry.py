@@ -15,7 +15,7 @@ from prometheus_client.utils import floatToGoString
 from orchestratord import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from prometheus_client import Metric
 
@@ -30,6 +30,7 @@ REPORT_OUTCOMES = (
     "forbidden",
     "unverified",
     "table_full",
+    "busy",
     "draining",
     "failed",
 )
@@ -87,6 +88,11 @@ class Telemetry(Collector):
         self._certificate_not_after: float | None = None
         self._snapshot_failures = 0
         self._snapshot: tuple[float, float, int] | None = None
+        self._watched: list[tuple[str, str, bool, Callable[[], int]]] = []
+
+    def watch(self, name: str, help_text: str, read: Callable[[], int], *, counter: bool = False) -> None:
+        """Export what `read` returns, which any thread may call, under this name: a gauge, or a counter."""
+        self._watched.append((name, help_text, counter, read))
 
     def nodes(self, fresh: int) -> None:
         """Record how many nodes are fresh, as a scrape begins."""
@@ -172,6 +178,8 @@ class Telemetry(Collector):
         )
         yield from self._http()
         yield from self._upstreams()
+        for name, help_text, counter, read in self._watched:
+            yield (CounterMetricFamily if counter else GaugeMetricFamily)(name, help_text, read())
         if self._certificate_not_after is not None:
             yield GaugeMetricFamily(
                 "orchestrator_tls_certificate_not_after_timestamp_seconds",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlencode
@@ -20,6 +20,7 @@ from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
 from orchestratord.errors import Overloaded, QueryTimeout, UpstreamUnavailable, UpstreamUnreachable
+from orchestratord.room import Room
 from orchestratord.tls import readable
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
     from twisted.web.iweb import IPolicyForHTTPS
 
     from orchestratord.query import Query
+    from orchestratord.room import Lease
     from orchestratord.telemetry import Telemetry
+    from orchestratord.turns import Turns
 
 log = Logger()
 
@@ -55,13 +58,15 @@ _TAKES_FORM = frozenset(
 class Answer:
     """An upstream's answer as it came: its status, its Content-Type, its body; and headers of our own about it.
 
-    The Content-Type is empty where there is none, with a 204.
+    The Content-Type is empty where there is none, with a 204. `lease` is what the body holds of the memory for
+    answers; whoever keeps the body keeps the lease.
     """
 
     status: int
     content_type: bytes
     body: bytes
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    lease: Lease | None = field(default=None, compare=False, repr=False)
 
 
 class QueryClient(Protocol):
@@ -97,8 +102,9 @@ class _Upstream:
 class Upstreams:
     """The Prometheus servers, asked in their order until one answers.
 
-    `query_timeout` bounds a whole exchange, failover included, in seconds; `max_answer_bytes` its body; `max_queries`
-    how many are in flight. `authorization` gives the value of that header for each request. Belongs to the reactor
+    `query_timeout` bounds a whole exchange, failover and the wait for its turn included, in seconds;
+    `max_answer_bytes` its body; `room` all the answers that are being collected and passed on; `turns` how many
+    exchanges are in flight. `authorization` gives the value of that header for each request. Belongs to the reactor
     thread.
     """
 
@@ -112,8 +118,9 @@ class Upstreams:
         headers: Sequence[tuple[str, str]] = (),
         authorization: Callable[[], str] | None = None,
         query_timeout: float,
-        max_queries: int,
+        turns: Turns,
         max_answer_bytes: int,
+        room: Room,
     ) -> None:
         self._reactor = reactor
         self._client = client
@@ -124,9 +131,9 @@ class Upstreams:
             self._headers.addRawHeader(name, value)
         self._authorization = authorization
         self._query_timeout = query_timeout
-        self._max_queries = max_queries
+        self._turns = turns
         self._max_answer_bytes = max_answer_bytes
-        self._in_flight = 0
+        self._room = room
         for base in bases:
             telemetry.upstream_known(base)
 
@@ -135,21 +142,23 @@ class Upstreams:
 
         Raises Overloaded, QueryTimeout or UpstreamUnavailable. Cancelling the awaiting Deferred aborts the exchange.
         """
-        if self._in_flight >= self._max_queries:
-            raise Overloaded(f"{self._max_queries} queries are in flight already; try again")
         seconds = min(self._query_timeout, query.timeout or self._query_timeout)
-        exchange = Deferred.fromCoroutine(self._exchange(query))
+        exchange = Deferred.fromCoroutine(self._in_its_turn(query))
         exchange.addTimeout(seconds, self._reactor)
-        self._in_flight += 1
         try:
             return await exchange
         except TimeoutError:
             raise QueryTimeout(f"no whole answer from Prometheus within {seconds:g} s") from None
-        finally:
-            self._in_flight -= 1
 
     def at_once(self, query: Query) -> None:
         """Return None: every answer is an exchange."""
+
+    async def _in_its_turn(self, query: Query) -> Answer:
+        await self._turns.take()
+        try:
+            return await self._exchange(query)
+        finally:
+            self._turns.give()
 
     async def _exchange(self, query: Query) -> Answer:
         failures: list[str] = []
@@ -168,6 +177,9 @@ class Upstreams:
             except _TooLarge as error:
                 self._answered(upstream)
                 raise UpstreamUnavailable(f"{upstream.base}: {error}") from None
+            except Overloaded:
+                self._answered(upstream)
+                raise
             except _Broken as error:
                 self._telemetry.upstream_request(upstream.base, "broken")
                 reached = True
@@ -201,16 +213,21 @@ class Upstreams:
         else:
             requested = self._request("GET", f"{url}?{params}" if params else url, headers, None)
         response = await requested
-        body = await _body(response, self._max_answer_bytes)
+        lease = self._room.lease()
+        body = await _body(response, self._max_answer_bytes, lease)
         content_type = (response.headers.getRawHeaders(b"Content-Type") or [b""])[0]
+        unlike = None
         if 300 <= response.code < 400:
-            raise _Broken(f"answered {response.code}, a redirect, which is not followed")
-        if response.code == 204 and not body:  # exemplars of a query that selects nothing
+            unlike = ", a redirect, which is not followed"
+        elif response.code == 204 and not body and query.path == "/api/v1/query_exemplars":  # it selects nothing
             return Answer(204, b"", b"")
-        if not content_type.lower().startswith(b"application/json"):
-            shown = content_type.decode("latin-1") or "no content type"
-            raise _Broken(f"answered {response.code} with {shown!a}, which is no answer of Prometheus' API")
-        return Answer(response.code, content_type, body)
+        elif not content_type.lower().startswith(b"application/json"):
+            shown = content_type[:200].decode("latin-1") or "no content type"
+            unlike = f" with {shown!a}, which is no answer of Prometheus' API"
+        if unlike is not None:
+            lease.end()
+            raise _Broken(f"answered {response.code}{unlike}")
+        return Answer(response.code, content_type, body, lease=lease)
 
     def _request(self, method: str, url: str, headers: Headers, data: bytes | None) -> Deferred[Any]:
         return self._client.request(
@@ -257,7 +274,7 @@ def _plain(response: IResponse) -> IResponse:
     encoding = b", ".join(response.headers.getRawHeaders(b"Content-Encoding") or ()).decode("latin-1")
     if encoding.lower() in {"", "identity"}:
         return response
-    collector = _BodyCollector(0)
+    collector = _BodyCollector(0, Room(0).lease())
     collector.done.addErrback(lambda _: None)
     response.deliverBody(collector)
     collector.done.cancel()
@@ -280,40 +297,55 @@ def connection_pool(reactor: Any, connections: int) -> HTTPConnectionPool:
 
 
 class _BodyCollector(BodyProtocol):
-    """Collects a response's body up to a limit."""
+    """Collects a response's body up to a limit, and as far as a lease goes, which it ends if there is no whole body."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, lease: Lease) -> None:
         self.done: Deferred[bytes] = Deferred(lambda _: self._abort())
         self._limit = limit
+        self._lease = lease
         self._parts: list[bytes] = []
         self._size = 0
 
     def dataReceived(self, data: bytes) -> None:
         """Take a part; over the limit, end the connection."""
         self._size += len(data)
-        if self._size <= self._limit:
+        if self.done.called:
+            return
+        if self._size > self._limit:
+            self._refuse(_TooLarge(f"the answer is over the limit of {self._limit} bytes"))
+        elif not self._lease.hold(self._size):
+            self._refuse(Overloaded("the answers that are being passed on fill their memory; try again"))
+        else:
             self._parts.append(data)
-        elif not self.done.called:
-            self._parts.clear()
-            self.done.errback(_TooLarge(f"the answer is over the limit of {self._limit} bytes"))
-            self._abort()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Finish: only a body whose end was marked counts as whole."""
         if self.done.called:
             return
         if reason.check(ResponseDone):
-            self.done.callback(b"".join(self._parts))
+            body = b"".join(self._parts)
+            self._parts.clear()
+            self.done.callback(body)
         else:
+            self._forget()
             self.done.errback(_Broken(f"the answer broke off after {self._size} bytes"))
 
+    def _refuse(self, error: Exception) -> None:
+        self.done.errback(error)
+        self._abort()
+
+    def _forget(self) -> None:
+        self._parts.clear()
+        self._lease.end()
+
     def _abort(self) -> None:
+        self._forget()
         if self.transport is not None:
             self.transport.loseConnection()
 
 
-async def _body(response: IResponse, limit: int) -> bytes:
-    collector = _BodyCollector(limit)
+async def _body(response: IResponse, limit: int, lease: Lease) -> bytes:
+    collector = _BodyCollector(limit, lease)
     response.deliverBody(collector)
     return await collector.done
 
@@ -341,4 +373,5 @@ def _reason(error: Exception) -> str:
     causes = getattr(error, "reasons", None)
     if causes:
         error = causes[0].value
-    return readable(error).rstrip(".")[:300]
+    # The upstream may have had a hand in it: a line of the log is one line.
+    return ascii(readable(error).rstrip(".")[:300])[1:-1]

@@ -211,3 +211,19 @@ def test_what_is_kept_is_bounded() -> None:
     setup.fetch(DOWN)
     setup.upstream.open[-1].callback(GOOD)
     assert setup.fetch(DOWN)
+
+
+def test_a_deadline_that_passes_before_it_is_set() -> None:
+    """A process that is stopped in the midst of a query, by a noisy neighbour, answers 504 and not 500."""
+    clock = StrictClock()
+
+    class Stopped(Upstream):
+        async def fetch(self, query: Query) -> Answer:
+            clock.advance(11)
+            return await super().fetch(query)
+
+    came: list[Any] = []
+    client = Coalescing(clock, Stopped(), query_timeout=10, cache_seconds=0)
+    Deferred.fromCoroutine(client.fetch(UP)).addBoth(came.append)
+    clock.advance(0)
+    assert came[0].check(QueryTimeout)

@@ -95,6 +95,20 @@ def imported(folder: str) -> set[str]:
     return found
 
 
+def chosen_by_extra() -> set[str]:
+    """Return what the extras in brackets bring, `Twisted[tls]`'s pyOpenSSL say: whoever names the extra means them."""
+    found: set[str] = set()
+    for wanted in required():
+        for line in distribution(wanted.name).requires or []:
+            needed = Requirement(line)
+            marker = needed.marker
+            if marker and not marker.evaluate({"extra": ""}):
+                found |= {
+                    canonicalize_name(needed.name) for extra in wanted.extras if marker.evaluate({"extra": extra})
+                }
+    return found
+
+
 @pytest.mark.parametrize("extra", ["", "test"])
 def test_all_that_is_required_is_there_and_within_its_range(extra: str) -> None:
     """What setup.cfg names, and what that requires in its turn: one version of each fits them all."""
@@ -118,4 +132,5 @@ def test_licences_are_permissive() -> None:
 
 def test_what_is_imported_is_required_and_the_other_way_round() -> None:
     """No dependency by way of another one, which may drop it; none that is not needed."""
-    assert imported("orchestratord") == {canonicalize_name(requirement.name) for requirement in required()}
+    named = {canonicalize_name(requirement.name) for requirement in required()}
+    assert named <= imported("orchestratord") <= named | chosen_by_extra()

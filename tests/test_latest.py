@@ -13,10 +13,11 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from orchestratord.catalogue import BUILT_IN
-from orchestratord.errors import QueryTimeout, UpstreamUnavailable, UpstreamUnreachable
+from orchestratord.errors import Overloaded, QueryTimeout, UpstreamUnavailable, UpstreamUnreachable
 from orchestratord.latest import LatestFromMemory, printed, select
 from orchestratord.nodes import NodeStore
 from orchestratord.query import Query
+from orchestratord.room import Room
 from orchestratord.upstream import Answer
 from tests.fakes import FAMILIES, NOW, FakeClocks, FakeUpstreams, report
 
@@ -36,7 +37,10 @@ class Setup:
         for number, node in enumerate(("n1", "n2", "n3", "m1")):
             self.nodes.update([report(node, page_faults=number + 0.5)], 1000)
         self.nodes.update([report("silent", fs_read_count=1)], 1000)
-        self.client = LatestFromMemory(self.clock, self.upstreams, self.nodes, BUILT_IN, clocks=self.clocks, mode=mode)
+        self.room = Room(1000)
+        self.client = LatestFromMemory(
+            self.clock, self.upstreams, self.nodes, BUILT_IN, clocks=self.clocks, mode=mode, room=self.room
+        )
 
     def ask(self, promql: str, path: str = "/api/v1/query", **params: str) -> Answer:
         """Return the answer, or raise."""
@@ -208,3 +212,15 @@ def test_no_text_does_anything_but_select_or_not(promql: str) -> None:
     """Whatever a client sends."""
     select(promql, INDEXES)
     select(f'page_faults{{node_id=~"{promql}"}}', INDEXES)
+
+
+def test_answers_about_the_whole_table_have_a_bound_together() -> None:
+    """One that finds no room is refused."""
+    setup = Setup("always")
+    kept = setup.ask("page_faults")
+    assert setup.room.held == len(kept.body)
+    setup.room.limit = len(kept.body)
+    with pytest.raises(Overloaded):
+        setup.ask("page_faults")
+    del kept
+    assert setup.room.held == 0

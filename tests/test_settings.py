@@ -130,6 +130,11 @@ def test_all_in_one_brings_its_own_prometheus() -> None:
         ({"stale-after": "nan"}, "--stale-after: 'nan' must be"),
         ({"max-nodes": "1.5"}, "--max-nodes: '1.5' must be a whole number from 1 to 10000000"),
         ({"max-nodes": "1e999"}, "--max-nodes: '1e999' must be"),
+        (
+            {"max-answers-bytes": "1024"},
+            "--max-answers-bytes: 1024 must be --max-answer-bytes at least, which is 67108864",
+        ),
+        ({"max-arriving-bytes": "9999"}, "--max-arriving-bytes: 9999 must be --max-report-bytes at least"),
         ({"listen": ["tcp:5000", "nonsense"]}, "--listen: 'nonsense' must be a Twisted endpoint description"),
         ({"listen": ["tcp:http"]}, "--listen: 'tcp:http' must be a Twisted endpoint description"),
         ({"prometheus": ["localhost:9090"]}, "--prometheus: 'localhost:9090' must be an http or https URL"),

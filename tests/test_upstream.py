@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,6 +19,8 @@ from twisted.web.server import NOT_DONE_YET
 
 from orchestratord.errors import Overloaded, QueryTimeout, UpstreamUnavailable
 from orchestratord.query import Query
+from orchestratord.room import Room
+from orchestratord.turns import Turns
 from orchestratord.upstream import MAX_URL_PARAMS, SKIP_SECONDS, Answer, Upstreams
 from tests.fakes import Metrics
 
@@ -88,11 +91,13 @@ class Setup:
         self,
         *,
         max_queries: int = 10,
+        query_queue: int = 0,
         max_answer_bytes: int = 1000,
         headers: Any = (),
         authorization: Any = None,
         **hosts: Any,
     ) -> None:
+        self.room = Room(1500)
         self.clock = Clock()
         self.client = Client(**hosts)
         self.metrics = Metrics()
@@ -105,7 +110,8 @@ class Setup:
             headers=headers,
             authorization=authorization,
             query_timeout=10,
-            max_queries=max_queries,
+            turns=Turns(max_queries, query_queue),
+            room=self.room,
             max_answer_bytes=max_answer_bytes,
         )
 
@@ -142,9 +148,13 @@ def test_an_answer_comes_back_byte_for_byte() -> None:
     assert setup.count("p", "answered") == 1
 
 
-def test_no_content_is_an_answer() -> None:
-    """Prometheus says so of exemplars where the query selects nothing; with a body it would be nonsense."""
-    assert result(Setup(p=Prometheus(Answer(204, b"", b""))).fetch()) == Answer(204, b"", b"")
+def test_no_content_is_an_answer_about_exemplars() -> None:
+    """Prometheus says so of exemplars where the query selects nothing; of anything else it would be nonsense."""
+    nothing = Answer(204, b"", b"")
+    exemplars = Query("/api/v1/query_exemplars", (("query", "1"),))
+    assert result(Setup(p=Prometheus(nothing)).fetch(exemplars)) == nothing
+    with pytest.raises(UpstreamUnavailable, match="answered 204"):
+        result(Setup(p=Prometheus(nothing)).fetch())
 
 
 def test_long_parameters_go_as_a_form() -> None:
@@ -330,3 +340,89 @@ def test_openssls_errors_are_told_in_words() -> None:
     error = ResponseNeverReceived([Failure(SSL.Error([("SSL routines", "", "wrong version number")]))])
     with pytest.raises(UpstreamUnavailable, match=r"http://p: TLS: wrong version number$"):
         result(Setup(p=error).fetch())
+
+
+def answer_now(host: Prometheus, setup: Setup) -> None:
+    """Have the first request that waits answered."""
+    request = host.waiting.pop(0)
+    request.setHeader(b"Content-Type", b"application/json")
+    request.write(b"{}")
+    request.finish()
+    setup.client.flush()
+
+
+def test_a_query_waits_for_its_turn() -> None:
+    """It is asked when another one is over, and its deadline began when it came."""
+    host = Prometheus(None)
+    setup = Setup(p=host, max_queries=1, query_queue=2)
+    first, second, third = setup.fetch(), setup.fetch(), setup.fetch(replace(QUERY, timeout=7))
+    assert len(host.requests) == 1
+    setup.clock.advance(6)
+    answer_now(host, setup)
+    assert result(first).body == b"{}"
+    assert len(host.requests) == 2
+    for seconds, fetched in ((1, third), (3, second)):
+        assert not fetched.called
+        setup.clock.advance(seconds)
+        with pytest.raises(QueryTimeout):
+            result(fetched)
+    assert len(host.requests) == 2
+    assert setup.metrics.value("orchestrator_upstream_up", upstream="http://p") == 1
+    host.answer = GOOD
+    assert result(setup.fetch()) == GOOD
+
+
+def test_all_answers_together_have_a_bound() -> None:
+    """One that finds no room is refused while it comes; what is let go makes room."""
+    setup = Setup(p=Prometheus(Answer(200, b"application/json", b"x" * 1000)))
+    kept = result(setup.fetch())
+    assert setup.room.held == 1000
+    refused = setup.fetch()
+    with pytest.raises(Overloaded, match="the answers that are being passed on fill their memory"):
+        result(refused)
+    assert setup.room.held == 1000
+    assert setup.metrics.value("orchestrator_upstream_up", upstream="http://p") == 1
+    del kept
+    assert setup.room.held == 0
+    assert len(result(setup.fetch()).body) == 1000
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(200, b"text/html", b"x" * 1000),
+        Answer(302, b"application/json", b"x" * 1000),
+        Answer(200, b"application/json", b"x" * 1001),
+    ],
+    ids=["html", "redirect", "too long"],
+)
+def test_an_answer_that_is_none_holds_no_memory(answer: Answer) -> None:
+    """As soon as it is refused."""
+    setup = Setup(p=Prometheus(answer))
+    fetched = setup.fetch()
+    with pytest.raises(UpstreamUnavailable):
+        result(fetched)
+    assert setup.room.held == 0
+
+
+def test_an_exchange_that_is_cut_holds_no_memory() -> None:
+    """At its deadline."""
+    host = Prometheus(None)
+    setup = Setup(p=host)
+    fetched = setup.fetch()
+    host.waiting[0].setHeader(b"Content-Type", b"application/json")
+    host.waiting[0].write(b"x" * 500)
+    setup.client.flush()
+    assert setup.room.held == 500
+    setup.clock.advance(10)
+    assert setup.room.held == 0
+    with pytest.raises(QueryTimeout):
+        result(fetched)
+
+
+def test_what_an_error_says_is_one_line_of_the_log() -> None:
+    """Whoever had a hand in it."""
+    setup = Setup(p=RuntimeError("a\nb\x1b[31m\u2028c"))
+    with capturedLogs() as logs, pytest.raises(UpstreamUnavailable, match=r"a\\nb\\x1b\[31m\\u2028c"):
+        result(setup.fetch())
+    assert [event["reason"] for event in logs] == ["a\\nb\\x1b[31m\\u2028c"]

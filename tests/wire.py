@@ -12,13 +12,16 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
 
 from orchestratord.access import Gate
 from orchestratord.catalogue import BUILT_IN
 from orchestratord.exposition import Exposition
 from orchestratord.nodes import NodeStore
+from orchestratord.room import Room
 from orchestratord.web.admin import Admin
 from orchestratord.web.api import Api, Root
+from orchestratord.web.connections import Connections
 from orchestratord.web.express import Express
 from orchestratord.web.queries import HOT_QUERIES, Queries, QueryResource
 from orchestratord.web.reports import AT_ONCE, ReportsResource
@@ -28,7 +31,7 @@ from orchestratord.web.tree import KleinTree
 from tests.fakes import FakeClocks, FakeUpstreams, Metrics, decoder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from twisted.web.http import Request
 
@@ -66,11 +69,28 @@ def request(method: str, path: str, body: bytes = b"", **headers: str) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
+class NarrowTransport(StringTransport):
+    """A transport whose client reads as fast as it is answered, until `narrow` is set: then only what it asks for."""
+
+    narrow = False
+    producer: Any
+
+    def write(self, data: bytes) -> None:
+        """Take data, and stop whoever writes if nobody reads."""
+        super().write(data)
+        if self.narrow and data:
+            self.producer.pauseProducing()
+
+    def writeSequence(self, data: Iterable[bytes]) -> None:
+        """Take data, all of it at once."""
+        self.write(b"".join(data))
+
+
 class Connection:
     """A client's connection to the site."""
 
     def __init__(self, site: OrchestratorSite) -> None:
-        self.transport = StringTransport()
+        self.transport = NarrowTransport()
         channel: Any = site.buildProtocol(None)
         self.channel: BoundedChannel = channel
         self.channel.makeConnection(self.transport)
@@ -78,6 +98,13 @@ class Connection:
     def send(self, data: bytes) -> None:
         """Send bytes."""
         self.channel.dataReceived(data)
+
+    def read(self) -> int:
+        """Take what was written, as a client does that reads slowly; return how many bytes that was."""
+        size = len(self.transport.value())
+        self.transport.clear()
+        self.channel.resumeProducing()
+        return size
 
     def leave(self) -> None:
         """Close the connection from the client's side."""
@@ -92,18 +119,23 @@ class Connection:
         """Return what was answered since the last call."""
         data = self.transport.value()
         self.transport.clear()
-        answers = []
-        while data:
-            head, _, data = data.partition(b"\r\n\r\n")
-            first, *lines = head.decode().split("\r\n")
-            headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-            if headers.get("transfer-encoding") == "chunked":
-                content, data = _unchunked(data)
-            else:
-                size = int(headers.get("content-length", 0))
-                content, data = data[:size], data[size:]
-            answers.append(Answer(int(first.split()[1]), headers, content))
-        return answers
+        return answers(data)
+
+
+def answers(data: bytes) -> list[Answer]:
+    """Return the answers that these bytes are."""
+    answers = []
+    while data:
+        head, _, data = data.partition(b"\r\n\r\n")
+        first, *lines = head.decode().split("\r\n")
+        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+        if headers.get("transfer-encoding") == "chunked":
+            content, data = _unchunked(data)
+        else:
+            size = int(headers.get("content-length", 0))
+            content, data = data[:size], data[size:]
+        answers.append(Answer(int(first.split()[1]), headers, content))
+    return answers
 
 
 def _unchunked(data: bytes) -> tuple[bytes, bytes]:
@@ -121,9 +153,12 @@ class FakeMetricsResource(Resource):
     """Stands for MetricsResource, which needs a real reactor's threads."""
 
     isLeaf = True
+    never = False
 
-    def render(self, request: Request) -> bytes:
-        """Answer what is rare."""
+    def render(self, request: Request) -> bytes | int:
+        """Answer what is rare, or never."""
+        if self.never:
+            return NOT_DONE_YET
         request.setHeader(b"content-type", b"text/plain")
         return b"fallback"
 
@@ -140,14 +175,19 @@ class Wire:
         gate: Gate | None = None,
         access_log: bool = False,
         admin_elsewhere: bool = False,
+        max_arriving: int = 100_000_000,
+        max_connections: int = 10_000,
     ) -> None:
         self.gate = Gate({}) if gate is None else gate
         self.clock = Clock()
         self.clocks = FakeClocks()
         self.metrics = Metrics()
         self.upstreams = FakeUpstreams()
+        self.fallback = FakeMetricsResource()
         self.draining = False
         self.sick: str | None = None
+        self.arriving = Room(max_arriving)
+        self.connections = Connections(max_connections)
         self.nodes = NodeStore(stale_after=60, max_nodes=max_nodes)
         self.in_thread: Callable[[Callable[[], bytes]], Deferred[bytes]] = maybeDeferred
         self.queries = queries = Queries(self.upstreams, max_length=1000)
@@ -180,7 +220,7 @@ class Wire:
             Exposition(BUILT_IN, self.metrics.registry),
             self.metrics.telemetry,
             self.clocks,
-            fallback=FakeMetricsResource(),
+            fallback=self.fallback,
         )
         self.express = Express(reports, queries, self.metrics.telemetry, self.gate, max_body=min(AT_ONCE, max_body))
         self.site = OrchestratorSite(
@@ -195,8 +235,11 @@ class Wire:
             gate=self.gate,
             access_log=access_log,
             max_body=max_body,
+            arriving=self.arriving,
+            connections=self.connections,
             request_timeout=30,
             idle_timeout=60,
+            answer_timeout=20,
         )
         self.site.startFactory()
 
@@ -212,8 +255,11 @@ class Wire:
             express=None,
             gate=self.gate,
             max_body=self.site.max_body,
+            arriving=self.arriving,
+            connections=self.connections,
             request_timeout=30,
             idle_timeout=60,
+            answer_timeout=20,
         )
         return other
 

@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from orchestratord.errors import Draining, Fault, Forbidden, UnsupportedBody
+from orchestratord.errors import Busy, Draining, Fault, Forbidden, UnsupportedBody
 from orchestratord.report import gunzip, is_batch
 from orchestratord.web.answers import ConstantAnswer, failure_body, json_body, method_not_allowed_body, whole_answer
 
@@ -28,6 +28,8 @@ log = Logger()
 
 #: Bodies up to this size are decoded at once: a millisecond at most. Longer ones give the reactor a turn in between.
 AT_ONCE = 32_768
+#: What a longer body takes of memory while it is decoded, as a multiple of its length: the body itself, its reports.
+DECODED_FACTOR = 8
 #: Nodes that are named in the log when they first report, in a second.
 LOGGED_EACH_SECOND = 10
 
@@ -88,6 +90,7 @@ class ReportsResource(Resource):
                 decoded = self._decoder.decode(body, self._clocks.time())
                 _check_node(request.node, decoded.reports, body)
                 return json_body(request, 200, _counts(self._store(decoded.reports, decoded.unknown_names)))
+            _hold_decoded(request, len(body))
         except Exception:  # noqa: BLE001 - a Fault, or one of ours
             return self._failure_body(request, Failure())
         finished = request.notifyFinish()
@@ -178,6 +181,13 @@ class ReportsResource(Resource):
         if not failure.check(CancelledError):
             request.write(self._failure_body(request, failure))
             request.finish()
+
+
+def _hold_decoded(request: BoundedRequest, size: int) -> None:
+    """Hold what a long batch takes while it is decoded; one alone fits always. Raises Busy."""
+    channel = request.channel
+    if not channel.hold_more(min(DECODED_FACTOR * size, channel.site.arriving.limit // 2)):
+        raise Busy("the batches that are being read fill their memory; try again")
 
 
 def _counts(updated: Updated) -> dict[str, str | int]:

@@ -10,6 +10,10 @@ import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _ALL = sorted(os.sched_getaffinity(0))
 #: The core of the server under test, of the clients, and all of them: Pushgateway, VictoriaMetrics, Prometheus.
@@ -69,12 +73,11 @@ def connections_taken() -> int:
     return int(numbers[names.index("PassiveOpens")])
 
 
-def description() -> list[str]:
-    """Return lines about the machine and the versions of everything."""
+def versions(packages: Iterable[str]) -> list[str]:
+    """Return lines about the machine, and the versions of Python's libraries and of these Debian packages."""
     models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     model = models[0].partition(":")[2].strip() if models else platform.machine()
     libraries = ", ".join(f"{name} {_version(name)}" for name in _LIBRARIES if _version(name))
-    packages = [package for package in dict.fromkeys(_PROGRAMS.values()) if package != "util-linux"]
     query = ["dpkg-query", "-W", "-f", "${Package} ${Version}, ", *packages]
     debian = subprocess.run(query, capture_output=True, text=True, check=False).stdout.rstrip(", ")
     return [
@@ -82,6 +85,13 @@ def description() -> list[str]:
         f"Machine: {model}, {len(_ALL)} cores, Linux {platform.release()}",
         f"Python {platform.python_version()}; orchestratord {_version('orchestratord')}; {libraries}",
         f"Debian: {debian}" if debian else "Debian packages: unknown",
+    ]
+
+
+def description() -> list[str]:
+    """Return these lines, and which core is whose."""
+    return [
+        *versions(package for package in dict.fromkeys(_PROGRAMS.values()) if package != "util-linux"),
         f"Core {min(SERVER)}: the daemon, floor, Flask's own server, plain proxy. Core {min(CLIENT)}: the clients.",
         f"All {len(ALL)} cores: gunicorn, Pushgateway, VictoriaMetrics, and Prometheus as an upstream.",
         f"Prometheus asked directly: core {min(SERVER)}, as ours.",

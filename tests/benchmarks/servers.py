@@ -142,17 +142,17 @@ class Servers:
         command = ["victoria-metrics", f"-httpListenAddr=127.0.0.1:{port}", f"-storageDataPath={data}"]
         return self.start("VictoriaMetrics", command, port, "/health", ALL)
 
-    def prometheus(self, target_port: int, port: int) -> Server:
-        """Start a Prometheus that scrapes `/metrics` of a port every 5 s."""
+    def prometheus(self, target_port: int, port: int, *, every: float = 5, ready: str | None = "/-/ready") -> Server:
+        """Start a Prometheus that scrapes `/metrics` of a port every so many seconds, and wait as `start` does."""
         config = self.home / f"prometheus-{port}.yml"
         config.write_text(
-            "global: {scrape_interval: 5s}\n"
+            f"global: {{scrape_interval: {every:g}s, scrape_timeout: {every:g}s}}\n"
             f"scrape_configs: [{{job_name: nodes, static_configs: [{{targets: ['127.0.0.1:{target_port}']}}]}}]\n"
         )
         data = self.home / f"prometheus-{port}"
         command = ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={data}"]
         command += [f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"]
-        return self.start("Prometheus", command, port, "/-/ready", ALL)
+        return self.start("Prometheus", command, port, ready, ALL)
 
     def plain_proxy(self, prometheus_port: int) -> Server:
         """Start the plain Klein and `treq.get` proxy."""

@@ -200,7 +200,7 @@ class Server:
 class Daemon(Server):
     """`twistd orchestrator` in the foreground, on a loopback port of the kernel's choice unless told otherwise.
 
-    `within` is a command that ends by becoming the one that it is given, such as unshare's.
+    `under` is a program that starts it, such as `prlimit` or `unshare` with its options.
     """
 
     def __init__(
@@ -209,11 +209,11 @@ class Daemon(Server):
         *options: str,
         env: Mapping[str, str] | None = None,
         listen: str | None = LOOPBACK,
-        within: Iterable[str] = (),
+        under: Iterable[str] = (),
     ) -> None:
         listening = ("--listen", listen) if listen else ()
-        command = (*within, TWISTD, "--nodaemon", "--pidfile=", "orchestrator", *listening, *options)
-        super().__init__(command, home, env)
+        command = (TWISTD, "--nodaemon", "--pidfile=", "orchestrator", *listening, *options)
+        super().__init__((*under, *command), home, env)
         self.port = 0
         #: Whether a test has ended it in a way that leaves no exit code 0.
         self.killed = False

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.integration.daemon import PATIENCE, Daemon, free_port, report, until
-from tests.integration.upstream import EMPTY, Exchange, FakeUpstream, echo, found_nothing, never
+from tests.integration.upstream import EMPTY, Exchange, FakeUpstream, HeldUpstream, echo, found_nothing, never
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +25,8 @@ pytestmark = pytest.mark.integration
 DEADLINE = 1.0
 #: Seconds that a busy machine may add to them.
 SLACK = 4.0
+#: For a daemon that may wait as long as a test does.
+PATIENT = ("--query-timeout", str(PATIENCE))
 
 #: Made beforehand: packing it takes longer than the deadline on a busy machine.
 BOMB = gzip.compress(b" " * 5_000_000)
@@ -361,14 +363,8 @@ def test_a_client_that_leaves(start: Callable[..., Daemon]) -> None:
 
 def test_too_many_queries(start: Callable[..., Daemon]) -> None:
     """Queries over the limit are 503 overloaded with Retry-After, at once; those in flight get their answers."""
-    release = Event()
-
-    def answer(exchange: Exchange) -> None:
-        assert release.wait(PATIENCE)
-        found_nothing(exchange)
-
-    with FakeUpstream(answer) as upstream:
-        daemon = start("--prometheus", upstream.url, "--max-queries", "2", "--query-timeout", str(PATIENCE))
+    with HeldUpstream() as upstream:
+        daemon = start("--prometheus", upstream.url, "--max-queries", "2", "--query-queue", "0", *PATIENT)
         with daemon.wire() as one, daemon.wire() as other:
             one.get("/query?q=up")
             other.get("/api/v1/series?match[]=up")
@@ -378,7 +374,7 @@ def test_too_many_queries(start: Callable[..., Daemon]) -> None:
                 assert error_of(refused)[:2] == (503, "overloaded")
                 assert int(refused.headers["Retry-After"]) > 0
             assert daemon.post(report("meanwhile")).status_code == 200
-            release.set()
+            upstream.release()
             assert one.answer().body == EMPTY
             assert other.answer().body == EMPTY
         assert daemon.get("/query", {"q": "up"}).content == EMPTY
@@ -386,21 +382,15 @@ def test_too_many_queries(start: Callable[..., Daemon]) -> None:
 
 def test_identical_queries_take_one_place(start: Callable[..., Daemon]) -> None:
     """Clients that ask the same share one exchange; one of them may leave, and those who stay get the answer."""
-    release = Event()
-
-    def answer(exchange: Exchange) -> None:
-        assert release.wait(PATIENCE)
-        found_nothing(exchange)
-
-    with FakeUpstream(answer) as upstream:
-        daemon = start("--prometheus", upstream.url, "--max-queries", "1", "--query-timeout", str(PATIENCE))
+    with HeldUpstream() as upstream:
+        daemon = start("--prometheus", upstream.url, "--max-queries", "1", "--query-queue", "0", *PATIENT)
         with daemon.wire() as one, daemon.wire() as other, daemon.wire() as leaver:
             for wire in (leaver, one, other):
                 wire.get("/query?q=up")
             upstream.until_open(1)
             leaver.close()
             assert daemon.get("/query", {"q": "else"}).status_code == 503
-            release.set()
+            upstream.release()
             assert (one.answer().body, other.answer().body) == (EMPTY, EMPTY)
         assert len(upstream.asked) == 1
 

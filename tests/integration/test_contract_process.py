@@ -7,14 +7,13 @@ import signal
 import socket
 import time
 from dataclasses import dataclass
-from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
 
 from tests.integration.daemon import PATIENCE, ROOT, TWISTD, Daemon, Wire, head, pause, report, run, until
-from tests.integration.upstream import EMPTY, Exchange, FakeUpstream, found_nothing, never
+from tests.integration.upstream import EMPTY, Exchange, FakeUpstream, HeldUpstream, found_nothing, never
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -264,13 +263,7 @@ def test_access_log(start: Callable[..., Daemon]) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_clean_stop(start: Callable[..., Daemon], number: signal.Signals) -> None:
     """SIGTERM and SIGINT close the port, let a request in flight finish, and end with exit code 0."""
-    release = Event()
-
-    def answer_late(exchange: Exchange) -> None:
-        assert release.wait(PATIENCE)
-        found_nothing(exchange)
-
-    with FakeUpstream(answer_late) as upstream:
+    with HeldUpstream() as upstream:
         daemon = start("--prometheus", upstream.url)
         with daemon.wire() as wire:
             wire.get("/query?q=up")
@@ -278,7 +271,7 @@ def test_clean_stop(start: Callable[..., Daemon], number: signal.Signals) -> Non
             daemon.signal(number)
             until(lambda: refuses(daemon.port), "an end of listening")
             assert daemon.process.poll() is None
-            release.set()
+            upstream.release()
             answer = wire.answer()
             assert (answer.status, answer.body) == (200, EMPTY)
             assert wire.ended()
@@ -311,13 +304,7 @@ def test_stop_does_not_wait_for_ever(start: Callable[..., Daemon]) -> None:
 
 def test_a_second_signal_changes_nothing(start: Callable[..., Daemon]) -> None:
     """An impatient operator's second Ctrl-C does not turn a clean stop into another one."""
-    release = Event()
-
-    def answer_late(exchange: Exchange) -> None:
-        assert release.wait(PATIENCE)
-        found_nothing(exchange)
-
-    with FakeUpstream(answer_late) as upstream:
+    with HeldUpstream() as upstream:
         daemon = start("--prometheus", upstream.url)
         with daemon.wire() as wire:
             wire.get("/query?q=up")
@@ -326,7 +313,7 @@ def test_a_second_signal_changes_nothing(start: Callable[..., Daemon]) -> None:
             until(lambda: refuses(daemon.port), "an end of listening")
             daemon.signal(signal.SIGINT)
             daemon.signal(signal.SIGTERM)
-            release.set()
+            upstream.release()
             assert wire.answer().status == 200
         daemon.stop()
 
@@ -368,20 +355,14 @@ def test_drain_delay(start: Callable[..., Daemon]) -> None:
 
 def test_drain_delay_ends_by_itself(start: Callable[..., Daemon]) -> None:
     """After it the port closes, and a request in flight finishes."""
-    release = Event()
-
-    def answer_late(exchange: Exchange) -> None:
-        assert release.wait(PATIENCE)
-        found_nothing(exchange)
-
-    with FakeUpstream(answer_late) as upstream:
+    with HeldUpstream() as upstream:
         daemon = start("--prometheus", upstream.url, "--drain-delay", "0.5")
         with daemon.wire() as wire:
             wire.get("/query?q=up")
             upstream.until_open(1)
             daemon.signal(signal.SIGTERM)
             until(lambda: refuses(daemon.port), "an end of listening")
-            release.set()
+            upstream.release()
             assert wire.answer().status == 200
         daemon.stop()
 
@@ -416,14 +397,8 @@ def test_reports_and_probes_during_the_drain(start: Callable[..., Daemon]) -> No
 
 def test_a_report_pipelined_past_the_drain(start: Callable[..., Daemon]) -> None:
     """A report behind a request that was in flight at the stop is 503, or the connection ends; never a 200."""
-    release = Event()
-
-    def answer_late(exchange: Exchange) -> None:
-        assert release.wait(PATIENCE)
-        found_nothing(exchange)
-
     body = json.dumps(report("n1")).encode()
-    with FakeUpstream(answer_late) as upstream:
+    with HeldUpstream() as upstream:
         daemon = start("--prometheus", upstream.url)
         with daemon.wire() as wire:
             wire.get("/query?q=up")
@@ -431,7 +406,7 @@ def test_a_report_pipelined_past_the_drain(start: Callable[..., Daemon]) -> None
             daemon.signal(signal.SIGTERM)
             until(lambda: refuses(daemon.port), "an end of listening")
             wire.request("POST", "/update_metrics", body=body)
-            release.set()
+            upstream.release()
             assert wire.answer().status == 200
             try:
                 answer = wire.answer()

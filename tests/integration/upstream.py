@@ -150,6 +150,22 @@ def found_nothing(exchange: Exchange) -> None:
     exchange.reply("200 OK", "application/json", EMPTY)
 
 
+class HeldUpstream(FakeUpstream):
+    """Finds nothing, but does not say so before it is released."""
+
+    def __init__(self) -> None:
+        self._released = Event()
+        super().__init__(self._hold)
+
+    def release(self) -> None:
+        """Answer what was asked, and from now on at once."""
+        self._released.set()
+
+    def _hold(self, exchange: Exchange) -> None:
+        if self._released.wait(PATIENCE):
+            found_nothing(exchange)
+
+
 def never(exchange: Exchange) -> None:
     """Keep the connection open and say nothing."""
     exchange.hang_up_seen()

@@ -6,6 +6,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.logger import capturedLogs, formatEvent
 
 from orchestratord.access import Gate, Role, rule
@@ -140,6 +142,48 @@ def test_a_route_that_no_rule_knows_is_not_there() -> None:
         assert (type(found).__name__ == "KleinResource") == known
 
 
+PIECES = (
+    *("/", "//", "%2f", "%2F", "\\", "..", "%2e%2e", ".", ";", "?", "#", "%00", "%ff", "%25", "%3f", "http://h"),
+    *(
+        "nodes",
+        "%6eodes",
+        "Nodes",
+        "n1",
+        "metrics",
+        "%6Detrics",
+        "update_metrics",
+        "api",
+        "v1",
+        "query",
+        "label",
+        "-/ready",
+    ),
+)
+
+
+@given(
+    st.sampled_from(["GET", "HEAD", "POST", "DELETE", "delete", "PUT", "OPTIONS", "PATCH"]),
+    st.lists(st.sampled_from(PIECES), max_size=8).map("".join).map("/".__add__),
+    st.sampled_from([None, *Role]),
+)
+@settings(max_examples=600)
+def test_no_spelling_is_a_way_round(method: str, path: str, role: Role | None) -> None:
+    """Whatever a path and a method look like, a token does what its role may, and nothing else."""
+    wire = gated()
+    wire.report(body("n1"), **bearer(Role.REPORT))
+    connection = wire.connect()
+    connection.send(request(method, path, **({} if role is None else bearer(role))))
+    wire.clock.pump([0] * 5)
+    data = connection.transport.value()
+    assert wire.ids() == ([] if role is Role.ADMIN and b" 204 " in data[:20] else ["n1"])
+    if role is not Role.QUERY:
+        assert b'"n1"' not in data
+        assert wire.upstreams.asked == []
+    if role is not Role.SCRAPE:
+        assert b"orchestrator_nodes" not in data
+        assert b"fallback" not in data
+
+
 def test_what_is_always_open() -> None:
     """Probes, and the list of endpoints."""
     wire = gated()
@@ -229,14 +273,14 @@ class TestShortWay:
             connection.send(request("POST", "/update_metrics", body(f"n{number:02}"), Authorization=f"Bearer {token}"))
             assert connection.channel._on_express
         assert len(wire.ids()) == 20
-        assert len(wire.express._heads) == 1
+        assert len(wire.express._known) == 1
 
     @pytest.mark.parametrize("name", ["authorization", "AUTHORIZATION", "X-Authorization"])
     def test_a_head_with_a_token_is_not_remembered(self, name: str) -> None:
         """Where the header is spelt so that it goes Twisted's way, it takes no place from the others."""
         wire = gated()
         wire.report(body("n1"), **{name: f"Bearer {TOKENS[Role.REPORT]}"})
-        assert not wire.express._heads
+        assert not wire.express._known
 
     def test_the_token_is_looked_at_each_time(self) -> None:
         """A head that was let in is not when its token has gone, on the same connection."""

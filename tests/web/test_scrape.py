@@ -192,3 +192,18 @@ def test_a_scrape_that_fails_is_broken_off() -> None:
     assert connection.closed
     assert connection.answers() == []
     assert any("log_failure" in event for event in logs)
+
+
+def test_the_fallback_is_asked_for_few_at_a_time() -> None:
+    """It takes much memory; one too many is 503, and the plain scrapes go on."""
+    wire = Wire()
+    wire.fallback.never = True
+    waiting = [wire.connect() for _ in range(scrape.MAX_FALLBACKS)]
+    for connection in waiting:
+        connection.send(request("GET", "/metrics?name[]=page_faults"))
+    refused = wire.ask("GET", "/metrics?name[]=page_faults")
+    assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+    assert wire.ask("GET", "/metrics").status == 200
+    waiting[0].leave()
+    wire.fallback.never = False
+    assert wire.ask("GET", "/metrics?name[]=page_faults").body == b"fallback"

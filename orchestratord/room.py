@@ -1,0 +1,63 @@
+"""Memory that may be held at one time for one purpose: each holder has a lease, and no more is lent than there is."""
+
+from __future__ import annotations
+
+from collections import deque
+
+
+class Room:
+    """So many bytes, for all holders together. Belongs to the reactor thread."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._lent = 0
+        #: What leases held that nobody ended: they may be collected on any thread, and appending is safe there.
+        self._dropped: deque[int] = deque()
+
+    @property
+    def held(self) -> int:
+        """How many bytes are held now; any thread may ask."""
+        return self._lent - sum(list(self._dropped))
+
+    def lend(self, size: int) -> bool:
+        """Lend so many bytes more, or take them back if it is less than 0; False if there is no room."""
+        while self._dropped:
+            self._lent -= self._dropped.popleft()
+        if size > 0 and self._lent + size > self.limit:
+            return False
+        self._lent += size
+        return True
+
+    def drop(self, size: int) -> None:
+        """Take back what nobody has any more, on any thread."""
+        self._dropped.append(size)
+
+    def lease(self) -> Lease:
+        """Return a lease that holds nothing yet."""
+        return Lease(self)
+
+
+class Lease:
+    """What one holder holds of a room; given back when it ends, or when the last one who knows of it has let it go."""
+
+    __slots__ = ("_room", "held")
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        #: How many bytes this lease holds.
+        self.held = 0
+
+    def hold(self, size: int) -> bool:
+        """Hold so many bytes in the place of what was held; False, and nothing changed, if there is no room."""
+        if not self._room.lend(size - self.held):
+            return False
+        self.held = size
+        return True
+
+    def end(self) -> None:
+        """Give all of it back."""
+        self.hold(0)
+
+    def __del__(self) -> None:
+        if self.held:
+            self._room.drop(self.held)

@@ -1,0 +1,50 @@
+"""So many at a time, and a short queue of those who wait for their turn."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from twisted.internet.defer import Deferred
+
+from orchestratord.errors import Overloaded
+
+
+class Turns:
+    """Lets `at_once` queries go on at a time and up to `queue` more wait, first come first served.
+
+    Belongs to the reactor thread.
+    """
+
+    def __init__(self, at_once: int, queue: int) -> None:
+        self._at_once = at_once
+        self._queue = queue
+        #: How many have their turn now.
+        self.taken = 0
+        self._waiting: deque[Deferred[None]] = deque()
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for their turn."""
+        return len(self._waiting)
+
+    async def take(self) -> None:
+        """Return when it is the caller's turn, which `give` ends; cancelling gives up the place in the queue.
+
+        Raises Overloaded if the queue is full.
+        """
+        if self.taken < self._at_once:
+            self.taken += 1
+            return
+        if len(self._waiting) >= self._queue:
+            behind = f", and {self._queue} wait for their turn" if self._queue else ""
+            raise Overloaded(f"{self._at_once} queries are in flight already{behind}; try again")
+        turn: Deferred[None] = Deferred(self._waiting.remove)
+        self._waiting.append(turn)
+        await turn
+
+    def give(self) -> None:
+        """End a turn: the first who waits has it now."""
+        if self._waiting:
+            self._waiting.popleft().callback(None)
+        else:
+            self.taken -= 1

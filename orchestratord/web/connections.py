@@ -1,0 +1,78 @@
+"""How many connections there may be, and the short answer to one too many."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from twisted.internet.protocol import Protocol, connectionDone
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import ITCPTransport
+    from twisted.python.failure import Failure
+
+#: Connections over the limit that are answered at a time; more are closed without a word.
+REFUSALS = 64
+#: Seconds in which one that is refused should have sent its request: a reset at once would take the answer from it.
+REFUSAL_SECONDS = 2.0
+
+_BODY = msgspec.json.encode({"error": "too many connections; try again"})
+_REFUSAL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+    b"Retry-After: 1\r\nConnection: close\r\n\r\n%s" % (len(_BODY), _BODY)
+)
+
+
+class Connections:
+    """Counts connections; sites that share it share its limit. Belongs to the reactor thread."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        #: How many there are.
+        self.open = 0
+        #: How many were one too many since the start.
+        self.refused = 0
+        self._refusals = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether the next one is one too many."""
+        return self.open >= self.limit
+
+    def refusal(self, reactor: Any) -> Refusal | None:
+        """Return what answers a connection that is one too many; None if it should be closed at once."""
+        self.refused += 1
+        return Refusal(self, reactor) if self._refusals < REFUSALS else None
+
+    def refusing(self, change: int) -> None:
+        """Count connections that are being refused."""
+        self._refusals += change
+
+
+class Refusal(Protocol):
+    """Answers 503 without looking at the request, and ends with its first packet or after a moment."""
+
+    transport: ITCPTransport
+
+    def __init__(self, connections: Connections, reactor: Any) -> None:
+        self._connections = connections
+        self._reactor = reactor
+        self._deadline: Any = None
+
+    def connectionMade(self) -> None:
+        """Answer at once."""
+        self._connections.refusing(1)
+        self._deadline = self._reactor.callLater(REFUSAL_SECONDS, self.transport.abortConnection)
+        self.transport.write(_REFUSAL)
+
+    def dataReceived(self, data: bytes) -> None:
+        """End: whoever has sent its request now reads the answer."""
+        del data
+        self.transport.loseConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Make room for another refusal."""
+        del reason
+        self._connections.refusing(-1)
+        if self._deadline.active():
+            self._deadline.cancel()
