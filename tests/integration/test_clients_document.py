@@ -147,7 +147,9 @@ def refusal(status: str, text: str = "no", *headers: str) -> Answer:
 
 def vector(values: dict[str, str], **more: Any) -> Answer:
     """Return an answer of an instant query."""
-    series = [{"metric": {"node_id": node}, "value": [1795424400.0, value]} for node, value in values.items()]
+    series = [
+        {"metric": {"node_id": node} if node else {}, "value": [1795424400.0, value]} for node, value in values.items()
+    ]
     body = {"status": "success", "data": {"resultType": "vector", "result": series}, **more}
     return "200 OK", json.dumps(body).encode(), []
 
@@ -302,7 +304,7 @@ def test_old_buckets_are_not_piled_up(begin: Callable[..., Server], script: Call
 
 def test_how_an_answer_is_read(programs: Programs, script: Callable[..., Script], start: Callable[..., Daemon]) -> None:
     """Through the daemon: infinities are numbers, NaN is no value, warnings are shown, an empty answer is one."""
-    values = {"n1": "NaN", "n2": "+Inf", "n3": "-Inf", "n4": "1.684023712e+09", "n5": "0"}
+    values = {"n1": "NaN", "n2": "+Inf", "n3": "-Inf", "n4": "1.684023712e+09", "n5": "0", "": "1"}
     upstream = script(vector(values, warnings=["less than you think"]))
     daemon = start("--prometheus", upstream.server.url)
     for language in LANGUAGES:
@@ -356,11 +358,11 @@ def test_a_query_is_asked_again_within_its_deadline(
 
 
 def test_an_upstream_that_is_away_is_no_idle_node(begin: Callable[..., Server], daemon: Daemon) -> None:
-    """502: the program fails, rather than to say that the nodes are absent; also where nobody listens at all."""
+    """502, or 504 at the end: the program fails, rather than to call the nodes absent; also where nobody listens."""
     assert daemon.post(report("n1", page_faults=1)).status_code == 200
-    for told, url in (("no answer: 502", daemon.url), ("", "http://127.0.0.1:9")):
+    for told, url in (("no answer: 50[24]", daemon.url), ("", "http://127.0.0.1:9")):
         asking = [begin("ask", language, url, "page_faults", "n1") for language in LANGUAGES]
         for server in asking:
             assert server.wait() != 0
-            assert told in server.output()
+            assert re.search(told, server.output())
             assert "absent" not in server.output()
