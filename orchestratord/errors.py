@@ -31,6 +31,12 @@ class BadReport(Fault):
     outcome = "invalid"
 
 
+class AheadOfClock(BadReport):
+    """The report's timestamp is further ahead of our clock than is taken: one of the two clocks is wrong."""
+
+    outcome = "ahead"
+
+
 class BodyTooLarge(Fault):
     """The body, as sent or unpacked, is over the limit."""
 

@@ -19,9 +19,14 @@ if TYPE_CHECKING:
 #: One of prometheus_client's: from a registry to an exposition.
 Encoder = Callable[[Collector], bytes]
 
-#: The one family that is in no report: when the node's latest one came.
+#: The families of nodes that are not in their reports: when the latest one came, and how long after its own timestamp.
 LAST_REPORT = "orchestrator_node_last_report_timestamp_seconds"
 LAST_REPORT_HELP = "When the node's latest report arrived, in Unix seconds."
+REPORT_DELAY = "orchestrator_node_report_delay_seconds"
+REPORT_DELAY_HELP = (
+    "From the timestamp in the node's latest report, by the node's clock, to its arrival, by ours, in seconds;"
+    " below 0 the node's clock is ahead. Only for reports that carry a timestamp."
+)
 
 
 class SampleRenderer:
@@ -36,19 +41,30 @@ class SampleRenderer:
         #: One `%` operation and one split for all lines: 2.5 us a report, a third of what a format call a line takes.
         self._template = "".join(f'{name}{{node_id="%s"}} %r\n' for name in self._names)
 
-    def __call__(self, node_id: str, values: tuple[float | None, ...], received_at: float) -> tuple[bytes, ...]:
-        """Return one line for each family of the catalogue (empty for None), and one for the time of arrival."""
+    def __call__(
+        self, node_id: str, values: tuple[float | None, ...], received_at: float, timestamp: float | None = None
+    ) -> tuple[bytes, ...]:
+        """Return one line for each family of the catalogue, one for the time of arrival, one for the delay.
+
+        A line is empty where there is no value: the delay's without a timestamp.
+        """
         arrived = round(received_at, 3)
+        delay = b""
+        if timestamp is not None:
+            delay = f'{REPORT_DELAY}{{node_id="{node_id}"}} {report_delay(received_at, timestamp)!r}\n'.encode()
         if None in values:
-            return tuple(
-                b"" if value is None else f'{name}{{node_id="{node_id}"}} {value!r}\n'.encode()
-                for name, value in zip(self._names, (*values, arrived), strict=True)
+            return (
+                *(
+                    b"" if value is None else f'{name}{{node_id="{node_id}"}} {value!r}\n'.encode()
+                    for name, value in zip(self._names, (*values, arrived), strict=True)
+                ),
+                delay,
             )
         fields: list[object] = []
         for value in values:
             fields += (node_id, value)
         text = self._template % (*fields, node_id, arrived)
-        return tuple(text.encode().splitlines(keepends=True))
+        return (*text.encode().splitlines(keepends=True), delay)
 
 
 class NodeCollector(Collector):
@@ -63,8 +79,7 @@ class NodeCollector(Collector):
 
     def describe(self) -> Iterable[Metric]:
         """Return the families without samples: what `name[]` filters by."""
-        yield from (_metric(family) for family in self._catalogue)
-        yield _last_report()
+        yield from _families(self._catalogue)
 
     def collect(self) -> Iterator[Metric]:
         """Return the families with a sample for each fresh node that reported them."""
@@ -80,6 +95,12 @@ class NodeCollector(Collector):
         for entry in entries:
             last_report.add_metric([entry.report.node_id], round(entry.report.received_at, 3))
         yield last_report
+        delays = _report_delay()
+        for entry in entries:
+            report = entry.report
+            if report.timestamp is not None:
+                delays.add_metric([report.node_id], report_delay(report.received_at, report.timestamp))
+        yield delays
 
 
 class Exposition:
@@ -99,11 +120,16 @@ class Exposition:
         `encoder` is one of prometheus_client's, for text 0.0.4, text 1.0.0 or OpenMetrics 1.0: in these three a sample
         is the same line.
         """
-        for index, family in enumerate((*(_metric(family) for family in self._catalogue), _last_report())):
+        for index, family in enumerate(_families(self._catalogue)):
             yield _head(encoder, family)
             for block in blocks:
                 yield b"".join([entry.report.lines[index] for entry in block])
         yield encoder(self._own)
+
+
+def report_delay(received_at: float, timestamp: float) -> float:
+    """Return how long after its timestamp a report came, in seconds to the millisecond; both in Unix seconds."""
+    return round(received_at - timestamp, 3)
 
 
 class _Single(Collector):
@@ -130,5 +156,16 @@ def _metric(family: Family) -> GaugeMetricFamily | CounterMetricFamily:
     return GaugeMetricFamily(base, family.help, labels=["node_id"], unit=unit)
 
 
+def _families(catalogue: Catalogue) -> Iterator[Metric]:
+    """Return the families that have a sample for each node, without samples, in the order of a report's lines."""
+    yield from (_metric(family) for family in catalogue)
+    yield _last_report()
+    yield _report_delay()
+
+
 def _last_report() -> GaugeMetricFamily:
     return GaugeMetricFamily(LAST_REPORT, LAST_REPORT_HELP, labels=["node_id"], unit="seconds")
+
+
+def _report_delay() -> GaugeMetricFamily:
+    return GaugeMetricFamily(REPORT_DELAY, REPORT_DELAY_HELP, labels=["node_id"], unit="seconds")

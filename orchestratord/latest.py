@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from orchestratord.catalogue import Catalogue
     from orchestratord.nodes import Entry, NodeStore
+    from orchestratord.options import Mode
     from orchestratord.query import Query
     from orchestratord.room import Room
-    from orchestratord.settings import Mode
     from orchestratord.upstream import QueryClient
 
 #: Nodes that are matched in one turn of the reactor: about a millisecond.

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from orchestratord.catalogue import MAX_VALUE
-from orchestratord.errors import BadReport, BodyTooLarge
+from orchestratord.errors import AheadOfClock, BadReport, BodyTooLarge
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -45,8 +45,10 @@ class NodeReport(msgspec.Struct, frozen=True, gc=False):
 class Renderer(Protocol):
     """Renders a report's samples; `orchestratord.exposition.SampleRenderer` is the one in use."""
 
-    def __call__(self, node_id: str, values: tuple[float | None, ...], received_at: float) -> tuple[bytes, ...]:
-        """Return one item for each family, in the catalogue's order, and one for the time of the report."""
+    def __call__(
+        self, node_id: str, values: tuple[float | None, ...], received_at: float, timestamp: float | None = None
+    ) -> tuple[bytes, ...]:
+        """Return one item for each family, in the catalogue's order, one for the time of arrival, one for the delay."""
         ...
 
 
@@ -120,7 +122,8 @@ class ReportDecoder:
                 unknown = len(msgspec.json.decode(item, type=dict[str, msgspec.Raw]).keys() - self._known)
             return Decoded([self._report(wire, received_at)], unknown)
         except msgspec.ValidationError as error:
-            raise BadReport(_located(str(error), path)) from None
+            fault = AheadOfClock if isinstance(error, _Ahead) else BadReport
+            raise fault(_located(str(error), path)) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BadReport(f"{_malformed(error, item)} - at {path}") from None
 
@@ -137,12 +140,17 @@ class ReportDecoder:
         timestamp = None if wire.timestamp is UNSET else wire.timestamp
         if timestamp is not None and timestamp > received_at + MAX_AHEAD:
             ahead = timestamp - received_at
-            raise msgspec.ValidationError(
+            raise _Ahead(
                 f"Expected a time at most {MAX_AHEAD} s ahead of this server's clock, got {ahead:.0f} s"
                 " - at `$.timestamp`"
             )
         node_id = wire.node_id
-        return NodeReport(node_id, values, timestamp, received_at, self._render(node_id, values, received_at))
+        lines = self._render(node_id, values, received_at, timestamp)
+        return NodeReport(node_id, values, timestamp, received_at, lines)
+
+
+class _Ahead(msgspec.ValidationError):
+    """A timestamp that is too far ahead of our clock."""
 
 
 def is_batch(body: bytes) -> bool:

@@ -31,11 +31,11 @@ from orchestratord.keyring import Keyring
 from orchestratord.latest import LatestFromMemory
 from orchestratord.names import OwnNames
 from orchestratord.nodes import NodeStore
+from orchestratord.options import TLS_PREFIX
 from orchestratord.persistence import Persistence, in_own_thread
 from orchestratord.profiler.agent import ProfilerSettings, host_node_id, profiler_service
 from orchestratord.report import ReportDecoder
 from orchestratord.room import Room
-from orchestratord.settings import TLS_PREFIX
 from orchestratord.signals import StopOnSignals
 from orchestratord.snapshot import Moment
 from orchestratord.snapshot_file import SnapshotFile
@@ -131,7 +131,7 @@ class Orchestrator(MultiService):
         turns = Turns(settings.max_queries, settings.query_queue)
         answers, arriving = Room(settings.max_answers_bytes), Room(settings.max_arriving_bytes)
         self._connections = Connections(settings.max_connections)
-        _watch(telemetry, self._connections, turns, answers, arriving)
+        _watch(telemetry, settings, self._connections, turns=turns, answers=answers, arriving=arriving)
         queries = Queries(self._client(nodes, telemetry, turns, answers), max_length=settings.max_query_length)
         admin = Admin(nodes, time, unhealthy=self._sweep.unhealthy, unready=self._unready)
         api = Api(
@@ -352,7 +352,15 @@ def _boot() -> str:
         return ""
 
 
-def _watch(telemetry: Telemetry, connections: Connections, turns: Turns, answers: Room, arriving: Room) -> None:
+def _watch(
+    telemetry: Telemetry, settings: Settings, connections: Connections, *, turns: Turns, answers: Room, arriving: Room
+) -> None:
+    telemetry.watch("orchestrator_nodes_limit", "Nodes that the table holds at most.", lambda: settings.max_nodes)
+    telemetry.watch(
+        "orchestrator_stale_after_seconds",
+        "Seconds without a report after which a node is gone.",
+        lambda: settings.stale_after,
+    )
     telemetry.watch("orchestrator_connections", "Connections of clients.", lambda: connections.open)
     telemetry.watch(
         "orchestrator_connections_refused",

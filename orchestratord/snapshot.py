@@ -109,7 +109,7 @@ class Snapshot(msgspec.Struct, frozen=True):
                 values = record.values
                 if not same:
                     values = tuple(None if index is None else values[index] for index in order)
-                lines = render(record.node_id, values, record.received_at)
+                lines = render(record.node_id, values, record.received_at, record.timestamp)
                 report = NodeReport(record.node_id, values, record.timestamp, record.received_at, lines)
                 found.append(Entry(seen, report))
         return found

@@ -24,6 +24,7 @@ REPORT_OUTCOMES = (
     "accepted",
     "superseded",
     "invalid",
+    "ahead",
     "too_large",
     "unsupported",
     "unauthorized",
@@ -88,9 +89,9 @@ class Telemetry(Collector):
         self._certificate_not_after: float | None = None
         self._snapshot_failures = 0
         self._snapshot: tuple[float, float, int] | None = None
-        self._watched: list[tuple[str, str, bool, Callable[[], int]]] = []
+        self._watched: list[tuple[str, str, bool, Callable[[], float]]] = []
 
-    def watch(self, name: str, help_text: str, read: Callable[[], int], *, counter: bool = False) -> None:
+    def watch(self, name: str, help_text: str, read: Callable[[], float], *, counter: bool = False) -> None:
         """Export what `read` returns, which any thread may call, under this name: a gauge, or a counter."""
         self._watched.append((name, help_text, counter, read))
 

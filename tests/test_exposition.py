@@ -10,7 +10,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from orchestratord.catalogue import BUILT_IN, Family
-from orchestratord.exposition import LAST_REPORT, NodeCollector, SampleRenderer
+from orchestratord.exposition import LAST_REPORT, REPORT_DELAY, NodeCollector, SampleRenderer
 from orchestratord.nodes import NodeStore
 from orchestratord.report import ReportDecoder
 from tests.fakes import FAMILIES, NOW, body, report
@@ -49,7 +49,7 @@ def test_both_formats_read_back_to_the_same_values() -> None:
     openmetrics = list(parse_openmetrics(generate_openmetrics(exposed).decode()))
     assert samples(text) == expected
     assert samples(openmetrics) == expected
-    assert [family.name for family in text] == [*FAMILIES, LAST_REPORT]
+    assert [family.name for family in text] == [*FAMILIES, LAST_REPORT, REPORT_DELAY]
     assert all(family.type == "gauge" and family.documentation for family in text)
 
 
@@ -96,5 +96,16 @@ def test_rendered_lines_are_the_same_samples() -> None:
             (name, one.node_id): value for name, value in zip(FAMILIES, one.values, strict=True) if value is not None
         }
         assert parsed == expected | {(LAST_REPORT, one.node_id): NOW}
-    assert [bool(line) for line in partial.lines] == [False, True, *[False] * 6, True]
+    assert [bool(line) for line in partial.lines] == [False, True, *[False] * 6, True, False]
     assert partial.lines[1] == b'page_faults{node_id="n-2"} 18446744073709551615\n'
+
+
+def test_the_delay_of_reports_that_carry_a_timestamp() -> None:
+    """Arrival by our clock minus the timestamp by the node's: negative for a clock that is ahead; else no sample."""
+    late = report("late", timestamp=NOW - 7.25, **dict.fromkeys(FAMILIES, 1))
+    ahead = report("ahead", timestamp=NOW + 30.5)
+    assert late.lines[-1] == b'orchestrator_node_report_delay_seconds{node_id="late"} 7.25\n'
+    assert ahead.lines[-1] == b'orchestrator_node_report_delay_seconds{node_id="ahead"} -30.5\n'
+    exposed = registry(BUILT_IN, body("late", timestamp=NOW - 7.25), body("ahead", timestamp=NOW + 30.5), body("mute"))
+    (delays,) = [family for family in exposed.collect() if family.name == REPORT_DELAY]
+    assert samples([delays]) == {(REPORT_DELAY, "late"): 7.25, (REPORT_DELAY, "ahead"): -30.5}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from functools import cache
@@ -50,6 +51,11 @@ def workload(name: str) -> dict[str, Any]:
     return spec
 
 
+def without_hash(name: str) -> str:
+    """Return an object's name without what kustomize adds to that of a generated one."""
+    return re.sub(r"-[a-z0-9]{10}$", "", name)
+
+
 def pod(name: str) -> dict[str, Any]:
     """Return the specification of a workload's pods."""
     spec: dict[str, Any] = workload(name)["template"]["spec"]
@@ -75,6 +81,7 @@ def environment(name: str) -> dict[str, str]:
             "k8s",
             {
                 "ConfigMap/prometheus-config",
+                "ConfigMap/prometheus-rules",
                 "Deployment/orchestrator",
                 "Deployment/prometheus",
                 "Service/orchestrator-service",
@@ -86,7 +93,7 @@ def environment(name: str) -> dict[str, str]:
 )
 def test_rendered_objects(folder: str, names: set[str]) -> None:
     """Each kustomization renders to the objects that it is there for, all of them in the namespace of the field."""
-    assert rendered(folder).keys() == names
+    assert {without_hash(name) for name in rendered(folder)} == names
     assert {item["metadata"]["namespace"] for item in rendered(folder).values()} == {"default"}
 
 
@@ -297,8 +304,28 @@ def test_prometheus_configuration(tmp_path: Path) -> None:
     )
     assert run.returncode == 0, run.stdout + run.stderr
     mounts = {mount["name"]: mount["mountPath"] for mount in container("Deployment/prometheus")["volumeMounts"]}
-    (volume,) = [v["name"] for v in pod("Deployment/prometheus")["volumes"] if "configMap" in v]
-    assert f"--config.file={mounts[volume]}/{name}" in container("Deployment/prometheus")["args"]
+    volumes = {v["configMap"]["name"]: v["name"] for v in pod("Deployment/prometheus")["volumes"] if "configMap" in v}
+    assert f"--config.file={mounts[volumes['prometheus-config']]}/{name}" in container("Deployment/prometheus")["args"]
+
+
+def test_prometheus_rules() -> None:
+    """The rules that were tested are those that Prometheus loads; a change of them restarts it."""
+    (name,) = [name for name in rendered("k8s") if without_hash(name) == "ConfigMap/prometheus-rules"]
+    assert name != "ConfigMap/prometheus-rules"
+    assert rendered("k8s")[name]["data"] == {"rules.yml": (ROOT / "etc/prometheus/rules.yml").read_text()}
+    (volume,) = [v for v in pod("Deployment/prometheus")["volumes"] if v["name"] == "rules"]
+    assert volume["configMap"] == {"name": name.partition("/")[2], "optional": True}
+    mounts = {mount["name"]: mount["mountPath"] for mount in container("Deployment/prometheus")["volumeMounts"]}
+    config = yaml.safe_load(rendered("k8s")["ConfigMap/prometheus-config"]["data"]["prometheus.yml"])
+    assert config["rule_files"] == [f"{mounts['rules']}/*.yml"]
+
+
+def test_dashboards() -> None:
+    """`kubectl apply -k etc/grafana/` brings all of them to the sidecar of Grafana's chart, which goes by the label."""
+    (item,) = rendered("etc/grafana").values()
+    assert item["metadata"]["labels"]["grafana_dashboard"] == "1"
+    files = (ROOT / "etc/grafana/dashboards").glob("*.json")
+    assert item["data"] == {path.name: path.read_text() for path in files}
 
 
 def test_prometheus_discovery() -> None:

@@ -31,7 +31,8 @@ ORCHESTRATOR, PROMETHEUS, PROFILER = (
 def with_components(folder: str, components: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     """Return what `kubectl apply -k FOLDER` sends with these lines uncommented."""
     with TemporaryDirectory() as home:
-        shutil.copytree(ROOT / "k8s", Path(home) / "k8s")
+        for needed in ("k8s", "etc"):
+            shutil.copytree(ROOT / needed, Path(home) / needed)
         file = Path(home) / folder / "kustomization.yaml"
         text = file.read_text()
         for line in ("components:", *(f"  - {name}" for name in components)):

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestratord.catalogue import BUILT_IN, Catalogue, Family
-from orchestratord.errors import BadReport, BodyTooLarge
+from orchestratord.errors import AheadOfClock, BadReport, BodyTooLarge
 from orchestratord.exposition import SampleRenderer
 from orchestratord.report import SLICE, ReportDecoder, gunzip
 from tests.fakes import FAMILIES, NOW, body, decoder
@@ -33,7 +33,7 @@ def test_any_valid_report_comes_out_as_it_went_in(sent: dict[str, Any]) -> None:
     assert got.values == tuple(sent.get(name) for name in FAMILIES)
     assert got.timestamp is None
     assert got.received_at == NOW
-    assert len(got.lines) == len(FAMILIES) + 1
+    assert len(got.lines) == len(FAMILIES) + 2
 
 
 @given(
@@ -124,8 +124,12 @@ def test_timestamps_may_be_ten_minutes_ahead() -> None:
     """More than that is refused; long ago is not."""
     assert decoder().decode(body(timestamp=NOW + 600), NOW).reports[0].timestamp == NOW + 600
     assert decoder().decode(body(timestamp=0), NOW).reports[0].timestamp == 0
-    with pytest.raises(BadReport, match=r"at most 600 s ahead of this server's clock, got 601 s - at \$\.timestamp"):
+    text = r"at most 600 s ahead of this server's clock, got 601 s - at \$\.timestamp"
+    with pytest.raises(AheadOfClock, match=text) as refused:
         decoder().decode(body(timestamp=NOW + 601), NOW)
+    assert (refused.value.status, refused.value.outcome) == (400, "ahead")
+    with pytest.raises(AheadOfClock, match=r" - at \$\[1\]\.timestamp"):
+        decoder().decode(b"[%s,%s]" % (body(), body(timestamp=NOW + 601)), NOW)
 
 
 def test_unknown_names_are_ignored_and_counted() -> None:

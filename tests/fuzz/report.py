@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from prometheus_client.parser import text_string_to_metric_families
 
 from orchestratord.errors import BadReport, Fault
-from orchestratord.exposition import LAST_REPORT
+from orchestratord.exposition import LAST_REPORT, REPORT_DELAY, report_delay
 from orchestratord.report import MAX_AHEAD, gunzip
 from tests import fakes
 from tests.fakes import FAMILIES, NOW
@@ -69,7 +69,8 @@ def _is_valid(report: NodeReport) -> None:
     assert re.fullmatch(r"[A-Za-z0-9._:-]{1,253}", report.node_id, re.ASCII)
     assert all(value is None or 0 <= value < 2**64 for value in report.values)
     assert report.timestamp is None or 0 <= report.timestamp <= NOW + MAX_AHEAD
-    expected = dict(zip((*FAMILIES, LAST_REPORT), (*report.values, NOW), strict=True))
+    delay = None if report.timestamp is None else report_delay(NOW, report.timestamp)
+    expected = dict(zip((*FAMILIES, LAST_REPORT, REPORT_DELAY), (*report.values, NOW, delay), strict=True))
     samples = [
         sample
         for family in text_string_to_metric_families(b"".join(report.lines).decode())

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 class Prometheus:
     """Debian's Prometheus on a port of its own, which it keeps when it is started again."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, rules: Path | None = None) -> None:
+        """`rules` is a file of rules, which are evaluated every second."""
+        self._rules = rules
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._home = home
@@ -27,7 +29,8 @@ class Prometheus:
         self._home.mkdir(parents=True, exist_ok=True)
         config = self._home / "prometheus.yml"
         config.write_text(
-            "global: {scrape_interval: 1s, scrape_timeout: 1s}\n"
+            "global: {scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}\n"
+            f"rule_files: [{self._rules or ''}]\n"
             "scrape_configs: [{job_name: orchestrator, static_configs: "
             f"[{{targets: ['127.0.0.1:{target_port}']}}]}}]\n"
         )
