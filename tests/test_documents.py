@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestratord.settings import OPTIONS
+from orchestratord.options import OPTIONS
 
 ROOT = Path(__file__).parent.parent
 
