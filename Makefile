@@ -77,10 +77,11 @@ debian-run: WANTED = $(PYTHON):python3 ensurepip:python3-venv prometheus:prometh
 debian-run: NICE = bpftrace:bpftrace
 debian-test: WANTED = $(PYTHON):python3 ensurepip:python3-venv git:git prometheus:prometheus promtool:prometheus \
 	setpriv:util-linux bpftrace:bpftrace kubectl:kubernetes-client systemd-analyze:systemd unshare:util-linux \
-	curl:curl openssl:openssl faketime:faketime ip:iproute2 nft:nftables chromium:chromium \
+	curl:curl openssl:openssl faketime:faketime ip:iproute2 nft:nftables \
+	chromium:chromium /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf:fonts-dejavu-core \
 	jq:jq go:golang-go gcc:gcc /usr/include/stdio.h:libc6-dev curl-config:libcurl4-openssl-dev /usr/include/jansson.h:libjansson-dev
 
-debian-screenshots: WANTED = chromium:chromium pngquant:pngquant
+debian-screenshots: WANTED = pngquant:pngquant
 
 debian-bench: WANTED = $(PYTHON):python3 ensurepip:python3-venv setpriv:util-linux wrk:wrk prometheus:prometheus \
 	prometheus-pushgateway:prometheus-pushgateway victoria-metrics:victoria-metrics
