@@ -9,8 +9,10 @@ SECONDS ?= 60
 TARGET ?=
 MINUTES ?= 10
 
+PROMETHEUS_RULE := k8s/overlays/operator/prometheus-rule.yaml
+
 .DEFAULT_GOAL := help
-.PHONY: help run test fuzz bench soak lint format clean debian-run debian-test debian-bench
+.PHONY: help run test fuzz bench soak lint format rules clean debian-run debian-test debian-bench
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,7 +20,7 @@ help: ## List the targets
 run: debian-run $(VENV)/.installed ## Run everything on this machine: orchestrator, Prometheus, profiler (ARGS=... adds options)
 	$(BIN)/twistd --nodaemon --pidfile= orchestrator --all-in-one $(ARGS)
 
-test: debian-test lint ## Lint, type-check and test everything
+test: debian-test lint $(VENV)/.installed-checkov ## Lint, type-check and test everything
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest $(ARGS)
 	$(BIN)/coverage combine -q
@@ -43,6 +45,13 @@ format: $(VENV)/.installed-test ## Let ruff format the code
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
+rules: $(PROMETHEUS_RULE) ## Bring etc/prometheus/rules.yml into the manifest for the Prometheus Operator
+
+# The rules of a rules file are a PrometheusRule's `spec`: the head of the manifest stays, what follows is made anew.
+$(PROMETHEUS_RULE): etc/prometheus/rules.yml
+	sed -i '/^spec:$$/q' $@
+	sed '/./s/^/  /' $< >> $@
+
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) build *.egg-info .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
@@ -59,6 +68,12 @@ $(VENV)/.installed: setup.cfg pyproject.toml $(SOURCES) | debian-run $(VENV)/bin
 $(VENV)/.installed-test: setup.cfg pyproject.toml $(SOURCES) | debian-test $(VENV)/bin/pip
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
 	touch $@ $(VENV)/.installed
+
+# It pins half of the package index: an environment of its own.
+$(VENV)/.installed-checkov: | debian-test $(VENV)/bin/pip
+	$(PYTHON) -m venv $(VENV)/checkov
+	$(VENV)/checkov/bin/pip install --quiet --disable-pip-version-check 'checkov >=3.2, <4'
+	touch $@
 
 $(VENV)/.installed-fuzz: setup.cfg pyproject.toml $(SOURCES) | debian-test $(VENV)/bin/pip
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,fuzz]'
