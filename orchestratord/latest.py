@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from decimal import Decimal
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -21,13 +21,16 @@ if TYPE_CHECKING:
 
     from orchestratord.catalogue import Catalogue
     from orchestratord.nodes import Entry, NodeStore
+    from orchestratord.options import Mode
     from orchestratord.query import Query
     from orchestratord.room import Room
-    from orchestratord.settings import Mode
     from orchestratord.upstream import QueryClient
 
 #: Nodes that are matched in one turn of the reactor: about a millisecond.
 _BLOCK = 1000
+#: Characters of a query whose selection is remembered, and how many are: 30 MB at most.
+_MAX_REMEMBERED = 500
+_REMEMBERED = 16_384
 _WARNING = "no Prometheus could be reached: the orchestrator answered from the latest reports in its memory"
 _LITERALS = re2.compile(r"[A-Za-z0-9_:\-]+(\|[A-Za-z0-9_:\-]+)*")
 
@@ -90,8 +93,9 @@ class LatestFromMemory:
         self._mode = mode
         self._room = room
         indexes = {name: index for index, name in enumerate(catalogue.names)}
+        self._select = partial(select, indexes=indexes)
         #: Schedulers ask the same of the same nodes again and again; parsing takes longer than looking up.
-        self._selection = lru_cache(maxsize=1000)(lambda promql: select(promql, indexes))
+        self._remembered = lru_cache(maxsize=_REMEMBERED)(self._select)
 
     async def fetch(self, query: Query) -> Answer:
         """Return the answer, from the table or from the client; raises what the client raises."""
@@ -124,7 +128,8 @@ class LatestFromMemory:
             or len(params) < len(query.params)
         ):
             return None
-        return self._selection(params.get("query", ""))
+        promql = params.get("query", "")
+        return (self._remembered if len(promql) <= _MAX_REMEMBERED else self._select)(promql)
 
     async def _answer(self, selection: Selection, warnings: tuple[str, ...]) -> Answer:
         matching: list[Entry] = []

@@ -48,7 +48,7 @@ def arguments(*encoded: bytes) -> dict[str, list[str]]:
     `&` alone separates, as in Prometheus itself: a `;` in PromQL is one. Raises BadQuery.
     """
     args: dict[str, list[str]] = {}
-    for part in encoded:
+    for part in filter(None, encoded):
         try:
             pairs = parse_qsl(part.decode(), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
         except UnicodeDecodeError:

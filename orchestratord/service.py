@@ -31,11 +31,11 @@ from orchestratord.keyring import Keyring
 from orchestratord.latest import LatestFromMemory
 from orchestratord.names import OwnNames
 from orchestratord.nodes import NodeStore
+from orchestratord.options import TLS_PREFIX
 from orchestratord.persistence import Persistence, in_own_thread
 from orchestratord.profiler.agent import ProfilerSettings, host_node_id, profiler_service
 from orchestratord.report import ReportDecoder
 from orchestratord.room import Room
-from orchestratord.settings import TLS_PREFIX
 from orchestratord.signals import StopOnSignals
 from orchestratord.snapshot import Moment
 from orchestratord.snapshot_file import SnapshotFile

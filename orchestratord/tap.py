@@ -6,14 +6,16 @@ import os
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from orchestratord.command_line import Options as OneLineOptions
-from orchestratord.settings import OPTIONS, SettingsError, load
+from orchestratord.options import OPTIONS
+from orchestratord.settings import SettingsError, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from twisted.application.service import IService
 
-    from orchestratord.settings import Option, Settings
+    from orchestratord.options import Option
+    from orchestratord.settings import Settings
 
 
 def _help(option: Option) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestratord.settings import OPTIONS
+from orchestratord.options import OPTIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 UNITS = ("orchestratord", "orchestratord-profiler")

@@ -12,9 +12,9 @@ from openapi_spec_validator import validate
 
 from orchestratord import __version__, errors
 from orchestratord.catalogue import BUILT_IN, MAX_VALUE
+from orchestratord.options import OPTIONS
 from orchestratord.query import MAX_POINTS, parse_duration
 from orchestratord.report import MAX_AHEAD, NodeId
-from orchestratord.settings import OPTIONS
 from orchestratord.web.api import Api
 from orchestratord.web.site import BoundedChannel
 from tests.description import PATH, Operation, check, description, operations, resolved

@@ -10,7 +10,8 @@ import pytest
 
 from orchestratord.access import Role
 from orchestratord.catalogue import BUILT_IN
-from orchestratord.settings import OPTIONS, Settings, SettingsError, load
+from orchestratord.options import OPTIONS
+from orchestratord.settings import Settings, SettingsError, load
 
 ROOT = Path(__file__).parent.parent
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from orchestratord import __version__
-from orchestratord.settings import OPTIONS
+from orchestratord.options import OPTIONS
 from orchestratord.signals import StopOnSignals
 from orchestratord.tap import Options, makeService
 

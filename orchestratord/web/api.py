@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from klein import Klein
+from twisted.internet.defer import DeferredSemaphore
 from werkzeug.exceptions import MethodNotAllowed, NotFound
 
 from orchestratord import __version__
@@ -78,6 +80,7 @@ class Api:
         self._clocks = clocks
         self._in_thread = in_thread
         self._listings = 0
+        self._making = DeferredSemaphore(_MADE_AT_ONCE)
 
     @app.handle_errors(Exception)
     def failed(self, request: Any, failure: Failure) -> bytes:
@@ -127,11 +130,10 @@ class Api:
         entries = self._nodes.snapshot(now)
         self._listings += 1
         request.notifyFinish().addBoth(self._listed)
+        work = partial(names_json, entries)
         if wanted in {"true", "1"}:
-            names, stale_after = self._catalogue.names, self._nodes.stale_after
-            body = await self._in_thread(lambda: details_json(entries, names, now, unix_now, stale_after))
-        else:
-            body = await self._in_thread(lambda: names_json(entries))
+            work = partial(details_json, entries, self._catalogue.names, now, unix_now, self._nodes.stale_after)
+        body = await self._making.run(self._in_thread, work)
         request.setHeader(b"Content-Type", b"application/json")
         request.setHeader(b"Content-Length", b"%d" % len(body))
         return body
@@ -181,6 +183,8 @@ class Api:
 
 #: Listings at a time, until they are read: of 100,000 nodes, each takes a pool thread for a second, and 40 MB.
 _MAX_LISTINGS = 8
+#: Of those, in the making: each thread that makes some keeps memory of its own for ever, tens of megabytes.
+_MADE_AT_ONCE = 2
 
 
 class Root(KleinTree):

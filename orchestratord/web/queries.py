@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 log = Logger()
 
 _FORM = b"application/x-www-form-urlencoded"
-#: Bytes of the parameters of a query that is remembered; longer ones are read each time.
-_MAX_REMEMBERED = 2000
+#: Bytes of the parameters of a query that is remembered; longer ones are read each time. And how many are, in 20 MB at
+#: most: fewer than a scheduler asks for in turn would be as good as none.
+_MAX_REMEMBERED = 500
+_REMEMBERED = 16_384
 
 
 #: The routes that schedulers and dashboards ask all the time, past the Klein tree, which takes as long as the rest.
@@ -38,7 +40,7 @@ class Queries:
         self._client = client
         self._max_length = max_length
         #: Schedulers ask the same again and again; reading it takes longer than looking it up.
-        self._remembered = lru_cache(maxsize=4096)(self._parsed)
+        self._remembered = lru_cache(maxsize=_REMEMBERED)(self._parsed)
 
     async def answer(self, request: BoundedRequest, path: str) -> bytes:
         """Answer `/query`, or a read-only path of Prometheus' own API; raises a QueryFault."""

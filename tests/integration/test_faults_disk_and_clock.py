@@ -74,7 +74,7 @@ def test_full_disk(start: Callable[..., Daemon], tmp_path: Path) -> None:
     """Everything is served, the last good snapshot stays, one line says so; with room again there are new ones."""
     folder = tmp_path / "disk"
     within = small_disk(folder)
-    daemon = start("--data-dir", str(folder), "--snapshot-every", "0.1", within=within)
+    daemon = start("--data-dir", str(folder), "--snapshot-every", "0.1", under=within)
     disk = Disk(daemon, folder)
     daemon.post(report("before")).raise_for_status()
     until(lambda: snapshots(daemon) > 0, "a snapshot")
@@ -103,7 +103,7 @@ def test_full_disk(start: Callable[..., Daemon], tmp_path: Path) -> None:
 def test_stop_on_a_full_disk(start: Callable[..., Daemon], tmp_path: Path) -> None:
     """The last snapshot cannot be written, and the exit code is 0 all the same."""
     folder = tmp_path / "disk"
-    daemon = start("--data-dir", str(folder), "--snapshot-every", "3600", within=small_disk(folder))
+    daemon = start("--data-dir", str(folder), "--snapshot-every", "3600", under=small_disk(folder))
     Disk(daemon, folder).fill()
     daemon.post([report(f"n{index}") for index in range(1000)]).raise_for_status()
     daemon.stop()

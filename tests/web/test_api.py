@@ -105,7 +105,7 @@ def test_an_odd_host_changes_nothing(host: str, path: str) -> None:
 
 
 def test_listings_at_a_time_are_bounded() -> None:
-    """Each of a large table takes a thread for a while."""
+    """Each of a large table takes a thread for a while: two are made at a time, six wait, and more are refused."""
     wire = reported("a")
     pending: list[Deferred[bytes]] = []
 
@@ -117,13 +117,34 @@ def test_listings_at_a_time_are_bounded() -> None:
     connections = [wire.connect() for _ in range(9)]
     for connection in connections:
         connection.send(request("GET", "/nodes"))
-    assert len(pending) == 8
+    assert len(pending) == 2
     (refused,) = connections[-1].answers()
     assert (refused.status, refused.headers["retry-after"]) == (503, "1")
-    for one in pending:
-        one.callback(b"{}")
+    for number in range(8):
+        pending[number].callback(b"{}")
+    assert [len(connection.answers()) for connection in connections[:8]] == [1] * 8
     connections[0].send(request("GET", "/nodes"))
     assert len(pending) == 9
+
+
+def test_a_listing_whose_client_has_left_is_not_made() -> None:
+    """If it still waited for its turn."""
+    wire = reported("a")
+    pending: list[Deferred[bytes]] = []
+
+    def later(_work: object) -> Deferred[bytes]:
+        pending.append(Deferred())
+        return pending[-1]
+
+    wire.in_thread = later
+    connections = [wire.connect() for _ in range(4)]
+    for connection in connections:
+        connection.send(request("GET", "/nodes"))
+    connections[2].leave()
+    for number in range(3):
+        pending[number].callback(b"{}")
+    assert len(pending) == 3
+    assert [len(connections[number].answers()) for number in (0, 1, 3)] == [1, 1, 1]
 
 
 def test_a_node_can_be_forgotten() -> None:

@@ -111,7 +111,7 @@ def test_heads_that_are_remembered_are_bounded() -> None:
         connection.send(request("POST", "/update_metrics", body("a"), User_Agent=f"agent-{number}"))
     assert len(connection.answers()) == 1100
     assert wire.site.express is not None
-    assert len(wire.site.express._heads) <= 1000
+    assert len(wire.site.express._known) <= 1000
 
 
 def from_memory() -> Wire:

@@ -273,14 +273,14 @@ class TestShortWay:
             connection.send(request("POST", "/update_metrics", body(f"n{number:02}"), Authorization=f"Bearer {token}"))
             assert connection.channel._on_express
         assert len(wire.ids()) == 20
-        assert len(wire.express._heads) == 1
+        assert len(wire.express._known) == 1
 
     @pytest.mark.parametrize("name", ["authorization", "AUTHORIZATION", "X-Authorization"])
     def test_a_head_with_a_token_is_not_remembered(self, name: str) -> None:
         """Where the header is spelt so that it goes Twisted's way, it takes no place from the others."""
         wire = gated()
         wire.report(body("n1"), **{name: f"Bearer {TOKENS[Role.REPORT]}"})
-        assert not wire.express._heads
+        assert not wire.express._known
 
     def test_the_token_is_looked_at_each_time(self) -> None:
         """A head that was let in is not when its token has gone, on the same connection."""

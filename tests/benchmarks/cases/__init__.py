@@ -22,6 +22,7 @@ CASES: dict[str, Callable[[Plan, Servers], list[Row]]] = {
     "stall": scrapes.stall,
     "memory": nodes.memory,
     "expiry": nodes.expiry,
+    "snapshot": nodes.snapshot,
     "query": queries.distinct,
     "same-query": queries.same,
     "latest": queries.latest,

@@ -25,6 +25,7 @@ _STALE_AFTER, _EXPIRE_EVERY = 5.0, 12.0
 _PROBES_A_SECOND = 500
 #: Enough that no probe waits for another's answer: what is looked for is the longest turn, not the sum of many.
 _PROBE_CONNECTIONS = 16
+_SNAPSHOT_EVERY = 2.0
 _STARTS = 5
 _START_SECONDS = 20.0
 
@@ -103,6 +104,43 @@ def expiry(plan: Plan, servers: Servers) -> list[Row]:
     return [
         below(f"the reactor's longest turn while {plan.nodes:,} nodes expire", Figure("ours", "ms", values), 20),
         stated("longest wait for an answer then", Figure("ours", "ms", waits), Figure("before", "ms", quiet)),
+    ]
+
+
+def snapshot(plan: Plan, servers: Servers) -> list[Row]:
+    """Measure the reactor's longest turn, and the longest wait for an answer, while the table is written to disk."""
+    arrays = payloads.batches(plan.nodes)
+    waits: list[float] = []
+    turns = plan.home / "turns"
+
+    def measure() -> float:
+        server = servers.daemon("--snapshot-every", str(_SNAPSHOT_EVERY), turns=turns)
+        http11.send_all(server.port, arrays)
+        began = time.monotonic()
+        # Reports all the while, or the table would be as it was written before.
+        probed = paced(
+            server.port,
+            payloads.reports(1_000),
+            per_second=_PROBES_A_SECOND,
+            seconds=4 * _SNAPSHOT_EVERY,
+            connections=_PROBE_CONNECTIONS,
+        )
+        written = http11.metric(server.port, "orchestrator_snapshot_bytes")
+        if written < plan.nodes:
+            raise LoadError(f"the snapshot of {plan.nodes} nodes is of {written:.0f} bytes")
+        servers.stop(server)
+        waits.append(max(each.milliseconds for each in probed))
+        end = max(each.due for each in probed)
+        return max((took * 1000 for ended, took in long_turns(turns) if began <= ended <= end), default=0.0)
+
+    (values,) = plan.interleave("snapshot", {"longest turn, ms": measure}).values()
+    return [
+        below(
+            f"the reactor's longest turn while {plan.nodes:,} nodes are written to disk",
+            Figure("ours", "ms", values),
+            20,
+        ),
+        stated("longest wait for an answer then, the machine's pauses included", Figure("ours", "ms", waits)),
     ]
 
 
