@@ -7,15 +7,19 @@ BIN := $(VENV)/bin
 ARGS ?=
 SECONDS ?= 60
 TARGET ?=
+BASE ?=
+SUITE ?= bookworm
+STAGE ?= orchestrator
+TAG ?= $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' orchestratord/__init__.py)
 MINUTES ?= 10
 
 PROMETHEUS_RULE := k8s/overlays/operator/prometheus-rule.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help run test fuzz bench soak lint format rules clean debian-run debian-test debian-bench
+.PHONY: help run test image test-image fuzz bench soak lint format rules clean debian-run debian-test debian-bench debian-image
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: debian-run $(VENV)/.installed ## Run everything on this machine: orchestrator, Prometheus, profiler (ARGS=... adds options)
 	$(BIN)/twistd --nodaemon --pidfile= orchestrator --all-in-one $(ARGS)
@@ -28,6 +32,12 @@ test: debian-test lint $(VENV)/.installed-checkov ## Lint, type-check and test e
 
 fuzz: $(VENV)/.installed-fuzz ## Fuzz for SECONDS=60 in all, or one TARGET=express|query|report; a crash says how to run it again
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(TARGET)
+
+image: debian-image $(VENV)/.installed-image ## Build the image and its bill of materials into dist/ (TAG=..., BASE=an image, STAGE=profiler)
+	BASE='$(BASE)' TAG='$(TAG)' SUITE='$(SUITE)' STAGE='$(STAGE)' image/build
+
+test-image: debian-test $(VENV)/.installed-test image ## Build the image, run it as Kubernetes would, and test it
+	$(BIN)/pytest image
 
 bench: debian-bench $(VENV)/.installed-bench ## Measure every case beside its peers and write BENCHMARKS.md (CASE=... for one)
 	$(BIN)/python -m tests.benchmarks $(if $(CASE),--case $(CASE)) $(ARGS)
@@ -53,7 +63,7 @@ $(PROMETHEUS_RULE): etc/prometheus/rules.yml
 	sed '/./s/^/  /' $< >> $@
 
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) build *.egg-info .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 # The editable installation links single files: a new one calls for a new installation.
 SOURCES := $(shell find orchestratord plugins -type d ! -name __pycache__)
@@ -79,6 +89,10 @@ $(VENV)/.installed-fuzz: setup.cfg pyproject.toml $(SOURCES) | debian-test $(VEN
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,fuzz]'
 	touch $@ $(VENV)/.installed $(VENV)/.installed-test
 
+$(VENV)/.installed-image: setup.cfg | debian-image $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --disable-pip-version-check 'cyclonedx-python-lib[json-validation] >=11, <12'
+	touch $@
+
 $(VENV)/.installed-bench: setup.cfg pyproject.toml $(SOURCES) | debian-bench $(VENV)/bin/pip
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	touch $@ $(VENV)/.installed
@@ -88,12 +102,14 @@ debian-run: WANTED = $(PYTHON):python3 ensurepip:python3-venv prometheus:prometh
 debian-run: NICE = bpftrace:bpftrace
 debian-test: WANTED = $(PYTHON):python3 ensurepip:python3-venv git:git prometheus:prometheus promtool:prometheus \
 	setpriv:util-linux bpftrace:bpftrace kubectl:kubernetes-client systemd-analyze:systemd unshare:util-linux \
-	curl:curl openssl:openssl faketime:faketime ip:iproute2 nft:nftables
+	ip:iproute2 curl:curl openssl:openssl faketime:faketime ip:iproute2 nft:nftables
 
 debian-bench: WANTED = $(PYTHON):python3 ensurepip:python3-venv setpriv:util-linux wrk:wrk prometheus:prometheus \
 	prometheus-pushgateway:prometheus-pushgateway victoria-metrics:victoria-metrics
 
-debian-run debian-test debian-bench:
+debian-image: WANTED = $(PYTHON):python3 ensurepip:python3-venv buildah:buildah $(if $(BASE),,debootstrap:debootstrap)
+
+debian-run debian-test debian-bench debian-image:
 	@missing=; \
 	for word in $(WANTED) $(NICE); do \
 	  command -v $${word%:*} >/dev/null || $(PYTHON) -c "import $${word%:*}" 2>/dev/null || missing="$$missing $${word#*:}"; \
