@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestratord.options import OPTIONS
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -43,3 +45,29 @@ def test_every_promise_names_a_test_that_exists(document: str) -> None:
         named = re.findall(r"`((?:tests|image)/[\w/]+\.py)::([\w:]+)`", row.rpartition(" | ")[2])
         assert named, row
         assert [f"{path}::{name}" for path, name in named if name not in defined(ROOT / path)] == []
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/OPERATIONS.md"])
+def test_links_lead_somewhere(document: str) -> None:
+    """A link to a file of the repository finds it, one to a section finds the heading."""
+    path = ROOT / document
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", path.read_text()) if "://" not in link]
+    assert links
+    for link in links:
+        file, _, anchor = link.partition("#")
+        target = path.parent / file if file else path
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target.read_text()), link
+
+
+def test_options_in_the_runbooks_exist() -> None:
+    """Whoever is told at night to set an option finds it."""
+    named = set(re.findall(r"`--([a-z-]+)(?![\w.])", (ROOT / "docs/OPERATIONS.md").read_text()))
+    assert len(named) > 10
+    assert named - {option.name for option in OPTIONS} == set()
+
+
+def anchors(text: str) -> set[str]:
+    """Return the names of a document's headings, as links have them."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

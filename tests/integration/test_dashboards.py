@@ -30,6 +30,21 @@ VARIABLES = {"job": "orchestrator", "instance": ".+", "node": "n1", "__rate_inte
 #: The commands that can be tried here; those for systemd and Kubernetes are in blocks of no language.
 COMMANDS = re.findall(r"^```sh\n(.*?)^```", (ROOT / "docs/OPERATIONS.md").read_text(), re.MULTILINE | re.DOTALL)
 
+#: What the traffic below is a reason for: a node goes, a certificate has ten days left, an upstream is dead, and so on.
+REASONS = {
+    f"Orchestrator{name}"
+    for name in (
+        "FleetShrinking",
+        "ReportsAhead",
+        "ReportsSuperseded",
+        "UnknownMetrics",
+        "UpstreamDown",
+        "Unauthorized",
+        "CertificateExpiring",
+    )
+}
+OF_A_BUSY_MACHINE = {f"Orchestrator{name}" for name in ("CpuSaturated", "ReportsSlow", "QueriesSlow", "ScrapeSlow")}
+
 
 class House(NamedTuple):
     """A Prometheus, and the daemon that it scrapes."""
@@ -191,15 +206,26 @@ def test_the_limits_are_exported(house: House) -> None:
     assert house.daemon.sample("orchestrator_stale_after_seconds") == 2
 
 
+def evaluated(prometheus: Prometheus) -> list[dict[str, Any]]:
+    """Return the rules as Prometheus last evaluated them."""
+    groups = requests.get(f"{prometheus.url}/api/v1/rules", timeout=PATIENCE).json()["data"]["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
 def test_no_rule_fails(prometheus: Prometheus) -> None:
     """Prometheus evaluates each of them without an error, such as two series that match one."""
+    until(lambda: all(rule["health"] != "unknown" for rule in evaluated(prometheus)), "an evaluation of each rule")
+    assert [rule for rule in evaluated(prometheus) if rule["health"] != "ok"] == []
 
-    def rules() -> list[dict[str, Any]]:
-        groups = requests.get(f"{prometheus.url}/api/v1/rules", timeout=PATIENCE).json()["data"]["groups"]
-        return [rule for group in groups for rule in group["rules"]]
 
-    until(lambda: all(rule["health"] != "unknown" for rule in rules()), "an evaluation of each rule")
-    assert [rule for rule in rules() if rule["health"] != "ok"] == []
+def test_alerts_see_what_happens(prometheus: Prometheus) -> None:
+    """By the daemon's real metrics those alerts are pending or firing that this traffic gives reason to, no others."""
+
+    def active() -> set[str]:
+        return {rule["name"] for rule in evaluated(prometheus) if rule.get("state") in {"pending", "firing"}}
+
+    until(lambda: active() >= REASONS, f"alerts for all of {REASONS}")
+    assert active() - REASONS - OF_A_BUSY_MACHINE == set()
 
 
 @pytest.mark.parametrize("block", COMMANDS)
