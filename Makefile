@@ -55,12 +55,10 @@ format: $(VENV)/.installed-test ## Let ruff format the code
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-rules: $(PROMETHEUS_RULE) ## Bring etc/prometheus/rules.yml into the manifest for the Prometheus Operator
-
 # The rules of a rules file are a PrometheusRule's `spec`: the head of the manifest stays, what follows is made anew.
-$(PROMETHEUS_RULE): etc/prometheus/rules.yml
-	sed -i '/^spec:$$/q' $@
-	sed '/./s/^/  /' $< >> $@
+rules: ## Bring etc/prometheus/rules.yml into the manifest for the Prometheus Operator
+	sed -i '/^spec:$$/q' $(PROMETHEUS_RULE)
+	sed '/./s/^/  /' etc/prometheus/rules.yml >> $(PROMETHEUS_RULE)
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
