@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import requests
 
-from tests.integration.daemon import LOOPBACK, PATIENCE, ROOT, Daemon, report, until
+from tests.integration.daemon import LOOPBACK, PATIENCE, ROOT, TWISTD, Daemon, Server, report, until
 from tests.test_manifests import rendered
-from tests.test_manifests_overlays import DEV, OPERATOR, PRODUCTION, pods
+from tests.test_manifests_overlays import DEV, OPERATOR, PRODUCTION, PROFILER, pods
 from tests.test_manifests_tokens import with_components
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+pytestmark = pytest.mark.integration
 
 TOKENS = {role: f"{role}-0123456789abcdef" for role in ("report", "query", "scrape", "admin")}
 ENTRY = re.compile(r"^ENTRYPOINT (\[.*\])$", re.MULTILINE)
@@ -101,6 +103,40 @@ def test_it_runs(running: tuple[Daemon, dict[str, Any]]) -> None:
     # A second signal cuts the drain delay short, which has a test of its own.
     daemon.signal(SIGTERM)
     daemon.stop()
+
+
+@pytest.mark.parametrize(("folder", "orchestrator"), [(DEV, DEV), (PROFILER, PRODUCTION)])
+def test_the_profiler_runs(folder: str, orchestrator: str, tmp_path: Path, start: Callable[..., Daemon]) -> None:
+    """The profiler's command line measures this machine and reports it, with the token where there are tokens."""
+    pod = pods(rendered(orchestrator))["Deployment/orchestrator"]
+    daemon = start(*(f"--token-file={role}={path}" for role, path in token_files(pod, tmp_path).items()))
+    (container,) = pods(rendered(folder))["DaemonSet/orchestrator-profiler"]["containers"]
+    arguments = [argument.replace("$(NODE_NAME)", "node-1") for argument in container["args"]]
+    place = arguments.index("--orchestrator") + 1
+    assert arguments[place] == "http://orchestrator-service.default.svc.cluster.local:5000"
+    arguments[place] = daemon.url
+    for mount in container["volumeMounts"]:
+        if mount["name"] == "token":
+            arguments = [argument.replace(mount["mountPath"], str(tmp_path / "tokens")) for argument in arguments]
+    env = {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry}
+    command = (TWISTD, "--nodaemon", "--pidfile=", "profiler", *arguments, "--interval", "1")
+    profiler = Server(command, tmp_path / "profiler", env)
+    try:
+        until(lambda: daemon.get("/nodes", headers=bearer(pod, "query")).json() == {"nodes": ["node-1"]}, "a report")
+        values = daemon.get("/nodes/node-1", headers=bearer(pod, "query")).json()["metrics"]
+        assert values["ctx_switches_graceful"] > 0
+        profiler.signal(SIGTERM)
+        assert profiler.wait() == 0, profiler.output()
+    finally:
+        profiler.close()
+
+
+def token_files(pod: dict[str, Any], home: Path) -> dict[str, Path]:
+    """Return the tokens' files by role, those of the roles that a pod shuts."""
+    if not bearer(pod, "report"):
+        return {}
+    filled({"name": "tokens", "secret": {"secretName": "orchestrator-tokens"}}, home / "tokens")
+    return {role: home / "tokens" / role for role in TOKENS}
 
 
 @pytest.mark.parametrize("folder", ["k8s", PRODUCTION, OPERATOR])
