@@ -95,12 +95,14 @@ $(VENV)/.installed-bench: setup.cfg pyproject.toml $(SOURCES) | debian-bench $(V
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	touch $@ $(VENV)/.installed
 
-# Each word is PROGRAM:PACKAGE; a name that is no program is a module that Python must have.
+# Each word is PROGRAM:PACKAGE; a path is a file that must be there, and a name that is no program is a module that Python
+# must have.
 debian-run: WANTED = $(PYTHON):python3 ensurepip:python3-venv prometheus:prometheus setpriv:util-linux
 debian-run: NICE = bpftrace:bpftrace
 debian-test: WANTED = $(PYTHON):python3 ensurepip:python3-venv git:git prometheus:prometheus promtool:prometheus \
 	setpriv:util-linux bpftrace:bpftrace kubectl:kubernetes-client systemd-analyze:systemd unshare:util-linux \
-	ip:iproute2 curl:curl openssl:openssl faketime:faketime ip:iproute2 nft:nftables
+	curl:curl openssl:openssl faketime:faketime ip:iproute2 nft:nftables \
+	jq:jq go:golang-go gcc:gcc /usr/include/stdio.h:libc6-dev curl-config:libcurl4-openssl-dev /usr/include/jansson.h:libjansson-dev
 
 debian-bench: WANTED = $(PYTHON):python3 ensurepip:python3-venv setpriv:util-linux wrk:wrk prometheus:prometheus \
 	prometheus-pushgateway:prometheus-pushgateway victoria-metrics:victoria-metrics
@@ -110,7 +112,7 @@ debian-image: WANTED = $(PYTHON):python3 ensurepip:python3-venv buildah:buildah 
 debian-run debian-test debian-bench debian-image:
 	@missing=; \
 	for word in $(WANTED) $(NICE); do \
-	  command -v $${word%:*} >/dev/null || $(PYTHON) -c "import $${word%:*}" 2>/dev/null || missing="$$missing $${word#*:}"; \
+	  command -v $${word%:*} >/dev/null || [ -f $${word%:*} ] || $(PYTHON) -c "import $${word%:*}" 2>/dev/null || missing="$$missing $${word#*:}"; \
 	done; \
 	[ -z "$$missing" ] && exit 0; \
 	if command -v apt-get >/dev/null; then \
@@ -123,7 +125,7 @@ debian-run debian-test debian-bench debian-image:
 	fi; \
 	needed=; \
 	for word in $(WANTED); do \
-	  command -v $${word%:*} >/dev/null || $(PYTHON) -c "import $${word%:*}" 2>/dev/null || needed="$$needed $${word#*:}"; \
+	  command -v $${word%:*} >/dev/null || [ -f $${word%:*} ] || $(PYTHON) -c "import $${word%:*}" 2>/dev/null || needed="$$needed $${word#*:}"; \
 	done; \
 	[ -z "$$needed" ] && exit 0; \
 	echo "missing:$$needed; as root: apt-get install$$needed" >&2; exit 1

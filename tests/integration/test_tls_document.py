@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 import requests
 
-from tests.integration.daemon import PATIENCE, ROOT, TWISTD, Server, free_port, run, until
+from tests.integration.daemon import PATIENCE, TWISTD, Server, free_port, run, until
+from tests.integration.document import blocks, document
 
 if TYPE_CHECKING:
     import subprocess
@@ -27,7 +28,7 @@ class Page:
         self.folder = folder
         self._stack = stack
         self.port, prometheus = free_port(), free_port()
-        text = (ROOT / "docs" / "TLS.md").read_text()
+        text = document("TLS.md")
         for written, meant in (
             ("tls:tcp:5443", f"tls:tcp:{self.port}:interface=127.0.0.1"),
             ("localhost:5443", f"localhost:{self.port}"),
@@ -36,12 +37,12 @@ class Page:
         ):
             assert written in text
             text = text.replace(written, meant)
-        self._blocks = iter(re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
+        self._blocks = iter(blocks(text, "sh"))
         self._path = {"PATH": f"{Path(TWISTD).parent}:/usr/local/bin:/usr/bin:/bin"}
 
     def next(self, *, expect: str) -> str:
         """Return the next block, which must hold this."""
-        block: str = next(self._blocks)
+        block = next(self._blocks)
         assert expect in block
         return block
 

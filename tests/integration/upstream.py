@@ -29,6 +29,7 @@ class Asked:
     path: str
     params: list[tuple[str, str]]
     headers: dict[str, str]
+    body: bytes = b""
 
 
 class Exchange:
@@ -191,4 +192,4 @@ def _read(sock: socket.socket) -> Asked | None:
         body += sock.recv(65536)
     method, target, _ = first.split()
     url = urlsplit(target)
-    return Asked(method, url.path, parse_qsl(url.query or body.decode(), keep_blank_values=True), headers)
+    return Asked(method, url.path, parse_qsl(url.query or body.decode(), keep_blank_values=True), headers, body)
