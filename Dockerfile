@@ -7,11 +7,14 @@
 # buildah keeps HEALTHCHECK only with `--format docker`; Kubernetes has its own probes and does not need it.
 ARG BASE=docker.io/library/python:3.11-slim-bookworm
 
-# The base with an interpreter: the one that the virtual environment of both later stages points to.
+# The base with an interpreter: the one that the virtual environment of both later stages points to. And with the
+# authorities that https upstreams are checked by, which a python:slim has.
 FROM ${BASE} AS python
+# A configuration of your own for apt, that a mount brings.
+ARG APT_CONFIG
 RUN command -v python3 >/dev/null || { \
         apt-get update \
-        && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends python3 \
+        && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends python3 ca-certificates \
         && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log; \
     }
 
@@ -20,6 +23,7 @@ FROM python AS build
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 ARG PIP_CERT
+ARG APT_CONFIG
 # Debian keeps ensurepip in a package of its own.
 RUN python3 -c 'import ensurepip' 2>/dev/null || { \
         apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends python3-venv; \
@@ -61,6 +65,7 @@ WORKDIR /
 FROM runtime AS profiler
 LABEL org.opencontainers.image.title="orchestratord-profiler" \
       org.opencontainers.image.description="Measures its node with eBPF and reports it to an orchestrator every 10 seconds."
+ARG APT_CONFIG
 # util-linux for setpriv, which ties bpftrace's life to its parent's.
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends bpftrace util-linux \

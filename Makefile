@@ -7,10 +7,17 @@ BIN := $(VENV)/bin
 ARGS ?=
 SECONDS ?= 60
 TARGET ?=
+BASE ?=
+SUITE ?= bookworm
+STAGE ?= orchestrator
+TAG ?= $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' orchestratord/__init__.py)
 MINUTES ?= 10
 
+PROMETHEUS_RULE := k8s/overlays/operator/prometheus-rule.yaml
+
 .DEFAULT_GOAL := help
-.PHONY: help run test fuzz bench soak screenshots lint format clean debian-run debian-test debian-screenshots debian-bench
+.PHONY: help run test image test-image fuzz bench soak screenshots lint format rules clean \
+	debian-run debian-test debian-screenshots debian-bench debian-image
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,7 +25,7 @@ help: ## List the targets
 run: debian-run $(VENV)/.installed ## Run everything on this machine: orchestrator, Prometheus, profiler (ARGS=... adds options)
 	$(BIN)/twistd --nodaemon --pidfile= orchestrator --all-in-one $(ARGS)
 
-test: debian-test lint ## Lint, type-check and test everything
+test: debian-test lint $(VENV)/.installed-checkov ## Lint, type-check and test everything
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest $(ARGS)
 	$(BIN)/coverage combine -q
@@ -26,6 +33,12 @@ test: debian-test lint ## Lint, type-check and test everything
 
 fuzz: $(VENV)/.installed-fuzz ## Fuzz for SECONDS=60 in all, or one TARGET=express|query|report; a crash says how to run it again
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(TARGET)
+
+image: debian-image $(VENV)/.installed-image ## Build the image and its bill of materials into dist/ (TAG=..., BASE=an image, STAGE=profiler)
+	BASE='$(BASE)' TAG='$(TAG)' SUITE='$(SUITE)' STAGE='$(STAGE)' image/build
+
+test-image: debian-test $(VENV)/.installed-test image ## Build the image, run it as Kubernetes would, and test it
+	$(BIN)/pytest image
 
 bench: debian-bench $(VENV)/.installed-bench ## Measure every case beside its peers and write BENCHMARKS.md (CASE=... for one)
 	$(BIN)/python -m tests.benchmarks $(if $(CASE),--case $(CASE)) $(ARGS)
@@ -46,8 +59,13 @@ format: $(VENV)/.installed-test ## Let ruff format the code
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
+# The rules of a rules file are a PrometheusRule's `spec`: the head of the manifest stays, what follows is made anew.
+rules: ## Bring etc/prometheus/rules.yml into the manifest for the Prometheus Operator
+	sed -i '/^spec:$$/q' $(PROMETHEUS_RULE)
+	sed '/./s/^/  /' etc/prometheus/rules.yml >> $(PROMETHEUS_RULE)
+
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) build *.egg-info .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 # The editable installation links single files: a new one calls for a new installation.
 SOURCES := $(shell find orchestratord plugins -type d ! -name __pycache__)
@@ -63,9 +81,19 @@ $(VENV)/.installed-test: setup.cfg pyproject.toml $(SOURCES) | debian-test $(VEN
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
 	touch $@ $(VENV)/.installed
 
+# It pins half of the package index: an environment of its own.
+$(VENV)/.installed-checkov: | debian-test $(VENV)/bin/pip
+	$(PYTHON) -m venv $(VENV)/checkov
+	$(VENV)/checkov/bin/pip install --quiet --disable-pip-version-check 'checkov >=3.2, <4'
+	touch $@
+
 $(VENV)/.installed-fuzz: setup.cfg pyproject.toml $(SOURCES) | debian-test $(VENV)/bin/pip
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,fuzz]'
 	touch $@ $(VENV)/.installed $(VENV)/.installed-test
+
+$(VENV)/.installed-image: setup.cfg | debian-image $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --disable-pip-version-check 'cyclonedx-python-lib[json-validation] >=11, <12'
+	touch $@
 
 $(VENV)/.installed-bench: setup.cfg pyproject.toml $(SOURCES) | debian-bench $(VENV)/bin/pip
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
@@ -86,7 +114,9 @@ debian-screenshots: WANTED = pngquant:pngquant
 debian-bench: WANTED = $(PYTHON):python3 ensurepip:python3-venv setpriv:util-linux wrk:wrk prometheus:prometheus \
 	prometheus-pushgateway:prometheus-pushgateway victoria-metrics:victoria-metrics
 
-debian-run debian-test debian-screenshots debian-bench:
+debian-image: WANTED = $(PYTHON):python3 ensurepip:python3-venv buildah:buildah $(if $(BASE),,debootstrap:debootstrap)
+
+debian-run debian-test debian-screenshots debian-bench debian-image:
 	@missing=; \
 	for word in $(WANTED) $(NICE); do \
 	  command -v $${word%:*} >/dev/null || [ -f $${word%:*} ] || $(PYTHON) -c "import $${word%:*}" 2>/dev/null || missing="$$missing $${word#*:}"; \

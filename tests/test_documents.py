@@ -42,7 +42,7 @@ def test_every_promise_names_a_test_that_exists(document: str) -> None:
     rows = rows_with_a_test((ROOT / "docs" / document).read_text())
     assert rows
     for row in rows:
-        named = re.findall(r"`(tests/[\w/]+\.py)::([\w:]+)`", row.rpartition(" | ")[2])
+        named = re.findall(r"`((?:tests|image)/[\w/]+\.py)::([\w:]+)`", row.rpartition(" | ")[2])
         assert named, row
         assert [f"{path}::{name}" for path, name in named if name not in defined(ROOT / path)] == []
 

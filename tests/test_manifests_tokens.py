@@ -28,16 +28,17 @@ ORCHESTRATOR, PROMETHEUS, PROFILER = (
 
 
 @cache
-def with_components(folder: str, components: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """Return what `kubectl apply -k FOLDER` sends with these lines uncommented."""
+def with_components(folder: str, components: tuple[str, ...], *, begun: bool = False) -> dict[str, dict[str, Any]]:
+    """Return what `kubectl apply -k FOLDER` sends with these lines uncommented; `begun`: the list is there already."""
     with TemporaryDirectory() as home:
         for needed in ("k8s", "etc"):
             shutil.copytree(ROOT / needed, Path(home) / needed)
         file = Path(home) / folder / "kustomization.yaml"
         text = file.read_text()
-        for line in ("components:", *(f"  - {name}" for name in components)):
-            assert text.count(f"# {line}\n") == 1
-            text = text.replace(f"# {line}\n", f"{line}\n")
+        lines = [f"# {'' if begun else '  '}- {name}\n" for name in components] + ([] if begun else ["# components:\n"])
+        for line in lines:
+            assert text.count(line) == 1
+            text = text.replace(line, line.removeprefix("# "))
         file.write_text(text)
         kubectl = program("kubectl", "kubernetes-client")
         run = subprocess.run([kubectl, "kustomize", folder], cwd=home, capture_output=True, text=True, check=False)
