@@ -16,10 +16,11 @@ MINUTES ?= 10
 PROMETHEUS_RULE := k8s/overlays/operator/prometheus-rule.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help run test image test-image fuzz bench soak lint format rules clean debian-run debian-test debian-bench debian-image
+.PHONY: help run test image test-image fuzz bench soak screenshots lint format rules clean \
+	debian-run debian-test debian-screenshots debian-bench debian-image
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: debian-run $(VENV)/.installed ## Run everything on this machine: orchestrator, Prometheus, profiler (ARGS=... adds options)
 	$(BIN)/twistd --nodaemon --pidfile= orchestrator --all-in-one $(ARGS)
@@ -44,6 +45,9 @@ bench: debian-bench $(VENV)/.installed-bench ## Measure every case beside its pe
 
 soak: debian-run $(VENV)/.installed ## Report from 5,000 nodes while faults happen at random (MINUTES=10; SEED=... repeats; WRITE=1 writes docs/RELIABILITY.md)
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(WRITE),--write) $(ARGS)
+
+screenshots: debian-test debian-screenshots $(VENV)/.installed-test ## Take the pictures in docs/pictures anew, of the real thing under a fleet that might be one
+	$(BIN)/python -m tests.pictures
 
 lint: $(VENV)/.installed-test ## ruff, mypy --strict, and the order of the rooms
 	$(BIN)/ruff check
@@ -102,14 +106,17 @@ debian-run: NICE = bpftrace:bpftrace
 debian-test: WANTED = $(PYTHON):python3 ensurepip:python3-venv git:git prometheus:prometheus promtool:prometheus \
 	setpriv:util-linux bpftrace:bpftrace kubectl:kubernetes-client systemd-analyze:systemd unshare:util-linux \
 	curl:curl openssl:openssl faketime:faketime ip:iproute2 nft:nftables \
+	chromium:chromium /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf:fonts-dejavu-core \
 	jq:jq go:golang-go gcc:gcc /usr/include/stdio.h:libc6-dev curl-config:libcurl4-openssl-dev /usr/include/jansson.h:libjansson-dev
+
+debian-screenshots: WANTED = pngquant:pngquant
 
 debian-bench: WANTED = $(PYTHON):python3 ensurepip:python3-venv setpriv:util-linux wrk:wrk prometheus:prometheus \
 	prometheus-pushgateway:prometheus-pushgateway victoria-metrics:victoria-metrics
 
 debian-image: WANTED = $(PYTHON):python3 ensurepip:python3-venv buildah:buildah $(if $(BASE),,debootstrap:debootstrap)
 
-debian-run debian-test debian-bench debian-image:
+debian-run debian-test debian-screenshots debian-bench debian-image:
 	@missing=; \
 	for word in $(WANTED) $(NICE); do \
 	  command -v $${word%:*} >/dev/null || [ -f $${word%:*} ] || $(PYTHON) -c "import $${word%:*}" 2>/dev/null || missing="$$missing $${word#*:}"; \

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from enum import StrEnum
 from hashlib import sha256
 from hmac import compare_digest
@@ -33,20 +34,24 @@ class Rule(NamedTuple):
     @property
     def is_promql(self) -> bool:
         """Whether errors here have Prometheus' envelope."""
-        return self.route.startswith(("/query", "/api/"))
+        return self.route.startswith(("/query", "/api/", "/graph.svg"))
 
+
+#: What is at `/`: a list of the routes for programs, which is no secret, and the status page, which is.
+INDEX, FRONT_PAGE = Rule("/", None), Rule("/", Role.QUERY)
 
 #: Every route whose path has no parameter. This and `rule` are the one place that says who may do what.
 _EXACT = {
     path.encode(): Rule(path, role)
     for path, role in {
-        "/": None,
         "/openapi.yaml": None,
         "/-/healthy": None,
         "/-/ready": None,
         "/update_metrics": Role.REPORT,
         "/metrics": Role.SCRAPE,
         "/nodes": Role.QUERY,
+        "/graph": Role.QUERY,
+        "/graph.svg": Role.QUERY,
         "/query": Role.QUERY,
         "/api/v1/query": Role.QUERY,
         "/api/v1/query_range": Role.QUERY,
@@ -57,7 +62,8 @@ _EXACT = {
         "/api/v1/query_exemplars": Role.QUERY,
         "/api/v1/status/buildinfo": Role.QUERY,
     }.items()
-}
+} | {b"/": INDEX}
+_STATIC = Rule("/static/<name>", None)
 _NODE = Rule("/nodes/<id>", Role.QUERY)
 _FORGET = Rule("/nodes/<id>", Role.ADMIN)
 _LABEL_VALUES = Rule("/api/v1/label/<name>/values", Role.QUERY)
@@ -80,6 +86,8 @@ def rule(method: bytes, target: bytes) -> Rule | None:
     if path.startswith(b"/nodes/"):
         # As the tree reads it: in any case.
         return _FORGET if method.upper() == b"DELETE" else _NODE
+    if path.startswith(b"/static/"):
+        return _STATIC
     if path.startswith(b"/api/v1/label/"):
         return _LABEL_VALUES
     return None
@@ -91,6 +99,7 @@ MIN_TOKEN, MAX_TOKEN = 16, 8192
 MAX_TOKENS = 100
 #: RFC 6750's b64token.
 _TOKEN = re.compile(rb"[A-Za-z0-9._~+/-]+=*")
+_BASIC = re.compile(rb"basic +(\S{1,12000})", re.IGNORECASE)
 _BEARER = re.compile(rb"bearer +(\S+)", re.IGNORECASE)
 
 
@@ -155,11 +164,12 @@ class Gate:
         """Take these tokens for a role in the place of those it had."""
         self._digests[role] = tuple({sha256(token).digest() for token in tokens})
 
-    def admit(self, rule: Rule, authorization: bytes | None) -> str | None:
+    def admit(self, rule: Rule, authorization: bytes | None, *, basic: bool = False) -> str | None:
         """Return the one node for which the client may report, or None: for any, or it is no report.
 
         `authorization` is the value of the request's Authorization header; None without one, and where there are
-        several, their values joined, which are no token.
+        several, their values joined, which are no token. `basic`: the token may come as a password, whoever's, as
+        browsers send it, which can send no other.
 
         Raises Unauthorized, Forbidden or KeysPending, in Prometheus' envelope where the route has it.
         """
@@ -169,6 +179,8 @@ class Gate:
         if authorization is None:
             raise _unauthorized(rule, f"this takes a token of the role {rule.role}", wrong=False)
         token = authorization[7:] if authorization[:7] == b"Bearer " else _odd_bearer(authorization)
+        if not token and basic:
+            token = _password(authorization)
         if not token or len(token) > MAX_TOKEN:
             raise _unauthorized(rule, f"Authorization must be 'Bearer' and a token of the role {rule.role}", wrong=True)
         digest = sha256(token).digest()
@@ -213,6 +225,15 @@ def _odd_bearer(authorization: bytes) -> bytes:
     """Return the token where the scheme is not spelt as everybody spells it; empty if it is another scheme."""
     bearer = _BEARER.fullmatch(authorization.strip())
     return bearer[1] if bearer else b""
+
+
+def _password(authorization: bytes) -> bytes:
+    """Return the password where the scheme is Basic; empty if it is another, or cannot be read."""
+    basic = _BASIC.fullmatch(authorization.strip())
+    try:
+        return b64decode(basic[1], validate=True).partition(b":")[2] if basic else b""
+    except ValueError:
+        return b""
 
 
 def _holds(digests: tuple[bytes, ...], digest: bytes) -> bool:

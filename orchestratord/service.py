@@ -27,6 +27,7 @@ from orchestratord.descriptors import connections_that_fit
 from orchestratord.embedded import EmbeddedPrometheus, find_programs, free_port, prepare
 from orchestratord.expiry import Sweep
 from orchestratord.exposition import Exposition, NodeCollector, SampleRenderer
+from orchestratord.history import History
 from orchestratord.keyring import Keyring
 from orchestratord.latest import LatestFromMemory
 from orchestratord.names import OwnNames
@@ -49,6 +50,7 @@ from orchestratord.web.admin import Admin
 from orchestratord.web.api import Api, Root
 from orchestratord.web.connections import Connections
 from orchestratord.web.express import Express
+from orchestratord.web.page.pages import Pages
 from orchestratord.web.queries import HOT_QUERIES, Queries, QueryResource
 from orchestratord.web.reports import AT_ONCE, ReportsResource
 from orchestratord.web.scrape import ScrapeResource
@@ -132,14 +134,16 @@ class Orchestrator(MultiService):
         answers, arriving = Room(settings.max_answers_bytes), Room(settings.max_arriving_bytes)
         self._connections = Connections(settings.max_connections)
         _watch(telemetry, settings, self._connections, turns=turns, answers=answers, arriving=arriving)
-        queries = Queries(self._client(nodes, telemetry, turns, answers), max_length=settings.max_query_length)
+        client = self._client(nodes, telemetry, turns, answers)
+        queries = Queries(client, max_length=settings.max_query_length)
         admin = Admin(nodes, time, unhealthy=self._sweep.unhealthy, unready=self._unready)
         api = Api(
             nodes,
             settings.catalogue,
             queries,
             time,
-            in_thread=lambda work: deferToThreadPool(reactor, reactor.getThreadPool(), work),
+            pages=self._pages(nodes, client, telemetry),
+            in_thread=self._in_thread,
             admin=None if settings.admin_listen else admin,
         )
         reports = ReportsResource(
@@ -177,6 +181,26 @@ class Orchestrator(MultiService):
             certificate.clock = reactor
             certificate.setServiceParent(self)
         StopOnSignals(reactor, self.hurry).setServiceParent(self)
+
+    def _pages(self, nodes: NodeStore, client: QueryClient, telemetry: Telemetry) -> Pages:
+        history = History(self._reactor, telemetry, nodes, time.monotonic, HOT_QUERIES)
+        history.setServiceParent(self)
+        return Pages(
+            self._reactor,
+            nodes,
+            self._settings.catalogue,
+            client,
+            time,
+            telemetry=telemetry,
+            history=history,
+            in_thread=self._in_thread,
+            unhealthy=self._sweep.unhealthy,
+            unready=self._unready,
+            max_length=self._settings.max_query_length,
+        )
+
+    def _in_thread(self, work: Callable[[], Any]) -> Deferred[Any]:
+        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), work)
 
     def _kept(self, nodes: NodeStore, render: SampleRenderer, telemetry: Telemetry) -> Persistence | None:
         """Return what keeps the table across restarts, if that is wanted."""

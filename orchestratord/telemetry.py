@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from bisect import bisect_left
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import twisted
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -15,7 +15,7 @@ from prometheus_client.utils import floatToGoString
 from orchestratord import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from prometheus_client import Metric
 
@@ -41,7 +41,8 @@ UPSTREAM_OUTCOMES = ("answered", "unreachable", "broken", "timeout", "cancelled"
 
 _METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH"})
 _BODY_BYTES = (128, 256, 512, 1024, 4096, 16384, 65536, 262144, 1048576)
-_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+#: The bounds of the durations of requests, in seconds.
+DURATION_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
 class Distribution:
@@ -60,6 +61,11 @@ class Distribution:
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many values fell between each bound and the one before it, and how many above the last."""
+        return tuple(self._counts)
+
     def add_to(self, family: HistogramMetricFamily, labels: Sequence[str]) -> None:
         """Add the samples to a family."""
         total = 0
@@ -68,6 +74,25 @@ class Distribution:
             total += count
             buckets.append((floatToGoString(bound), total))
         family.add_metric(labels, buckets, self._sum)
+
+
+class Totals(NamedTuple):
+    """What was counted since the start."""
+
+    #: Reports that were taken, and those that were refused.
+    reports: int
+    refused: int
+    #: Nodes that were removed because they went stale.
+    expired: int
+    #: Queries by how long they took: up to each of DURATION_BOUNDS, and longer.
+    queries: tuple[int, ...]
+
+
+class UpstreamState(NamedTuple):
+    """What the last requests said about an upstream."""
+
+    base: str
+    up: bool
 
 
 class Telemetry(Collector):
@@ -120,7 +145,7 @@ class Telemetry(Collector):
         self._requests[route, method if method in _METHODS else b"other", code] += 1
         durations = self._durations.get(route)
         if durations is None:
-            durations = self._durations[route] = Distribution(_SECONDS)
+            durations = self._durations[route] = Distribution(DURATION_BOUNDS)
         durations.observe(seconds)
 
     def upstream_known(self, upstream: str) -> None:
@@ -136,6 +161,21 @@ class Telemetry(Collector):
     def upstream_up(self, upstream: str, *, up: bool) -> None:
         """Record whether an upstream could be reached."""
         self._upstream_up[upstream] = up
+
+    def totals(self, query_routes: Iterable[str]) -> Totals:
+        """Return what was counted so far; queries are the requests of these routes. On the reactor thread."""
+        counts = [self._durations[route].counts for route in query_routes if route in self._durations]
+        taken = self._reports["accepted"] + self._reports["superseded"]
+        return Totals(
+            taken,
+            sum(self._reports.values()) - taken,
+            self._expired,
+            tuple(map(sum, zip(*counts, strict=True))) or (0,) * (len(DURATION_BOUNDS) + 1),
+        )
+
+    def upstreams(self) -> list[UpstreamState]:
+        """Return the upstreams in their order. On the reactor thread."""
+        return [UpstreamState(base, up) for base, up in self._upstream_up.items()]
 
     def certificate_not_after(self, unix_time: float) -> None:
         """Record when the certificate of the `tls:` listeners expires; without a call it is not exported."""

@@ -19,7 +19,7 @@ from tests.wire import Wire
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-OPEN = {"/", "/-/healthy", "/-/ready", "/openapi.yaml"}
+OPEN = {"/", "/-/healthy", "/-/ready", "/openapi.yaml", "/static/<name>"}
 TOKENS = {role: [f"{role}-token-0123456789".encode()] for role in Role}
 
 

@@ -17,12 +17,14 @@ from twisted.web.server import NOT_DONE_YET
 from orchestratord.access import Gate
 from orchestratord.catalogue import BUILT_IN
 from orchestratord.exposition import Exposition
+from orchestratord.history import History
 from orchestratord.nodes import NodeStore
 from orchestratord.room import Room
 from orchestratord.web.admin import Admin
 from orchestratord.web.api import Api, Root
 from orchestratord.web.connections import Connections
 from orchestratord.web.express import Express
+from orchestratord.web.page.pages import Pages
 from orchestratord.web.queries import HOT_QUERIES, Queries, QueryResource
 from orchestratord.web.reports import AT_ONCE, ReportsResource
 from orchestratord.web.scrape import ScrapeResource
@@ -189,7 +191,7 @@ class Wire:
         self.arriving = Room(max_arriving)
         self.connections = Connections(max_connections)
         self.nodes = NodeStore(stale_after=60, max_nodes=max_nodes)
-        self.in_thread: Callable[[Callable[[], bytes]], Deferred[bytes]] = maybeDeferred
+        self.in_thread: Callable[[Callable[[], Any]], Deferred[Any]] = maybeDeferred
         self.queries = queries = Queries(self.upstreams, max_length=1000)
         self.admin = Admin(
             self.nodes,
@@ -197,11 +199,26 @@ class Wire:
             unhealthy=lambda: self.sick,
             unready=lambda: "draining" if self.draining else None,
         )
+        self.history = History(self.clock, self.metrics.telemetry, self.nodes, self.clocks.monotonic, HOT_QUERIES)
+        pages = Pages(
+            self.clock,
+            self.nodes,
+            BUILT_IN,
+            self.upstreams,
+            self.clocks,
+            telemetry=self.metrics.telemetry,
+            history=self.history,
+            in_thread=lambda work: self.in_thread(work),  # noqa: PLW0108 - a test may change it
+            unhealthy=lambda: self.sick,
+            unready=lambda: "draining" if self.draining else None,
+            max_length=1000,
+        )
         api = Api(
             self.nodes,
             BUILT_IN,
             queries,
             self.clocks,
+            pages=pages,
             in_thread=lambda work: self.in_thread(work),  # noqa: PLW0108 - a test may change it
             admin=None if admin_elsewhere else self.admin,
         )

@@ -12,7 +12,7 @@ from twisted.internet.defer import DeferredSemaphore
 from werkzeug.exceptions import MethodNotAllowed, NotFound
 
 from orchestratord import __version__
-from orchestratord.errors import BadQuery, BadRequest, Busy
+from orchestratord.errors import BadQuery, BadRequest, Busy, Fault
 from orchestratord.query import arguments
 from orchestratord.web.answers import failure_body, json_body, text_body, unknown_node
 from orchestratord.web.listing import details, details_json, names_json
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from orchestratord.catalogue import Catalogue
     from orchestratord.nodes import NodeStore
     from orchestratord.web.admin import Admin
+    from orchestratord.web.page.pages import Pages
     from orchestratord.web.queries import Queries
     from orchestratord.web.reports import Clocks
     from orchestratord.web.site import BoundedRequest
@@ -42,6 +43,8 @@ GET    /nodes                     the fresh nodes' ids; ?details=true for all th
 GET    /nodes/<id>                one node
 GET    /query?q=PROMQL            an instant query; with start and end, a range query
 GET    /api/v1/...                Prometheus' HTTP API, read-only
+GET    /graph.svg?q=PROMQL        a range query as a chart: the last hour, or start and end, or range=6h
+GET    /  /graph  /nodes/<id>     pages, for a browser
 GET    /metrics                   the exposition, for Prometheus to scrape
 GET    /openapi.yaml              all of it in detail, as OpenAPI 3.1
 """
@@ -70,6 +73,7 @@ class Api:
         queries: Queries,
         clocks: Clocks,
         *,
+        pages: Pages,
         in_thread: Callable[[Callable[[], bytes]], Deferred[bytes]],
         admin: Admin | None,
     ) -> None:
@@ -78,6 +82,7 @@ class Api:
         self._catalogue = catalogue
         self._queries = queries
         self._clocks = clocks
+        self._pages = pages
         self._in_thread = in_thread
         self._listings = 0
         self._making = DeferredSemaphore(_MADE_AT_ONCE)
@@ -88,12 +93,16 @@ class Api:
         error = failure.value
         if self.admin is None and isinstance(error, MethodNotAllowed):
             error.valid_methods = set(error.valid_methods or ()) - {"DELETE"}
+        if isinstance(error, Fault) and request.for_people:
+            return self._pages.fault(request, error)
         return failure_body(request, failure)
 
     @app.route("/", methods=["GET"])
-    def index(self, request: BoundedRequest) -> bytes:
-        """List the endpoints."""
+    async def index(self, request: BoundedRequest) -> bytes:
+        """Show the status page to a browser, and list the endpoints to everybody else."""
         request.route = "/"
+        if request.for_people:
+            return await self._pages.front(request, arguments(_query_string(request)))
         return text_body(request, 200, _INDEX + (_ADMIN_INDEX if self.admin else ""))
 
     @app.route("/openapi.yaml", methods=["GET"])
@@ -103,6 +112,28 @@ class Api:
         request.setHeader(b"Content-Type", b"application/yaml")
         request.setHeader(b"Content-Length", b"%d" % len(_DESCRIPTION))
         return _DESCRIPTION
+
+    @app.route("/graph", methods=["GET"])
+    async def graph(self, request: BoundedRequest) -> bytes:
+        """Show a query's answer as a page."""
+        request.route = "/graph"
+        request.for_people = True
+        return await self._pages.graph(request, arguments(_query_string(request)))
+
+    @app.route("/graph.svg", methods=["GET"])
+    async def picture(self, request: BoundedRequest) -> bytes:
+        """Draw a range query's answer."""
+        request.route = "/graph.svg"
+        return await self._pages.picture(request, arguments(_query_string(request)))
+
+    @app.route("/static/<name>", methods=["GET"])
+    def asset(self, request: BoundedRequest, name: str) -> bytes:
+        """Serve a file that the pages refer to."""
+        request.route = "/static/<name>"
+        body = self._pages.asset(request, name, arguments(_query_string(request)).get("v", [""])[0])
+        if body is None:
+            raise NotFound
+        return body
 
     @app.route("/-/healthy", methods=["GET"])
     def healthy(self, request: BoundedRequest) -> bytes:
@@ -142,9 +173,11 @@ class Api:
         self._listings -= 1
 
     @app.route("/nodes/<node_id>", methods=["GET"])
-    def node(self, request: BoundedRequest, node_id: str) -> bytes:
-        """Tell all that is known of a node."""
+    async def node(self, request: BoundedRequest, node_id: str) -> bytes:
+        """Tell all that is known of a node: a page to a browser, JSON to everybody else."""
         request.route = "/nodes/<id>"
+        if request.wants_page("application/json"):
+            return await self._pages.node(request, node_id)
         now, unix_now = self._clocks.monotonic(), self._clocks.time()
         entry = self._nodes.get(node_id, now)
         if entry is None:

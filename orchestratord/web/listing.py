@@ -34,15 +34,17 @@ def details(entry: Entry, names: Sequence[str], now: float, unix_now: float, sta
 
 def names_json(entries: list[Entry]) -> bytes:
     """Return the answer of `/nodes`: the ids, sorted."""
-    return _nodes_json(entry.report.node_id for entry in _sorted(entries))
+    return _nodes_json(entry.report.node_id for entry in sorted_by_id(entries))
 
 
 def details_json(entries: list[Entry], names: Sequence[str], now: float, unix_now: float, stale_after: float) -> bytes:
     """Return the answer of `/nodes?details=true`: an object for each node, sorted by id."""
-    return _nodes_json(details(entry, names, now, unix_now, stale_after) for entry in _sorted(entries))
+    return _nodes_json(details(entry, names, now, unix_now, stale_after) for entry in sorted_by_id(entries))
 
 
-def _sorted(entries: list[Entry]) -> Iterator[Entry]:
+def sorted_by_id(entries: list[Entry]) -> Iterator[Entry]:
+    """Return the entries sorted by node id, as plain texts; in steps of about a millisecond."""
+
     def by_id(entry: Entry) -> str:
         return entry.report.node_id
 

@@ -15,10 +15,11 @@ from twisted.logger import Logger
 from twisted.web import http, server
 from twisted.web.resource import Resource
 
-from orchestratord.access import Role, rule
+from orchestratord.access import FRONT_PAGE, INDEX, Role, rule
 from orchestratord.errors import BodyTooLarge, Fault
 from orchestratord.web.answers import fault_body, fault_headers
 from orchestratord.web.express import Answered, Way
+from orchestratord.web.negotiation import prefers_html
 from orchestratord.web.outgoing import PIECE, Outgoing
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class BoundedRequest(server.Request):
     """
 
     route = "other"
+    #: Whether a failure is to be answered as a page: the client wants one, and is asking for one.
+    for_people = False
     rule: Rule | None = None
     #: The one node that the client may report; None: any.
     node: str | None = None
@@ -72,6 +75,8 @@ class BoundedRequest(server.Request):
         super().gotLength(length)
         self.method, self.uri = self.channel.request_line
         self.rule = rule(self.method, self.uri)
+        if self.rule is INDEX and self.wants_page("text/plain"):
+            self.rule = FRONT_PAGE
         try:
             self.node = self.channel.site.admit(self)
         except Fault as fault:
@@ -116,6 +121,18 @@ class BoundedRequest(server.Request):
     def getRequestHostname(self) -> bytes:
         """Return a name that is not the client's: no answer depends on it, and Klein's routing fails at an odd one."""
         return b"orchestrator"
+
+    @property
+    def basic(self) -> bool:
+        """Whether a token may come as a password: to look, and to ask; what changes something takes more than that."""
+        return self.rule is not None and self.rule.role is Role.QUERY and self.method in {b"GET", b"HEAD"}
+
+    def wants_page(self, other: str) -> bool:
+        """Return whether the client would rather have a page than a media type; the answer, a failure too, depends."""
+        self.responseHeaders.setRawHeaders(b"Vary", [b"Accept"])
+        accept = b",".join(self.requestHeaders.getRawHeaders(b"Accept") or ()).decode("latin-1")
+        self.for_people = prefers_html(accept, other)
+        return self.for_people
 
     def body(self) -> bytes:
         """Return the whole body, as it was sent."""
@@ -203,7 +220,11 @@ class _Refusal(Resource):
     def render(self, request: BoundedRequest) -> bytes:
         request.route = request.rule.route if request.rule else "other"
         request.channel.site.refused(request, self._fault)
-        return fault_body(request, self._fault)
+        body = fault_body(request, self._fault)
+        if self._fault.status == 401 and request.basic and request.wants_page("application/json"):
+            # A browser asks its user for a token as a password; programs are not led to think that it is one.
+            request.responseHeaders.addRawHeader(b"WWW-Authenticate", b'Basic realm="orchestratord", charset="UTF-8"')
+        return body
 
 
 class _State(Enum):
@@ -555,7 +576,7 @@ class OrchestratorSite(server.Site):
         if request.rule is None:
             return None
         values = request.requestHeaders.getRawHeaders(b"Authorization")
-        return self.gate.admit(request.rule, b", ".join(values) if values else None)
+        return self.gate.admit(request.rule, b", ".join(values) if values else None, basic=request.basic)
 
     def refused(self, request: BoundedRequest, fault: Fault) -> None:
         """Count a report that was refused before it was looked at."""

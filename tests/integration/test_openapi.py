@@ -59,7 +59,7 @@ def is_as_described(one: Operation, answer: requests.Response) -> None:
         return
     media_type = answer.headers["Content-Type"].partition(";")[0]
     schema = told["content"][media_type]["schema"]
-    if media_type.startswith("text/"):
+    if media_type.startswith(("text/", "image/")):
         check(schema, answer.text)
     else:
         check(schema, answer.json() if media_type == "application/json" else yaml.safe_load(answer.text))

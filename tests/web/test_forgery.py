@@ -41,6 +41,7 @@ HEADERS = {
     "allow",
     "server",
     "transfer-encoding",
+    "vary",
 }
 SAMPLE = re.compile(r'[a-z_:][a-z0-9_:]*(\{([a-z_]+="[^"\\\n]*",?)*\})? [-+0-9.e]+\Z', re.IGNORECASE)
 

@@ -1,0 +1,119 @@
+"""The page of one node: how fresh it is, and each of its metrics with its last hour."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlencode
+
+from twisted.web.template import Tag, tags
+
+from orchestratord.query import Query
+from orchestratord.web.page.asked import soon
+from orchestratord.web.page.figures import bare, clock, lasting, measured, stamp
+from orchestratord.web.page.fleet import LATE
+from orchestratord.web.page.layout import message, sparkline
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from orchestratord.catalogue import Catalogue, Family
+    from orchestratord.nodes import Entry
+    from orchestratord.web.page.series import Found
+
+#: Seconds that the lines go back, and between their points.
+HOUR = 3600
+STEP = 30
+#: Seconds after which the page stands without the lines.
+PATIENCE = "2s"
+
+
+class Past(NamedTuple):
+    """The last hour of each family, oldest point first and None where there is none; or why there is no past."""
+
+    lines: Mapping[str, list[float | None]]
+    fault: str | None
+
+
+def past_query(node_id: str, catalogue: Catalogue, unix_now: float) -> Query:
+    """Return the one query for all lines of a node; its id is one that the table has, and so needs no escape."""
+    end = int(soon(unix_now))
+    promql = f'max by (__name__) ({{__name__=~"{"|".join(catalogue.names)}",node_id="{node_id}"}})'
+    params = (
+        ("query", promql),
+        ("start", str(end - HOUR)),
+        ("end", str(end)),
+        ("step", str(STEP)),
+        ("timeout", PATIENCE),
+    )
+    return Query("/api/v1/query_range", params, 2.0)
+
+
+def past(found: Found, query: Query) -> Past:
+    """Return the lines in the answer to a past_query."""
+    start = float(dict(query.params)["start"])
+    lines: dict[str, list[float | None]] = {}
+    for series in found.series:
+        line: list[float | None] = [None] * (HOUR // STEP + 1)
+        for at, value in series.points:
+            index = round((at - start) / STEP)
+            if 0 <= index < len(line):
+                line[index] = value if value == value and abs(value) != float("inf") else None  # noqa: PLR0124 - NaN
+        lines[series.labels.get("__name__", "")] = line
+    return Past(lines, None)
+
+
+def content(
+    entry: Entry, catalogue: Catalogue, past: Past, *, now: float, unix_now: float, stale_after: float
+) -> list[Any]:
+    """Return what is on the page; `now` and `unix_now` are one moment, by the table's clock and the calendar's."""
+    node_id = entry.report.node_id
+    age = max(0.0, now - entry.seen)
+    last = unix_now - age
+    late = age >= LATE * stale_after
+    when = tags.time(clock(last), datetime=stamp(last))
+    parts: list[Any] = [
+        tags.p(tags.a("Fleet", href="/"), " / ", tags.span("node"), class_="path"),
+        tags.h1(node_id, class_="title id"),
+        message(
+            "warn" if late else "ok",
+            f"Last report {lasting(age)} ago, at ",
+            when,
+            f". Gone in {lasting(stale_after - age)} without another.",
+        ),
+    ]
+    if past.fault is not None:
+        parts.append(message("bad", "The last hour is not to be had: ", past.fault))
+    cards = [
+        _card(family, value, past.lines.get(family.name), node_id, known=past.fault is None)
+        for family, value in zip(catalogue, entry.report.values, strict=True)
+    ]
+    parts.append(tags.ul(*cards, class_="metriccards"))
+    return parts
+
+
+def unknown(node_id: str) -> list[Any]:
+    """Return the page of a node of which there is no fresh report."""
+    return [
+        tags.p(tags.a("Fleet", href="/"), " / ", tags.span("node"), class_="path"),
+        tags.h1(node_id[:253], class_="title id"),
+        message("bad", "No fresh report of this node. It is gone, or its name is another."),
+        tags.p(tags.a("Back to the fleet", href="/")),
+    ]
+
+
+def _card(family: Family, value: float | None, line: list[float | None] | None, node_id: str, *, known: bool) -> Tag:
+    drawn = [point for point in line or () if point is not None]
+    promql = f'{family.name}{{node_id="{node_id}"}}'
+    parts: list[Any] = [
+        tags.h2(tags.a(family.name, href=f"/graph?{urlencode({'q': promql})}")),
+        tags.p("not reported" if value is None else measured(value, family), class_="value"),
+    ]
+    if drawn:
+        parts += [
+            sparkline(line or [], low=min(0.0, *drawn)),
+            tags.p(f"last hour: {bare(min(drawn), family)} to {measured(max(drawn), family)}", class_="more"),
+        ]
+    elif known:
+        parts.append(tags.p("nothing in Prometheus in the last hour", class_="more"))
+    parts.append(tags.p(family.help, class_="help"))
+    return tags.li(*parts, class_="card")
