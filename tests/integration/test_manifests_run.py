@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
+import yaml
 
-from tests.integration.daemon import LOOPBACK, PATIENCE, ROOT, TWISTD, Daemon, Server, report, until
+from tests.integration.daemon import LOOPBACK, PATIENCE, ROOT, TWISTD, Daemon, Server, free_port, report, until
 from tests.test_manifests import rendered
 from tests.test_manifests_overlays import DEV, OPERATOR, PRODUCTION, PROFILER, pods
 from tests.test_manifests_tokens import with_components
@@ -32,32 +33,44 @@ def bearer(pod: dict[str, Any], role: str) -> dict[str, str]:
 
 
 def filled(volume: dict[str, Any], folder: Path) -> None:
-    """Put into a folder what the kubelet would: a Secret's values, an empty folder, an issuer's."""
+    """Put into a folder what the kubelet would: a Secret's values, or nothing yet."""
     folder.mkdir()
     (kind,) = volume.keys() - {"name"}
     if kind == "secret":
-        assert volume[kind]["secretName"] == "orchestrator-tokens"
-        for role, token in TOKENS.items():
-            (folder / role).write_text(f"{token}\n")
+        roles = [item["key"] for item in volume[kind].get("items", ())] or TOKENS
+        assert volume[kind]["secretName"] == f"orchestrator{'-client' if 'items' in volume[kind] else ''}-tokens"
+        for role in roles:
+            (folder / role).write_text(f"{TOKENS[role]}\n")
     else:
-        assert kind == "emptyDir"
+        assert kind in {"configMap", "emptyDir", "persistentVolumeClaim"}
+
+
+def mapped(pod: dict[str, Any], home: Path) -> tuple[list[str], dict[str, str]]:
+    """Return a container's arguments and variables, with a folder here for each of its mounts."""
+    (container,) = pod["containers"]
+    arguments = list(container["args"])
+    env = {entry["name"]: entry["value"] for entry in container.get("env", ()) if "value" in entry}
+    # What the image itself sets.
+    env["ORCHESTRATOR_DATA_DIR"] = "/var/lib/orchestratord"
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    folders = {mount["mountPath"]: home / mount["name"] for mount in container["volumeMounts"]}
+    for mount in container["volumeMounts"]:
+        filled(volumes[mount["name"]], folders[mount["mountPath"]])
+    path = re.compile(rf"(?<!\w)({'|'.join(map(re.escape, folders))})(?=/|$)")
+
+    def here(text: str) -> str:
+        return path.sub(lambda found: str(folders[found[1]]), text)
+
+    arguments = [here(argument) for argument in arguments]
+    env = {name: here(value) for name, value in env.items()}
+    return arguments, env
 
 
 @pytest.fixture(params=["k8s", DEV, OPERATOR, PRODUCTION])
 def running(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Daemon, dict[str, Any]]]:
     """Give the daemon as the container has it, and its pod: each mount is a folder here, and the port is free."""
     pod = pods(rendered(request.param))["Deployment/orchestrator"]
-    (container,) = pod["containers"]
-    arguments = list(container["args"])
-    volumes = {volume["name"]: volume for volume in pod["volumes"]}
-    env = {entry["name"]: entry["value"] for entry in container.get("env", ())}
-    # What the image itself sets.
-    env["ORCHESTRATOR_DATA_DIR"] = "/var/lib/orchestratord"
-    for mount in container["volumeMounts"]:
-        folder = tmp_path / mount["name"]
-        filled(volumes[mount["name"]], folder)
-        arguments = [argument.replace(mount["mountPath"], str(folder)) for argument in arguments]
-        env = {name: value.replace(mount["mountPath"], str(folder)) for name, value in env.items()}
+    arguments, env = mapped(pod, tmp_path)
     daemon = Daemon(tmp_path / "daemon", *arguments, env=env, listen=LOOPBACK)
     try:
         yield daemon.started(), pod
@@ -129,6 +142,56 @@ def test_the_profiler_runs(folder: str, orchestrator: str, tmp_path: Path, start
         assert profiler.wait() == 0, profiler.output()
     finally:
         profiler.close()
+
+
+@pytest.mark.parametrize("folder", ["k8s", DEV, PRODUCTION])
+def test_prometheus_runs(folder: str, tmp_path: Path) -> None:
+    """Prometheus' command line starts, it scrapes with its token, has the rules, and answers the orchestrator."""
+    objects = rendered(folder)
+    pod, other = (pods(objects)[f"Deployment/{name}"] for name in ("orchestrator", "prometheus"))
+    arguments, env = mapped(pod, tmp_path)
+    port = free_port()
+    place = arguments.index("--prometheus") + 1
+    assert arguments[place] == "http://prometheus-service.default.svc.cluster.local:9090"
+    arguments[place] = f"http://127.0.0.1:{port}"
+    daemon = Daemon(tmp_path / "daemon", *arguments, env=env)
+    home = tmp_path / "prometheus"
+    home.mkdir()
+    prometheus = None
+    try:
+        daemon.started()
+        its, _ = mapped(other, home)
+        config = {name: item["data"] for name, item in objects.items() if "data" in item}
+        (rules,) = [data for name, data in config.items() if name.startswith("ConfigMap/prometheus-rules")]
+        (home / "rules" / "rules.yml").write_text(rules["rules.yml"])
+        text = config["ConfigMap/prometheus-config"]["prometheus.yml"]
+        for name in ("rules", "token"):
+            text = text.replace(f"/etc/prometheus-{name}", str(home / name))
+        parsed = yaml.safe_load(text)
+        # In the place of the SRV record.
+        del parsed["scrape_configs"][0]["dns_sd_configs"]
+        parsed["scrape_configs"][0]["static_configs"] = [{"targets": [f"127.0.0.1:{daemon.port}"]}]
+        (home / "config" / "prometheus.yml").write_text(yaml.safe_dump(parsed))
+        prometheus = Server(("prometheus", *its, f"--web.listen-address=127.0.0.1:{port}"), home / "run")
+        daemon.post(report("node-1", page_faults=7), headers=bearer(pod, "report"))
+
+        def asked() -> bool:
+            # A sum is no plain selector, which memory would answer.
+            answer = daemon.get("/query", {"q": "sum(page_faults)"}, headers=bearer(pod, "query"))
+            return answer.status_code == 200 and [x["value"][1] for x in answer.json()["data"]["result"]] == ["7"]
+
+        until(asked, f"an answer: {prometheus.output()}", 60)
+        groups = requests.get(f"http://127.0.0.1:{port}/api/v1/rules", timeout=PATIENCE).json()["data"]["groups"]
+        assert {group["name"] for group in groups} == {
+            group["name"] for group in yaml.safe_load(rules["rules.yml"])["groups"]
+        }
+        daemon.signal(SIGTERM)
+        daemon.signal(SIGTERM)
+        daemon.stop()
+    finally:
+        daemon.close()
+        if prometheus is not None:
+            prometheus.close()
 
 
 def token_files(pod: dict[str, Any], home: Path) -> dict[str, Path]:
