@@ -21,7 +21,7 @@ class Plan:
 
     home: Path
     rounds: int = 3
-    seconds: float = 3.0
+    seconds: float = 2.0
     nodes: int = 100_000
 
     def interleave(self, case: str, sides: Mapping[str, Callable[[], T]]) -> dict[str, list[T]]:

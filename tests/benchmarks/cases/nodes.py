@@ -122,7 +122,7 @@ def snapshot(plan: Plan, servers: Servers) -> list[Row]:
             server.port,
             payloads.reports(1_000),
             per_second=_PROBES_A_SECOND,
-            seconds=4 * _SNAPSHOT_EVERY,
+            seconds=2.5 * _SNAPSHOT_EVERY,
             connections=_PROBE_CONNECTIONS,
         )
         written = http11.metric(server.port, "orchestrator_snapshot_bytes")

@@ -56,7 +56,7 @@ def stall(plan: Plan, servers: Servers) -> list[Row]:
     arrays = payloads.batches(plan.nodes)
     chance = random.Random(0)
     some = [payloads.report_of(chance.randrange(plan.nodes)) for _ in range(5_000)]
-    seconds = max(_SCRAPE_EVERY + 1, plan.seconds * 10 / 3)
+    seconds = max(_SCRAPE_EVERY + 1, plan.seconds * 5)
     longest: dict[str, list[float]] = {"quiet": [], "scraped": []}
 
     def measure(name: str) -> float:
