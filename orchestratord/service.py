@@ -51,7 +51,7 @@ from orchestratord.web.api import Api, Root
 from orchestratord.web.connections import Connections
 from orchestratord.web.express import Express
 from orchestratord.web.page.pages import Pages
-from orchestratord.web.queries import HOT_QUERIES, Queries, QueryResource
+from orchestratord.web.queries import FEW, HOT_QUERIES, MANY, Queries, QueryResource
 from orchestratord.web.reports import AT_ONCE, ReportsResource
 from orchestratord.web.scrape import ScrapeResource
 from orchestratord.web.site import OrchestratorSite
@@ -135,7 +135,7 @@ class Orchestrator(MultiService):
         self._connections = Connections(settings.max_connections)
         _watch(telemetry, settings, self._connections, turns=turns, answers=answers, arriving=arriving)
         client = self._client(nodes, telemetry, turns, answers)
-        queries = Queries(client, max_length=settings.max_query_length)
+        queries = Queries(client, max_length=settings.max_query_length, remembered=MANY if _at_hand(settings) else FEW)
         admin = Admin(nodes, time, unhealthy=self._sweep.unhealthy, unready=self._unready)
         api = Api(
             nodes,
@@ -416,6 +416,11 @@ async def _close(listeners: list[_Listener]) -> None:
         closed = listener.port.stopListening()
         if closed is not None:
             await closed
+
+
+def _at_hand(settings: Settings) -> bool:
+    """Return whether many queries are answered without Prometheus."""
+    return settings.latest_from_memory == "always" or settings.query_cache > 0
 
 
 def _embedded(reactor: Any, settings: Settings, port: int) -> EmbeddedPrometheus:

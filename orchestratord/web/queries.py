@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 log = Logger()
 
 _FORM = b"application/x-www-form-urlencoded"
-#: Bytes of the parameters of a query that is remembered; longer ones are read each time. And how many are, in 20 MB at
-#: most: fewer than a scheduler asks for in turn would be as good as none.
+#: Bytes of the parameters of a query that is remembered; longer ones are read each time.
 _MAX_REMEMBERED = 500
-_REMEMBERED = 16_384
+#: Queries that are remembered, in 2 kB each: few where each is an exchange with Prometheus, which takes fifty times as
+#: long as reading it; where answers are at hand, more than a scheduler asks for in turn, or they were as good as none.
+FEW, MANY = 1024, 16_384
 
 
 #: The routes that schedulers and dashboards ask all the time, past the Klein tree, which takes as long as the rest.
@@ -34,13 +35,16 @@ HOT_QUERIES = ("/query", "/api/v1/query", "/api/v1/query_range")
 
 
 class Queries:
-    """Answers queries with what `client` fetches. `max_length` is the most characters of a query."""
+    """Answers queries with what `client` fetches.
 
-    def __init__(self, client: QueryClient, *, max_length: int) -> None:
+    `max_length` is the most characters of a query; `remembered` is how many are, FEW or MANY.
+    """
+
+    def __init__(self, client: QueryClient, *, max_length: int, remembered: int = FEW) -> None:
         self._client = client
         self._max_length = max_length
         #: Schedulers ask the same again and again; reading it takes longer than looking it up.
-        self._remembered = lru_cache(maxsize=_REMEMBERED)(self._parsed)
+        self._remembered = lru_cache(maxsize=remembered)(self._parsed)
 
     async def answer(self, request: BoundedRequest, path: str) -> bytes:
         """Answer `/query`, or a read-only path of Prometheus' own API; raises a QueryFault."""
