@@ -104,9 +104,8 @@ def test_an_odd_host_changes_nothing(host: str, path: str) -> None:
     assert not [event for event in logs if "log_failure" in event]
 
 
-def test_listings_at_a_time_are_bounded() -> None:
-    """Each of a large table takes a thread for a while: two are made at a time, six wait, and more are refused."""
-    wire = reported("a")
+def held_up(wire: Wire) -> list[Deferred[bytes]]:
+    """Have no thread end by itself; return what ends each, in the order in which they began."""
     pending: list[Deferred[bytes]] = []
 
     def later(_work: object) -> Deferred[bytes]:
@@ -114,6 +113,13 @@ def test_listings_at_a_time_are_bounded() -> None:
         return pending[-1]
 
     wire.in_thread = later
+    return pending
+
+
+def test_listings_at_a_time_are_bounded() -> None:
+    """Each of a large table takes a thread for a while: two are made at a time, six wait, and more are refused."""
+    wire = reported("a")
+    pending = held_up(wire)
     connections = [wire.connect() for _ in range(9)]
     for connection in connections:
         connection.send(request("GET", "/nodes"))
@@ -130,13 +136,7 @@ def test_listings_at_a_time_are_bounded() -> None:
 def test_a_listing_whose_client_has_left_is_not_made() -> None:
     """If it still waited for its turn."""
     wire = reported("a")
-    pending: list[Deferred[bytes]] = []
-
-    def later(_work: object) -> Deferred[bytes]:
-        pending.append(Deferred())
-        return pending[-1]
-
-    wire.in_thread = later
+    pending = held_up(wire)
     connections = [wire.connect() for _ in range(4)]
     for connection in connections:
         connection.send(request("GET", "/nodes"))
