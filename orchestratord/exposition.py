@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from orchestratord.row import LAST_REPORT
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
 Encoder = Callable[[Collector], bytes]
 
 #: The families of nodes that are not in their reports: when the latest one came, and how long after its own timestamp.
-LAST_REPORT = "orchestrator_node_last_report_timestamp_seconds"
 LAST_REPORT_HELP = "When the node's latest report arrived, in Unix seconds."
 REPORT_DELAY = "orchestrator_node_report_delay_seconds"
 REPORT_DELAY_HELP = (

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from operator import attrgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
 
 from orchestratord.errors import TableFull
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from orchestratord.report import NodeReport
 
@@ -35,6 +35,18 @@ class Updated(NamedTuple):
     new: list[str]
 
 
+class Observer(Protocol):
+    """What is told of a table's changes, at once and on its thread; it may not change the table, nor raise."""
+
+    def updated(self, reports: Sequence[NodeReport]) -> None:
+        """Learn of the reports that were stored, one at least, in their order."""
+        ...
+
+    def expired(self, entries: Sequence[Entry]) -> None:
+        """Learn of the nodes that were removed since they had been silent for too long, one at least."""
+        ...
+
+
 class NodeStore:
     """The latest report of every node.
 
@@ -50,6 +62,8 @@ class NodeStore:
         self.max_nodes = max_nodes
         #: Reports stored and nodes forgotten, and the latter alone, since the beginning; the sweep adds to neither.
         self.changes = self.forgotten = 0
+        #: Who is told of `update` and `expire`; of the rest their callers know.
+        self.observers: list[Observer] = []
         # Two maps, not one ordered one: replacing a value in place never resizes a dict, and listing a dict's values is
         # one call of a millisecond for 100,000 nodes, atomic under the interpreter lock; an OrderedDict takes 22 ms.
         self._entries: dict[str, Entry] = {}
@@ -74,7 +88,7 @@ class NodeStore:
             if len(entries) + len(newcomers) > self.max_nodes:
                 raise TableFull(f"the table is full: {self.max_nodes} nodes; those known already are served")
         limit = now - self.stale_after
-        superseded = 0
+        stored: list[NodeReport] = []
         new: list[str] = []
         for report in reports:
             node_id = report.node_id
@@ -86,13 +100,16 @@ class NodeStore:
                 and old.report.timestamp is not None
                 and report.timestamp < old.report.timestamp
             ):
-                superseded += 1
                 continue
+            stored.append(report)
             entries[node_id] = Entry(now, report)
             order[node_id] = None
             order.move_to_end(node_id)
-        self.changes += len(reports) - superseded
-        return Updated(len(reports) - superseded, superseded, new)
+        self.changes += len(stored)
+        if stored:
+            for observer in self.observers:
+                observer.updated(stored)
+        return Updated(len(stored), len(reports) - len(stored), new)
 
     def restore(self, entries: Iterable[Entry], now: float) -> int:
         """Take back what an earlier table held, into this one, which is empty; return how many nodes that were.
@@ -118,15 +135,17 @@ class NodeStore:
     def expire(self, now: float, most: int) -> list[str]:
         """Remove up to `most` nodes that are stale, the longest silent first, and return their ids."""
         limit = now - self.stale_after
-        expired: list[str] = []
+        expired: list[Entry] = []
         while self._order and len(expired) < most:
             node_id = next(iter(self._order))
             if self._entries[node_id].seen > limit:
                 break
             self._order.popitem(last=False)
-            del self._entries[node_id]
-            expired.append(node_id)
-        return expired
+            expired.append(self._entries.pop(node_id))
+        if expired:
+            for observer in self.observers:
+                observer.expired(expired)
+        return [entry.report.node_id for entry in expired]
 
     def forget(self, node_id: str, now: float) -> bool:
         """Remove a node; return whether it was there and fresh."""

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from twisted.internet.endpoints import serverFromString
 
@@ -19,8 +19,14 @@ if TYPE_CHECKING:
 #: When plain selectors of the latest value are answered from the node table.
 Mode = Literal["never", "fallback", "always"]
 
+#: Whether the nodes' families are in `/metrics`; auto: unless they are delivered by remote write.
+Expose = Literal["auto", "always", "never"]
+
 #: The value of `--prometheus` that asks for a Prometheus of our own.
 EMBEDDED = "embedded"
+
+#: Characters of an external label's name, and of its value.
+MAX_LABEL = 200
 
 #: Before the description of an endpoint that is to serve with `--tls-certificate`.
 TLS_PREFIX = "tls:"
@@ -136,16 +142,43 @@ def _base_url(value: Any) -> str:
     text = _text(value)
     if text == EMBEDDED:
         return text
+    if _http_url(text, f"must be an http or https URL, or {EMBEDDED!r}").query:
+        raise ValueError("must be a plain base URL: no query, fragment, credentials or blanks")
+    return text.rstrip("/")
+
+
+def _remote_write_url(value: Any) -> str:
+    text = _text(value)
+    wanted = "must be the http or https URL of a remote-write receiver, such as http://prometheus:9090/api/v1/write"
+    if not _http_url(text, wanted).path.strip("/"):
+        raise ValueError(f"{wanted}: it has no path")
+    return text
+
+
+def _http_url(text: str, wanted: str) -> SplitResult:
+    """Return the parts of an http or https URL; ValueError with what is wanted, or that it is not plain."""
     try:
         url = urlsplit(text)
         port = url.port
     except ValueError:
         raise ValueError("must be an http or https URL") from None
     if url.scheme not in {"http", "https"} or not url.hostname or port == 0:
-        raise ValueError(f"must be an http or https URL, or {EMBEDDED!r}")
-    if url.query or url.fragment or url.username is not None or re.search(r"[\x00-\x20\x7f-\U0010ffff]", text):
+        raise ValueError(wanted)
+    if url.fragment or url.username is not None or re.search(r"[\x00-\x20\x7f-\U0010ffff]", text):
         raise ValueError("must be a plain base URL: no query, fragment, credentials or blanks")
-    return text.rstrip("/")
+    return url
+
+
+def _label(value: Any) -> tuple[str, str]:
+    """Check a label that goes along with every series."""
+    name, equals, text = _text(value).partition("=")
+    if not equals or not re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]*", name) or not text.isprintable() or not text:
+        raise ValueError("must be name=value, such as cluster=blue")
+    if name == "node_id" or name.startswith("__"):
+        raise ValueError(f"must not be {name}, which every series has of its own")
+    if len(name) > MAX_LABEL or len(text) > MAX_LABEL:
+        raise ValueError(f"must not be longer than {MAX_LABEL} characters")
+    return name, text
 
 
 def _header(value: Any) -> tuple[str, str]:
@@ -166,11 +199,15 @@ def _retention(value: Any) -> str:
     return text
 
 
-def _mode(value: Any) -> Mode:
-    for mode in get_args(Mode):
-        if value == mode:
-            return mode  # type: ignore[no-any-return]  # one of Mode's
-    raise ValueError(f"must be one of {', '.join(get_args(Mode))}")
+def _one_of(words: Any) -> Callable[[Any], Any]:
+    """Return what checks that a value is one of a Literal's."""
+
+    def check(value: Any) -> Any:
+        if value not in get_args(words):
+            raise ValueError(f"must be one of {', '.join(get_args(words))}")
+        return value
+
+    return check
 
 
 def _path(value: Any) -> Path:
@@ -239,6 +276,35 @@ OPTIONS = (
     Option("prometheus-key", _path, None, "PEM file of its private key"),
     Option("prometheus-token-file", _path, None, "file with a bearer token for the upstreams"),
     Option("prometheus-basic-auth-file", _path, None, "file with user:password for the upstreams"),
+    Option(
+        "remote-write",
+        _remote_write_url,
+        None,
+        "URL of a remote-write receiver that every report is delivered to, through a spool under data-dir;"
+        " /nodes is then answered from what --prometheus knows",
+    ),
+    Option("remote-write-header", _header, (), "'Name: value' sent with every request to it", _LINES),
+    Option("remote-write-ca", _path, None, "PEM file of the authorities of its https URL, instead of the system's"),
+    Option("remote-write-certificate", _path, None, "PEM file of a client certificate for it, and its chain"),
+    Option("remote-write-key", _path, None, "PEM file of its private key"),
+    Option("remote-write-token-file", _path, None, "file with a bearer token for it"),
+    Option("remote-write-basic-auth-file", _path, None, "file with user:password for it"),
+    Option("remote-write-timeout", _seconds(0.1, 600), 10.0, "seconds for a whole exchange with it"),
+    Option("remote-write-delay", _seconds(0.01, 0.5), 0.1, "seconds that a report waits for others to be sent with"),
+    Option("external-label", _label, (), "name=value that every delivered series has as well", _LINES),
+    Option(
+        "expose-nodes",
+        _one_of(Expose),
+        "auto",
+        "whether the nodes' families are in /metrics: auto (unless there is --remote-write), always or never",
+    ),
+    Option("spool-sync", _seconds(0.01, 3600), 1.0, "seconds after which what was spooled is on the disk itself"),
+    Option(
+        "spool-max-bytes",
+        _whole(1_048_576, 2**50),
+        1_073_741_824,
+        "bytes of the spool, above which the oldest reports are dropped",
+    ),
     Option("prometheus-binary", _text, "prometheus", "program that 'embedded' starts"),
     Option("prometheus-retention", _retention, "24h", "how long the embedded Prometheus keeps its data"),
     Option("stale-after", _seconds(0.1, 86400), 60.0, "seconds without a report after which a node is gone"),
@@ -249,7 +315,7 @@ OPTIONS = (
     Option("query-cache", _seconds(0, 3600), 0.0, "seconds for which a complete answer is given again; 0: not at all"),
     Option(
         "latest-from-memory",
-        _mode,
+        _one_of(Mode),
         "never",
         "answer plain selectors of the latest value from the node table: never, fallback (no Prometheus) or always",
     ),

@@ -11,16 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestratord.access import Role
 from orchestratord.catalogue import BUILT_IN, Catalogue, Family
-from orchestratord.options import EMBEDDED, OPTIONS, TLS_PREFIX, Mode, Option
+from orchestratord.combinations import SettingsError, check_together
+from orchestratord.options import EMBEDDED, OPTIONS, Option
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-
-class SettingsError(ValueError):
-    """A setting is wrong: one line that names where it was given, its value, and what it should be."""
+    from orchestratord.access import Role
+    from orchestratord.options import Expose, Mode
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,19 @@ class Settings:
     prometheus_key: Path | None
     prometheus_token_file: Path | None
     prometheus_basic_auth_file: Path | None
+    remote_write: str | None
+    remote_write_header: tuple[tuple[str, str], ...]
+    remote_write_ca: Path | None
+    remote_write_certificate: Path | None
+    remote_write_key: Path | None
+    remote_write_token_file: Path | None
+    remote_write_basic_auth_file: Path | None
+    remote_write_timeout: float
+    remote_write_delay: float
+    external_label: tuple[tuple[str, str], ...]
+    expose_nodes: Expose
+    spool_sync: float
+    spool_max_bytes: int
     prometheus_binary: str
     prometheus_retention: str
     stale_after: float
@@ -79,10 +91,17 @@ class Settings:
         return self.prometheus == (EMBEDDED,)
 
     @property
+    def nodes_exposed(self) -> bool:
+        """Whether the nodes' families are in /metrics."""
+        return self.expose_nodes == "always" or (self.expose_nodes == "auto" and self.remote_write is None)
+
+    @property
     def listeners(self) -> tuple[str, ...]:
         """Every endpoint description, the administrators' last."""
         return self.listen + self.admin_listen
 
+
+__all__ = ["Settings", "SettingsError", "load"]
 
 _BY_NAME = {option.name: option for option in OPTIONS}
 
@@ -121,91 +140,8 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
             )
         values["prometheus"] = (EMBEDDED,)
     settings = Settings(catalogue=catalogue, **{_BY_NAME[name].attribute: value for name, value in values.items()})
-    _check_together(settings)
+    check_together(settings)
     return settings
-
-
-def _check_together(settings: Settings) -> None:
-    for one, all_of_them in (
-        ("max-answer-bytes", "max-answers-bytes"),
-        ("max-report-bytes", "max-arriving-bytes"),
-    ):
-        least, given = (getattr(settings, _BY_NAME[name].attribute) for name in (one, all_of_them))
-        if given < least:
-            raise SettingsError(f"--{all_of_them}: {given!r} must be --{one} at least, which is {least}")
-    if EMBEDDED in settings.prometheus:
-        if not settings.embedded:
-            raise SettingsError(f"--prometheus: {EMBEDDED!r} must be the only one")
-        if not any(listen.startswith("tcp:") for listen in settings.listen):
-            raise SettingsError(
-                f"--listen: {' '.join(settings.listen)!r} has no tcp: endpoint for the embedded Prometheus to scrape"
-                + (" (one with tls: before it does not serve for that)" if _with_tls(settings.listen) else "")
-            )
-    _check_tls(settings)
-    _check_upstream_access(settings)
-    _check_oidc(settings)
-
-
-def _with_tls(listeners: tuple[str, ...]) -> list[str]:
-    return [listen for listen in listeners if listen.startswith(TLS_PREFIX)]
-
-
-def _check_tls(settings: Settings) -> None:
-    served = _with_tls(settings.listeners)
-    certificate = _given(settings, "tls-certificate", "tls-key")
-    if served and not certificate:
-        option = "--listen" if served[0] in settings.listen else "--admin-listen"
-        raise SettingsError(f"{option}: {served[0]!r} needs --tls-certificate and --tls-key")
-    for option, path in {**certificate, **_given(settings, "tls-client-ca")}.items():
-        if not served:
-            raise SettingsError(
-                f"{option}: {path!r} is for a listener such as --listen tls:tcp:5443, and there is none"
-            )
-    _check_pair(settings, "tls-certificate", "tls-key")
-
-
-def _check_upstream_access(settings: Settings) -> None:
-    _check_pair(settings, "prometheus-certificate", "prometheus-key")
-    for option, path in _given(settings, "prometheus-ca", "prometheus-certificate").items():
-        if not any(base.startswith("https:") for base in settings.prometheus):
-            raise SettingsError(f"{option}: {path!r} is for an https:// URL of --prometheus, and there is none")
-    credentials = _given(settings, "prometheus-token-file", "prometheus-basic-auth-file")
-    for option, path in credentials.items():
-        if len(credentials) > 1:
-            raise SettingsError(f"{option}: {path!r} does not go with --prometheus-basic-auth-file")
-        if settings.embedded:
-            raise SettingsError(f"{option}: {path!r} does not go with --prometheus {EMBEDDED}, which asks for nothing")
-        if any(name.lower() == "authorization" for name, _ in settings.prometheus_header):
-            raise SettingsError(f"{option}: {path!r} does not go with --prometheus-header Authorization")
-
-
-def _given(settings: Settings, *names: str) -> dict[str, str]:
-    """Return the paths that are set, by the option that each was named with."""
-    paths = {name: getattr(settings, _BY_NAME[name].attribute) for name in names}
-    return {f"--{name}": str(path) for name, path in paths.items() if path is not None}
-
-
-def _check_pair(settings: Settings, *names: str) -> None:
-    given = _given(settings, *names)
-    if len(given) == 1:
-        (option, path), missing = *given.items(), {f"--{name}" for name in names} - given.keys()
-        raise SettingsError(f"{option}: {path!r} needs {missing.pop()} as well")
-
-
-def _check_oidc(settings: Settings) -> None:
-    jwks = settings.report_oidc_jwks
-    needed = {"jwks": jwks, "issuer": settings.report_oidc_issuer, "audience": settings.report_oidc_audience}
-    missing = [name for name, value in needed.items() if value is None]
-    if missing and len(missing) < len(needed):
-        given = next(name for name, value in needed.items() if value is not None)
-        raise SettingsError(f"--report-oidc-{given}: {needed[given]!r} needs --report-oidc-{missing[0]} beside it")
-    for name, path in (("ca", settings.report_oidc_ca), ("token-file", settings.report_oidc_token_file)):
-        if path is not None and "://" not in (jwks or ""):
-            raise SettingsError(f"--report-oidc-{name}: {str(path)!r} is for a --report-oidc-jwks that is a URL")
-    if jwks is not None and settings.all_in_one and Role.REPORT not in dict(settings.token_file):
-        raise SettingsError(
-            f"--report-oidc-jwks: {jwks!r} shuts out the profiler of --all-in-one; give it a --token-file report=PATH"
-        )
 
 
 def _default_data_dir(environ: Mapping[str, str]) -> Path:
