@@ -10,9 +10,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from orchestratord.catalogue import BUILT_IN, Family
-from orchestratord.exposition import LAST_REPORT, REPORT_DELAY, NodeCollector, SampleRenderer
+from orchestratord.exposition import REPORT_DELAY, NodeCollector, SampleRenderer
 from orchestratord.nodes import NodeStore
 from orchestratord.report import ReportDecoder
+from orchestratord.row import LAST_REPORT
 from tests.fakes import FAMILIES, NOW, body, report
 
 if TYPE_CHECKING:

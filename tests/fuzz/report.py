@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from prometheus_client.parser import text_string_to_metric_families
 
 from orchestratord.errors import BadReport, Fault
-from orchestratord.exposition import LAST_REPORT, REPORT_DELAY, report_delay
+from orchestratord.exposition import REPORT_DELAY, report_delay
 from orchestratord.report import MAX_AHEAD, gunzip
+from orchestratord.row import LAST_REPORT
 from tests import fakes
 from tests.fakes import FAMILIES, NOW
 
