@@ -33,6 +33,7 @@ class NodeReport(msgspec.Struct, frozen=True, gc=False):
     `values` stands in the catalogue's order, None for a family that the node did not report. `timestamp` is the end of
     the bucket by the node's clock, `received_at` the arrival by ours, both in Unix seconds. `lines` are the samples as
     the text exposition has them, one item a family (empty where the value is None), rendered when the report came in.
+    `row` is what goes into the spool (see `orchestratord.row`), nothing where there is none.
     """
 
     node_id: str
@@ -40,6 +41,7 @@ class NodeReport(msgspec.Struct, frozen=True, gc=False):
     timestamp: float | None
     received_at: float
     lines: tuple[bytes, ...]
+    row: bytes = b""
 
 
 class Renderer(Protocol):
@@ -49,6 +51,14 @@ class Renderer(Protocol):
         self, node_id: str, values: tuple[float | None, ...], received_at: float, timestamp: float | None = None
     ) -> tuple[bytes, ...]:
         """Return one item for each family, in the catalogue's order, one for the time of arrival, one for the delay."""
+        ...
+
+
+class Packer(Protocol):
+    """Makes a report's row; `orchestratord.row.RowFormat.sample` is the one in use."""
+
+    def __call__(self, node_id: str, values: Sequence[float | None], at: float) -> bytes:
+        """Return the row of a node's values (None: no sample) at a time in Unix seconds."""
         ...
 
 
@@ -62,11 +72,14 @@ class Decoded(msgspec.Struct, frozen=True):
 class ReportDecoder:
     """Decodes the bodies of `POST /update_metrics` against one catalogue. Pure: usable from any thread.
 
-    `max_batch` is the most reports that one body may hold.
+    `max_batch` is the most reports that one body may hold. `pack` makes the rows of reports, if they go to a spool.
     """
 
-    def __init__(self, catalogue: Catalogue, render: Renderer, *, max_batch: int = 10_000) -> None:
+    def __init__(
+        self, catalogue: Catalogue, render: Renderer, *, max_batch: int = 10_000, pack: Packer | None = None
+    ) -> None:
         self._render = render
+        self._pack = pack
         self._max_batch = max_batch
         self._names = catalogue.names
         # The strict decoder refuses unknown names, which is how they are noticed at no cost; the lenient one then
@@ -146,7 +159,10 @@ class ReportDecoder:
             )
         node_id = wire.node_id
         lines = self._render(node_id, values, received_at, timestamp)
-        return NodeReport(node_id, values, timestamp, received_at, lines)
+        if self._pack is None:
+            return NodeReport(node_id, values, timestamp, received_at, lines)
+        row = self._pack(node_id, values, received_at if timestamp is None else timestamp)
+        return NodeReport(node_id, values, timestamp, received_at, lines, row)
 
 
 class _Ahead(msgspec.ValidationError):

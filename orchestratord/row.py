@@ -6,10 +6,9 @@ import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from orchestratord.catalogue import Catalogue
-    from orchestratord.report import NodeReport
 
 #: The family that goes along with each report. In a row its value is the row's own timestamp, in seconds, and not the
 #: arrival: a report that is posted twice, to two replicas, is one and the same sample.
@@ -42,22 +41,23 @@ def row_names(catalogue: Catalogue) -> tuple[str, ...]:
 
 
 class RowFormat:
-    """The bytes of rows of so many names. A row is `<length of the id: B><timestamp: q><values: 8 each><id>`."""
+    """The bytes of rows of these names, LAST_REPORT the last.
+
+    A row is `<length of the id: B><timestamp: q><values: 8 bytes each><id>`, little-endian, without padding.
+    """
 
     def __init__(self, names: Sequence[str]) -> None:
         self._size = 8 * len(names)
-        self._report = struct.Struct(f"<Bq{len(names)}d")
+        self._sample = struct.Struct(f"<Bq{len(names)}d")
         self._row = struct.Struct(f"<Bq{self._size}s")
 
-    def report(self, report: NodeReport) -> bytes:
-        """Return the row of a report: at its own timestamp, at its arrival if it has none."""
-        at = report.received_at if report.timestamp is None else report.timestamp
+    def sample(self, node_id: str, values: Sequence[float | None], at: float) -> bytes:
+        """Return the row of a node's values (None: no sample) at a time in Unix seconds."""
         milliseconds = min(max(round(at * 1000), 0), _MAX_MILLISECONDS)
-        values: Iterable[float | None] = report.values
-        if None in report.values:
-            values = (_NAN if value is None else value for value in report.values)
-        node_id = report.node_id.encode()
-        return self._report.pack(len(node_id), milliseconds, *values, milliseconds / 1000) + node_id
+        if None in values:
+            values = [_NAN if value is None else value for value in values]
+        encoded = node_id.encode()
+        return self._sample.pack(len(encoded), milliseconds, *values, milliseconds / 1000) + encoded
 
     def row(self, row: Row) -> bytes:
         """Return the bytes of a row."""

@@ -22,12 +22,12 @@ from twisted.python.failure import Failure
 from orchestratord import __version__
 from orchestratord.access import Role
 from orchestratord.coalescing import CACHE_BYTES, Coalescing
-from orchestratord.credentials import basic, bearer
 from orchestratord.descriptors import connections_that_fit
 from orchestratord.embedded import EmbeddedPrometheus, find_programs, free_port, prepare
 from orchestratord.expiry import Sweep
 from orchestratord.exposition import Exposition, NodeCollector, SampleRenderer
 from orchestratord.history import History
+from orchestratord.identity import authorization, trust
 from orchestratord.keyring import Keyring
 from orchestratord.latest import LatestFromMemory
 from orchestratord.names import OwnNames
@@ -41,7 +41,7 @@ from orchestratord.signals import StopOnSignals
 from orchestratord.snapshot import Moment
 from orchestratord.snapshot_file import SnapshotFile
 from orchestratord.telemetry import Telemetry
-from orchestratord.tls import ClientOptions, ClientTls, ServerFiles, ServerTls
+from orchestratord.tls import ServerFiles, ServerTls
 from orchestratord.tls_transport import TlsFactory
 from orchestratord.turns import Turns
 from orchestratord.upstream import Upstreams, connection_pool, http_client
@@ -227,11 +227,11 @@ class Orchestrator(MultiService):
         settings = self._settings
         upstreams = Upstreams(
             self._reactor,
-            http_client(self._reactor, self._pool, _upstream_tls(settings)),
+            http_client(self._reactor, self._pool, trust(settings, "prometheus", self._bases)),
             self._bases,
             telemetry,
             headers=settings.prometheus_header,
-            authorization=_upstream_credentials(settings),
+            authorization=authorization(settings, "prometheus", self._bases),
             query_timeout=settings.query_timeout,
             turns=turns,
             max_answer_bytes=settings.max_answer_bytes,
@@ -433,28 +433,3 @@ def _server_tls(settings: Settings, telemetry: Telemetry) -> ServerTls | None:
         return None
     files = ServerFiles(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
     return ServerTls(time.monotonic, files, telemetry.certificate_not_after)
-
-
-def _upstream_tls(settings: Settings) -> ClientTls | None:
-    if not any(base.startswith("https:") for base in settings.prometheus):
-        return None  # the system's authorities take a moment, and a megabyte
-    return ClientTls(
-        time.monotonic,
-        ClientOptions("--prometheus-ca", "--prometheus-certificate", "--prometheus-key"),
-        ca=settings.prometheus_ca,
-        certificate=settings.prometheus_certificate,
-        key=settings.prometheus_key,
-    )
-
-
-def _upstream_credentials(settings: Settings) -> Callable[[], str] | None:
-    credentials = None
-    if settings.prometheus_token_file is not None:
-        credentials = bearer(time.monotonic, "--prometheus-token-file", settings.prometheus_token_file)
-    if settings.prometheus_basic_auth_file is not None:
-        credentials = basic(time.monotonic, "--prometheus-basic-auth-file", settings.prometheus_basic_auth_file)
-    if credentials is not None:
-        for base in settings.prometheus:
-            if base.startswith("http:"):
-                log.warn("the credentials for {upstream} travel in clear: it is no https:// URL", upstream=base)
-    return credentials

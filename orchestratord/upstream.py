@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from http.cookiejar import DefaultCookiePolicy
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import urlencode
 
 from treq.client import HTTPClient
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from orchestratord.turns import Turns
 
 log = Logger()
+
+T = TypeVar("T")
 
 #: Seconds for which an upstream that could not be reached is passed over, as long as another is left to try.
 SKIP_SECONDS = 5.0
@@ -166,7 +168,7 @@ class Upstreams:
         for upstream in self._in_turn():
             started = self._reactor.seconds()
             try:
-                answer = await _cancellable(Deferred.fromCoroutine(self._ask(upstream, query)))
+                answer = await cancellable(Deferred.fromCoroutine(self._ask(upstream, query)))
             except CancelledError:
                 # The deadline has passed or the client has left. Had it answered anything meanwhile, it was only slow.
                 timed_out = self._reactor.seconds() - started >= self._query_timeout
@@ -186,7 +188,7 @@ class Upstreams:
                 failures.append(f"{upstream.base}: {error}")
             except Exception as error:  # noqa: BLE001 - whatever an Agent may raise: refused, no route, no such host, TLS
                 self._telemetry.upstream_request(upstream.base, "unreachable")
-                reason = _reason(error)
+                reason = reason_of(error)
                 failures.append(f"{upstream.base}: {reason}")
                 self._down(upstream, reason)
             else:
@@ -350,7 +352,7 @@ async def _body(response: IResponse, limit: int, lease: Lease) -> bytes:
     return await collector.done
 
 
-def _cancellable(work: Deferred[Answer]) -> Deferred[Answer]:
+def cancellable(work: Deferred[T]) -> Deferred[T]:
     """Return a Deferred of the same result that fails with CancelledError if it is cancelled, and with nothing else.
 
     An Agent's Deferred fails with ResponseNeverReceived then, which looks like an upstream that has died.
@@ -360,15 +362,15 @@ def _cancellable(work: Deferred[Answer]) -> Deferred[Answer]:
         outer.errback(Failure(CancelledError()))
         work.cancel()
 
-    outer: Deferred[Answer] = Deferred(cancel)
+    outer: Deferred[T] = Deferred(cancel)
     work.addCallbacks(
-        lambda answer: None if outer.called else outer.callback(answer),
+        lambda result: None if outer.called else outer.callback(result),
         lambda failure: None if outer.called else outer.errback(failure),
     )
     return outer
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Say in a few words why an upstream could not be reached."""
     causes = getattr(error, "reasons", None)
     if causes:

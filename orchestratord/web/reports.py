@@ -17,7 +17,7 @@ from orchestratord.report import gunzip, is_batch
 from orchestratord.web.answers import ConstantAnswer, failure_body, json_body, method_not_allowed_body, whole_answer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from orchestratord.nodes import NodeStore, Updated
     from orchestratord.report import NodeReport, ReportDecoder
@@ -53,7 +53,9 @@ class Clocks(Protocol):
 class ReportsResource(Resource):
     """Takes reports into the table.
 
-    `draining` says whether the service is about to stop; then nothing is taken any more.
+    `draining` says whether the service is about to stop; then nothing is taken any more. `settle` hands what was stored
+    in this turn of the reactor to the kernel, if that is wanted before an answer goes out. `take` leaves that to its
+    caller, who knows whether the answer can go out before the turn ends.
     """
 
     isLeaf = True
@@ -68,6 +70,7 @@ class ReportsResource(Resource):
         *,
         max_bytes: int,
         draining: Any,
+        settle: Callable[[], None] | None = None,
     ) -> None:
         super().__init__()
         self._reactor = reactor
@@ -77,6 +80,7 @@ class ReportsResource(Resource):
         self._clocks = clocks
         self._max_bytes = max_bytes
         self._draining = draining
+        self._settle = settle
         self._newcomers = Newcomers(reactor)
 
     def render(self, request: BoundedRequest) -> bytes | int:
@@ -89,7 +93,7 @@ class ReportsResource(Resource):
             if len(body) <= AT_ONCE:
                 decoded = self._decoder.decode(body, self._clocks.time())
                 _check_node(request.node, decoded.reports, body)
-                return json_body(request, 200, _counts(self._store(decoded.reports, decoded.unknown_names)))
+                return json_body(request, 200, _counts(self._store_now(decoded.reports, decoded.unknown_names)))
             _hold_decoded(request, len(body))
         except Exception:  # noqa: BLE001 - a Fault, or one of ours
             return self._failure_body(request, Failure())
@@ -129,7 +133,7 @@ class ReportsResource(Resource):
             reports += part.reports
             unknown += part.unknown_names
             await deferLater(self._reactor, 0)
-        request.write(json_body(request, 200, _counts(self._store(reports, unknown))))
+        request.write(json_body(request, 200, _counts(self._store_now(reports, unknown))))
         request.finish()
 
     def take(self, body: bytes, *, closes: bool, node: str | None) -> bytes:
@@ -149,6 +153,13 @@ class ReportsResource(Resource):
         if updated.accepted == 1 and not updated.superseded:
             return (_ACCEPTED_CLOSE if closes else _ACCEPTED).whole()
         return whole_answer(msgspec.json.encode(_counts(updated)), closes=closes)
+
+    def _store_now(self, reports: list[NodeReport], unknown: int) -> Updated:
+        """Store the reports, and hand them to the kernel too."""
+        updated = self._store(reports, unknown)
+        if self._settle is not None:
+            self._settle()
+        return updated
 
     def _store(self, reports: list[NodeReport], unknown: int) -> Updated:
         """Store the reports and count them; raise TableFull with nothing stored."""

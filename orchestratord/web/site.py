@@ -295,6 +295,8 @@ class BoundedChannel(http.HTTPChannel):
                 self._let_go()
             self._state = _State.IDLE
             self._expect(site.idle_timeout)
+            if site.settle is not None and _has_unsent(self.transport):
+                site.settle()
             self.transport.write(answer.data)
             if answer.closes:
                 self.loseConnection()
@@ -496,6 +498,15 @@ class BoundedChannel(http.HTTPChannel):
         )
 
 
+def _has_unsent(transport: Any) -> bool:
+    """Return whether a connection may have something to write already.
+
+    If so, Twisted may write what is added now as soon as it has read: it does both in one look at a socket. If not, it
+    writes in the next turn of the reactor.
+    """
+    return bool(getattr(transport, "_tempDataBuffer", True) or getattr(transport, "dataBuffer", True))
+
+
 class OrchestratorSite(server.Site):
     """Serves a resource tree within bounds.
 
@@ -504,6 +515,7 @@ class OrchestratorSite(server.Site):
     `arriving` the memory for all requests that arrive; `connections` counts with those of other sites.
     `request_timeout`, for a whole request to arrive, a TLS handshake before it included, `idle_timeout`, for a
     kept-alive connection between requests, and `answer_timeout`, for a client to take an answer, are in seconds.
+    `settle` is called before an answer is written that might go out in this very turn of the reactor.
     Belongs to the reactor thread.
     """
 
@@ -527,6 +539,7 @@ class OrchestratorSite(server.Site):
         idle_timeout: float,
         answer_timeout: float,
         access_log: bool = False,
+        settle: Callable[[], None] | None = None,
     ) -> None:
         # Twisted would parse every POST's Content-Type as an e-mail header, which takes half of all time; the query
         # routes read their forms themselves.
@@ -543,6 +556,7 @@ class OrchestratorSite(server.Site):
         self.arriving = arriving
         self.connections = connections
         self.access_log = access_log
+        self.settle = settle
         self.channels: set[BoundedChannel] = set()
         self.closing = False
         self._emptied: Deferred[None] | None = None

@@ -1,0 +1,207 @@
+"""The ends of nodes' series: a stale marker for who is silent everywhere, so that instant queries stop answering."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Protocol
+
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from orchestratord.errors import QueryFault
+from orchestratord.row import ABSENT, STALE, Row
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container, Mapping, Sequence
+
+    from twisted.python.failure import Failure
+
+    from orchestratord.clocks import Clocks
+    from orchestratord.fleet import Known
+    from orchestratord.nodes import Entry, NodeStore
+    from orchestratord.report import NodeReport
+    from orchestratord.row import RowFormat
+
+log = Logger()
+
+#: Seconds between looks at the nodes whose end is not settled.
+LOOK_EVERY = 1.0
+#: Nodes that the store is asked about at once.
+AT_ONCE = 200
+#: For how long the store must have been well, and nothing have waited for it, before it is asked, in seconds: what
+#: other replicas have heard is in it then.
+QUIET = 10.0
+#: Seconds until the store is asked again if it gave no answer.
+ASK_AGAIN = 5.0
+#: The store is asked no more often than this who is silent in it, in seconds: there may be nodes that no replica knows.
+LEAST_SEARCH_EVERY = 30.0
+
+_MILLISECOND = 0.001
+
+
+class Store(Protocol):
+    """What the store knows: `orchestratord.fleet.StoreFleet`. Raises QueryFault."""
+
+    async def known(self, node_ids: Sequence[str]) -> Mapping[str, Known]:
+        """Return what an instant query answers of these nodes; a node that it answers nothing of is left out."""
+        ...
+
+    async def silent(self, before: float) -> Mapping[str, float]:
+        """Return the nodes whose newest report is from before this Unix time, and its time."""
+        ...
+
+
+class Outbox(Protocol):
+    """Where markers go: `orchestratord.delivery.Delivery`."""
+
+    def quiet_for(self) -> float:
+        """Return for how long the store has been well, in seconds; 0 if something waits for it."""
+        ...
+
+    def add(self, rows: Sequence[bytes]) -> None:
+        """Deliver rows."""
+        ...
+
+
+class Endings(Service):
+    """Ends the series of nodes that have expired or are forgotten. An `Observer` of the table.
+
+    The store is asked first: a node that any replica has heard from since is left alone, and one whose series an
+    instant query does not answer any more has ended already. A marker stands where the node became stale, `stale_after`
+    after its last report, so that a report that is under way is newer, and several replicas write the same one.
+
+    Now and then the store is asked who is silent in it: a replica that is no more cannot end what it has heard of. Such
+    a node is ended if nothing has come from it between two searches; its clock may be behind.
+
+    `marked(outcome, count)` counts what became of nodes.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        nodes: NodeStore,
+        store: Store,
+        outbox: Outbox,
+        *,
+        form: RowFormat,
+        names: Sequence[str],
+        clocks: Clocks,
+        marked: Callable[[str, int], None],
+    ) -> None:
+        self._reactor = reactor
+        self._nodes = nodes
+        self._store = store
+        self._outbox = outbox
+        self._form = form
+        self._names = names
+        self._clocks = clocks
+        self._marked = marked
+        #: The nodes to be ended, with the time of the last report that this replica has heard, in Unix seconds.
+        self._silent: dict[str, float] = {}
+        self._searched = self._asked = float("-inf")
+        #: Who was silent at the last search, with the time of the newest report in the store.
+        self._suspects: Mapping[str, float] = {}
+        self._loop = LoopingCall(self._look)
+        self._loop.clock = reactor
+        self._looking: Deferred[None] | None = None
+
+    def startService(self) -> None:
+        """Begin to look."""
+        super().startService()
+        self._loop.start(LOOK_EVERY, now=False)
+
+    def stopService(self) -> None:
+        """Stop looking; the nodes that are left are found by another replica, or at the next start."""
+        super().stopService()
+        self._loop.stop()
+        if self._looking is not None:
+            self._looking.cancel()
+
+    def updated(self, reports: Sequence[NodeReport]) -> None:
+        """Do nothing: whether a node is back is looked up when its end is settled."""
+
+    def expired(self, entries: Sequence[Entry]) -> None:
+        """Take nodes whose series are to be ended."""
+        for entry in entries:
+            self._silent[entry.report.node_id] = _time_of(entry)
+
+    async def forget(self, node_id: str) -> bool:
+        """Forget a node at once, here and in the store; return whether anybody knew it. Raises QueryFault."""
+        entry = self._nodes.get(node_id, self._clocks.monotonic())
+        known = (await self._store.known([node_id])).get(node_id)
+        self._nodes.forget(node_id, self._clocks.monotonic())
+        self._silent.pop(node_id, None)
+        if known is None and entry is None:
+            return False
+        last = max(known.last_report if known else 0.0, _time_of(entry) if entry else 0.0)
+        names = known.names if known else frozenset(self._names)
+        self._outbox.add([self._marker(node_id, names, last + _MILLISECOND)])
+        self._marked("sent", 1)
+        return True
+
+    def _look(self) -> Deferred[None]:
+        self._looking = Deferred.fromCoroutine(self._settle())
+        return self._looking.addErrback(self._failed)
+
+    def _failed(self, failure: Failure) -> None:
+        if not failure.check(CancelledError):
+            log.failure("the ends of nodes could not be settled; the next try is in a second", failure)
+
+    async def _settle(self) -> None:
+        """Decide about the nodes that are waiting for it, if the store can be asked now."""
+        seconds = self._reactor.seconds()
+        if self._outbox.quiet_for() < QUIET or seconds < self._asked:
+            return
+        try:
+            if seconds >= self._searched + max(self._nodes.stale_after, LEAST_SEARCH_EVERY):
+                self._searched = seconds
+                await self._search()
+            while self._silent:
+                await self._ask(list(islice(self._silent, AT_ONCE)))
+        except QueryFault as fault:
+            self._asked = seconds + ASK_AGAIN
+            self._marked("unanswered", len(self._silent))
+            log.debug("the store cannot be asked who is silent: {reason}", reason=str(fault))
+
+    async def _search(self) -> None:
+        found = await self._store.silent(self._clocks.time() - self._nodes.stale_after)
+        for node_id, last in found.items():
+            if self._suspects.get(node_id) == last:
+                self._silent.setdefault(node_id, last)
+        self._suspects = found
+
+    async def _ask(self, node_ids: Sequence[str]) -> None:
+        known = await self._store.known(node_ids)
+        now = self._clocks.monotonic()
+        outcomes: Counter[str] = Counter()
+        rows = []
+        for node_id in node_ids:
+            heard = self._silent.pop(node_id, None)
+            if heard is None or self._nodes.get(node_id, now) is not None:
+                continue
+            stored = known.get(node_id)
+            if stored is None:
+                outcomes["ended_already"] += 1
+            elif stored.last_report > heard + _MILLISECOND / 2:
+                outcomes["heard_elsewhere"] += 1
+            else:
+                outcomes["sent"] += 1
+                at = max(heard, stored.last_report) + self._nodes.stale_after
+                rows.append(self._marker(node_id, stored.names, at))
+        self._outbox.add(rows)
+        for outcome, count in outcomes.items():
+            self._marked(outcome, count)
+
+    def _marker(self, node_id: str, names: Container[str], at: float) -> bytes:
+        """Return the row that ends the series of these names at a Unix time."""
+        values = b"".join(STALE if name in names else ABSENT for name in self._names)
+        return self._form.row(Row(node_id.encode(), round(at * 1000), values))
+
+
+def _time_of(entry: Entry) -> float:
+    """Return the Unix time under which a report is in the store."""
+    report = entry.report
+    return report.received_at if report.timestamp is None else report.timestamp

@@ -1,0 +1,98 @@
+"""From Settings to what delivers reports to a store that many orchestrators share: wiring, and nothing else."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import TYPE_CHECKING, Any
+
+from twisted.application.service import MultiService
+from twisted.web.client import Agent, BrowserLikePolicyForHTTPS
+
+from orchestratord.delivery import LANES, Delivery
+from orchestratord.delivery_metrics import DeliveryMetrics
+from orchestratord.endings import Endings
+from orchestratord.identity import authorization, trust
+from orchestratord.persistence import in_own_thread
+from orchestratord.receiver import Receiver
+from orchestratord.remote_write import HEADERS, Encoder
+from orchestratord.row import RowFormat, row_names
+from orchestratord.sender import Sender
+from orchestratord.spool import Spool
+from orchestratord.upstream import CONNECT_SECONDS, connection_pool
+
+if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
+
+    from orchestratord.fleet import StoreFleet
+    from orchestratord.nodes import NodeStore
+    from orchestratord.settings import Settings
+
+#: Seconds between sweeps at the most: a node's series are to end soon after it has.
+SWEEP_EVERY = 2.0
+
+
+class ScaleOut(MultiService):
+    """Delivers what a table stores to `--remote-write`, and ends there what the table loses.
+
+    `pack` makes the rows that the table's reports are to have. Raises FilesError if certificates or credentials are not
+    good.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        settings: Settings,
+        url: str,
+        nodes: NodeStore,
+        fleet: StoreFleet,
+    ) -> None:
+        super().__init__()
+        names = row_names(settings.catalogue)
+        form = RowFormat(names)
+        self.pack = form.sample
+        spool = Spool(settings.data_dir / "spool", names, max_bytes=settings.spool_max_bytes, now=time.time)
+        metrics = DeliveryMetrics(spool, time.time, limit_bytes=settings.spool_max_bytes, samples_per_row=len(names))
+        #: To be registered wherever the daemon's own metrics are.
+        self.metrics = metrics
+        self._pool = connection_pool(reactor, LANES)
+        policy = trust(settings, "remote-write", [url]) or BrowserLikePolicyForHTTPS()
+        receiver = Receiver(
+            reactor,
+            Agent(reactor, policy, connectTimeout=CONNECT_SECONDS, pool=self._pool),
+            url,
+            headers=(*HEADERS, *settings.remote_write_header),
+            authorization=authorization(settings, "remote-write", [url]),
+            timeout=settings.remote_write_timeout,
+            now=time.time,
+        )
+        encoder = Encoder(names, settings.external_label)
+        sender = Sender(reactor, encoder, receiver, metrics, random=random.random)
+        self._delivery = Delivery(
+            reactor,
+            spool,
+            sender,
+            metrics,
+            time.time,
+            delay=settings.remote_write_delay,
+            sync_every=settings.spool_sync,
+            drain=settings.drain_timeout,
+            in_thread=lambda work: in_own_thread(reactor, work),
+        )
+        endings = Endings(
+            reactor, nodes, fleet, self._delivery, form=form, names=names, clocks=time, marked=metrics.marker
+        )
+        nodes.observers += [self._delivery, endings]
+        self.settle = self._delivery.settle
+        self.forget = endings.forget
+        for service in (self._delivery, endings):
+            service.setServiceParent(self)
+
+    def open(self) -> None:
+        """Find what an earlier process has spooled. Blocks, so it comes before the ports open; never fails."""
+        self._delivery.open()
+
+    def stopService(self) -> Deferred[Any]:
+        """Deliver what there is, and close the connections to the store."""
+        stopped: Deferred[Any] = super().stopService()
+        return stopped.addCallback(lambda _: self._pool.closeCachedConnections())

@@ -1,0 +1,298 @@
+"""Stale markers: for whoever is silent everywhere, and for nobody else."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from orchestratord.fleet import Known
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
+
+from orchestratord.catalogue import BUILT_IN
+from orchestratord.endings import ASK_AGAIN, LEAST_SEARCH_EVERY, QUIET, Endings
+from orchestratord.errors import QueryTimeout
+from orchestratord.nodes import NodeStore
+from orchestratord.row import ABSENT, LAST_REPORT, STALE, RowFormat, row_names
+from tests.fakes import NOW, report
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+NAMES = row_names(BUILT_IN)
+FORMAT = RowFormat(NAMES)
+EVERY_NAME = frozenset(NAMES)
+
+
+class Store:
+    """Knows what the test says, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, Known] = {}
+        self.asked: list[list[str]] = []
+        self.searches = 0
+        self.fault: Exception | None = None
+
+    async def known(self, node_ids: Sequence[str]) -> Mapping[str, Known]:
+        """Return what is known of these."""
+        self.asked.append(list(node_ids))
+        if self.fault:
+            raise self.fault
+        return {node_id: self.nodes[node_id] for node_id in node_ids if node_id in self.nodes}
+
+    async def silent(self, before: float) -> Mapping[str, float]:
+        """Return who is silent."""
+        self.searches += 1
+        if self.fault:
+            raise self.fault
+        return {node_id: known.last_report for node_id, known in self.nodes.items() if known.last_report < before}
+
+
+class Outbox:
+    """Keeps markers."""
+
+    def __init__(self) -> None:
+        self.rows: list[bytes] = []
+        self.quiet = float("inf")
+
+    def quiet_for(self) -> float:
+        """Return what the test says."""
+        return self.quiet
+
+    def add(self, rows: Sequence[bytes]) -> None:
+        """Keep rows."""
+        self.rows += rows
+
+
+class Clocks:
+    """Both times by a Clock."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def monotonic(self) -> float:
+        """Return the time by which nodes age."""
+        return self._clock.seconds()
+
+    def time(self) -> float:
+        """Return the Unix time."""
+        return NOW + self._clock.seconds()
+
+
+class Scene:
+    """Endings between a table and a store that are the test's."""
+
+    def __init__(self) -> None:
+        self.clock, self.store, self.outbox = Clock(), Store(), Outbox()
+        self.counted: Counter[str] = Counter()
+        self.nodes = NodeStore(stale_after=60, max_nodes=1000)
+        self.endings = Endings(
+            self.clock,
+            self.nodes,
+            self.store,
+            self.outbox,
+            form=FORMAT,
+            names=NAMES,
+            clocks=Clocks(self.clock),
+            marked=self._marked,
+        )
+        self.nodes.observers.append(self.endings)
+        self.endings.startService()
+
+    def _marked(self, outcome: str, count: int) -> None:
+        self.counted[outcome] += count
+
+    def post(self, node_id: str, at: float, **fields: Any) -> None:
+        """Store a report, here and in the store."""
+        self.nodes.update(
+            [report(node_id, timestamp=at, received_at=NOW + self.clock.seconds(), **fields)], self.clock.seconds()
+        )
+        self.store.nodes[node_id] = Known(at, EVERY_NAME)
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass, and sweep."""
+        for _ in range(round(seconds)):
+            self.clock.advance(1)
+            self.nodes.expire(self.clock.seconds(), 100)
+
+    def markers(self) -> dict[str, float]:
+        """Return who was ended, and when, in Unix seconds."""
+        found = FORMAT.rows(b"".join(self.outbox.rows))
+        assert all(set(map(bytes, zip(*[iter(row.values)] * 8, strict=True))) <= {STALE, ABSENT} for row in found)
+        return {row.node_id.decode(): row.timestamp / 1000 for row in found}
+
+
+def test_a_node_that_expires_is_ended_where_it_became_stale() -> None:
+    """Not later: a report that is under way from elsewhere is newer than the marker."""
+    scene = Scene()
+    scene.post("a", NOW)
+    scene.wait(59)
+    assert scene.store.asked == []
+    scene.wait(3)
+    assert scene.markers() == {"a": NOW + 60}
+    assert scene.counted == {"sent": 1}
+
+
+def test_only_the_series_that_are_there_are_ended() -> None:
+    """A family that the node never reported has none."""
+    scene = Scene()
+    scene.post("a", NOW)
+    scene.store.nodes["a"] = Known(NOW, frozenset({"page_faults", LAST_REPORT}))
+    scene.wait(62)
+    (row,) = FORMAT.rows(b"".join(scene.outbox.rows))
+    values = [row.values[8 * index : 8 * index + 8] for index in range(len(NAMES))]
+    assert [name for name, value in zip(NAMES, values, strict=True) if value == STALE] == ["page_faults", LAST_REPORT]
+
+
+def test_a_node_that_another_replica_has_heard_is_left_alone() -> None:
+    """That one will end it."""
+    scene = Scene()
+    scene.post("a", NOW)
+    scene.store.nodes["a"] = Known(NOW + 10, EVERY_NAME)
+    scene.wait(62)
+    assert scene.markers() == {}
+    assert scene.counted == {"heard_elsewhere": 1}
+
+
+def test_a_node_that_has_ended_is_not_ended_again() -> None:
+    """The store answers nothing of it any more."""
+    scene = Scene()
+    scene.post("a", NOW)
+    del scene.store.nodes["a"]
+    scene.wait(62)
+    assert scene.markers() == {}
+    assert scene.counted == {"ended_already": 1}
+
+
+def test_a_node_that_is_back_before_the_store_was_asked_is_left_alone() -> None:
+    """It was gone for a moment."""
+    scene = Scene()
+    scene.post("a", NOW)
+    scene.outbox.quiet = 0.0
+    scene.wait(62)
+    scene.post("a", NOW + 62)
+    scene.outbox.quiet = QUIET
+    scene.wait(3)
+    assert scene.markers() == {}
+
+
+def test_the_store_is_asked_only_when_all_has_long_been_delivered() -> None:
+    """Otherwise what another replica has heard may not be in it yet."""
+    scene = Scene()
+    scene.post("a", NOW)
+    scene.outbox.quiet = QUIET - 0.1
+    scene.wait(70)
+    assert scene.store.asked == []
+    scene.outbox.quiet = QUIET
+    scene.wait(1)
+    assert scene.markers() == {"a": NOW + 60}
+
+
+def test_a_store_that_does_not_answer_is_asked_again() -> None:
+    """No marker is better than a wrong one."""
+    scene = Scene()
+    scene.post("a", NOW)
+    scene.store.fault = QueryTimeout("no answer")
+    scene.wait(61 + ASK_AGAIN)
+    assert scene.markers() == {}
+    assert scene.counted["unanswered"] > 0
+    scene.store.fault = None
+    scene.wait(ASK_AGAIN + 1)
+    assert scene.markers() == {"a": NOW + 60}
+
+
+def test_many_nodes_are_asked_about_a_few_at_a_time() -> None:
+    """A query has a length, and an answer too."""
+    scene = Scene()
+    for index in range(500):
+        scene.post(f"n{index}", NOW)
+    scene.clock.advance(60)
+    scene.nodes.expire(scene.clock.seconds(), 1000)
+    scene.clock.advance(1)
+    assert len(scene.markers()) == 500
+    assert sorted(map(len, scene.store.asked)) == [100, 200, 200]
+
+
+def test_a_node_that_no_replica_knows_is_found_in_the_store() -> None:
+    """Its replica is gone. It is ended if nothing has come from it between two searches."""
+    scene = Scene()
+    scene.store.nodes["a"] = Known(NOW - 100, EVERY_NAME)
+    scene.wait(2)
+    assert scene.markers() == {}
+    scene.wait(60)
+    assert scene.markers() == {"a": NOW - 40}
+    assert scene.store.searches == 2
+
+
+def test_a_node_whose_clock_is_behind_is_not_ended() -> None:
+    """Its reports are old, and yet they come."""
+    scene = Scene()
+    for second in range(300):
+        if second % 10 == 0:
+            scene.store.nodes["a"] = Known(NOW + second - 100, EVERY_NAME)
+        scene.wait(1)
+    assert scene.store.searches >= 300 // max(60, LEAST_SEARCH_EVERY)
+    assert scene.markers() == {}
+
+
+def forget(scene: Scene, node_id: str) -> Any:
+    """Return what `forget` returns."""
+    results: list[Any] = []
+    Deferred.fromCoroutine(scene.endings.forget(node_id)).addBoth(results.append)
+    return results[0]
+
+
+def test_a_forgotten_node_ends_at_once() -> None:
+    """Right behind its last report, here and in the store."""
+    scene = Scene()
+    scene.post("a", NOW)
+    assert forget(scene, "a") is True
+    assert scene.markers() == {"a": NOW + 0.001}
+    assert scene.nodes.get("a", scene.clock.seconds()) is None
+    scene.wait(70)
+    assert scene.counted == {"sent": 1}
+
+
+def test_a_node_that_only_the_store_knows_can_be_forgotten() -> None:
+    """Another replica has heard it: any may be told."""
+    scene = Scene()
+    scene.store.nodes["a"] = Known(NOW - 5, EVERY_NAME)
+    assert forget(scene, "a") is True
+    assert scene.markers() == {"a": NOW - 5 + 0.001}
+
+
+def test_what_nobody_knows_cannot_be_forgotten() -> None:
+    """404."""
+    scene = Scene()
+    assert forget(scene, "a") is False
+    assert scene.markers() == {}
+
+
+def test_nothing_is_forgotten_if_the_store_does_not_answer() -> None:
+    """The client can try again."""
+    scene = Scene()
+    scene.post("a", NOW)
+    scene.store.fault = QueryTimeout("no answer")
+    assert forget(scene, "a").check(QueryTimeout)
+    assert scene.nodes.get("a", scene.clock.seconds()) is not None
+
+
+def test_an_error_of_ours_does_not_end_the_looks() -> None:
+    """It is logged; the next look is in a second."""
+    scene = Scene()
+    scene.post("a", NOW)
+    scene.store.fault = ValueError("ours")
+    with capturedLogs() as events:
+        scene.wait(62)
+    assert any("could not be settled" in (event["log_format"] or "") for event in events)
+    scene.store.fault = None
+    scene.wait(2)
+    assert scene.markers() == {"a": NOW + 60}
+
+
+def test_the_end_of_the_daemon_ends_the_looks() -> None:
+    """Nothing is left behind."""
+    scene = Scene()
+    scene.endings.stopService()
+    assert not scene.clock.getDelayedCalls()
