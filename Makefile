@@ -31,7 +31,7 @@ test: debian-test lint $(VENV)/.installed-checkov ## Lint, type-check and test e
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
-fuzz: $(VENV)/.installed-fuzz ## Fuzz for SECONDS=60 in all, or one TARGET=express|query|report; a crash says how to run it again
+fuzz: $(VENV)/.installed-fuzz ## Fuzz for SECONDS=60 in all, or one TARGET=express|query|report|spool; a crash says how to run it again
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(TARGET)
 
 image: debian-image $(VENV)/.installed-image ## Build the image and its bill of materials into dist/ (TAG=..., BASE=an image, STAGE=profiler)

@@ -16,11 +16,12 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 
 from orchestratord.catalogue import BUILT_IN
+from orchestratord.directory_lock import InUse
 from orchestratord.exposition import SampleRenderer
 from orchestratord.nodes import NodeStore
 from orchestratord.persistence import LAST_SECONDS, PAUSE_SECONDS, Persistence, in_own_thread
 from orchestratord.snapshot import Moment
-from orchestratord.snapshot_file import InUse, SnapshotFile
+from orchestratord.snapshot_file import SnapshotFile
 from tests.fakes import NOW, Metrics, report
 
 if TYPE_CHECKING:

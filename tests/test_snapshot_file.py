@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from orchestratord.snapshot_file import InUse, SnapshotFile
+from orchestratord.directory_lock import InUse
+from orchestratord.snapshot_file import SnapshotFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
