@@ -157,20 +157,20 @@ class Delivery(Service):
         for lane in self._lanes:
             if lane.working is not None:
                 lane.working.cancel()
-        last: Deferred[None] = Deferred()
+        closed: Deferred[None] = Deferred()
 
-        def synced(_: object) -> None:
-            if not last.called:
-                last.callback(None)
+        def close(_: object) -> None:
+            if not closed.called:
+                closed.callback(None)
 
-        # Not the syncing itself: a thread cannot be cancelled.
-        self._synced.addCallback(lambda _: self._sync()).addBoth(synced)
+        # Not the closing itself is given up: a thread cannot be cancelled.
+        self._synced.addCallback(lambda _: self._on_disk(self._spool.close)).addBoth(close)
         try:
-            await last.addTimeout(LAST_SECONDS, self._reactor)
+            await closed.addTimeout(LAST_SECONDS, self._reactor)
         except TimeoutError:
             log.warn("the spool is not on the disk itself within {seconds:g} s", seconds=LAST_SECONDS)
-        else:
-            self._spool.close()
+        if self._spool.held_bytes:
+            log.warn("{size} bytes of reports are lost: the disk did not take them", size=self._spool.held_bytes)
 
     async def _empty(self) -> None:
         """Wait until everything is delivered, but not too long."""
@@ -294,9 +294,19 @@ class Delivery(Service):
             emptied.callback(None)
 
     def _sync(self) -> Deferred[None]:
-        self._synced = maybeDeferred(self._in_thread, self._spool.sync)
-        self._synced.addErrback(lambda failure: log.failure("the spool could not be synced", failure))
-        return self._synced.addCallback(lambda _: self._tell_problem())
+        self._synced = self._on_disk(self._spool.sync).addCallback(self._look_again)
+        return self._synced
+
+    def _on_disk(self, work: Callable[[], None]) -> Deferred[None]:
+        done = maybeDeferred(self._in_thread, work)
+        return done.addErrback(lambda failure: log.failure("the spool could not be synced", failure))
+
+    def _look_again(self, _: object) -> None:
+        """Read on, if a disk that refused was all that kept us from it."""
+        self._tell_problem()
+        self._unread = True
+        if self._feeding is None and self._waiting < MOST_WAITING and self.running:
+            self._feed_after(self._delay)
 
     def _tell_problem(self) -> None:
         problem = self._spool.problem

@@ -101,13 +101,11 @@ def test_a_report_comes_back_as_it_went(tmp_path: Path) -> None:
     """Values, absent ones and stale markers are the same bytes."""
     it = spool(tmp_path)
     marker = FORMAT.row(Row(b"gone", 7, STALE * len(NAMES)))
-    it.append([FORMAT.report(report("n1", page_faults=3, timestamp=NOW - 1)), marker])
+    sample = FORMAT.sample("n1", report("n1", page_faults=3).values, NOW - 1)
+    it.append([sample, marker])
     batch = it.read(it.start, 10)
     assert batch is not None
-    assert [FORMAT.row(row) for row in batch.rows] == [
-        FORMAT.report(report("n1", page_faults=3, timestamp=NOW - 1)),
-        marker,
-    ]
+    assert [FORMAT.row(row) for row in batch.rows] == [sample, marker]
     it.close()
 
 
