@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestratord.spool import Batch, Position
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
@@ -13,6 +12,7 @@ from orchestratord.catalogue import BUILT_IN
 from orchestratord.delivery import BEHIND, LANES, MOST_ROWS, MOST_WAITING, Delivery
 from orchestratord.nodes import NodeStore
 from orchestratord.row import RowFormat, row_names
+from orchestratord.spool import Batch, Position
 from tests.fakes import NOW, body, decoder
 
 FORMAT = RowFormat(row_names(BUILT_IN))
