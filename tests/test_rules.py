@@ -15,7 +15,10 @@ from tests.promtool import promtool
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "etc/prometheus"
 #: Alerts whose value is no news.
-YES_OR_NO = {f"Orchestrator{name}" for name in ("NodeGone", "Down", "Absent", "UpstreamDown", "NoUpstream")}
+YES_OR_NO = {
+    f"Orchestrator{name}"
+    for name in ("NodeGone", "Down", "ReplicaDown", "Absent", "UpstreamDown", "NoUpstream", "StoreDown")
+}
 SEVERITIES = {"critical", "warning", "info"}
 
 
