@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,21 +10,16 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.promtool import promtool
+
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "etc/prometheus"
 #: Alerts whose value is no news.
-YES_OR_NO = {f"Orchestrator{name}" for name in ("NodeGone", "Down", "Absent", "UpstreamDown", "NoUpstream")}
+YES_OR_NO = {
+    f"Orchestrator{name}"
+    for name in ("NodeGone", "Down", "ReplicaDown", "Absent", "UpstreamDown", "NoUpstream", "StoreDown")
+}
 SEVERITIES = {"critical", "warning", "info"}
-
-
-def promtool(*arguments: str) -> str:
-    """Run promtool beside the rules; it must find nothing wrong. Without it the test fails."""
-    program = shutil.which("promtool")
-    if program is None:
-        pytest.fail("no promtool on PATH; Debian's package prometheus brings it")
-    run = subprocess.run([program, *arguments], cwd=FOLDER, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout + run.stderr
-    return run.stdout
 
 
 def rules(kind: str) -> dict[str, dict[str, Any]]:
@@ -49,18 +42,18 @@ def cases(kind: str) -> list[dict[str, Any]]:
 def test_promtool_accepts_the_rules() -> None:
     """All of them, and without a duplicate."""
     count = len(rules("alert")) + len(rules("record"))
-    assert f"{count} rules found" in promtool("check", "rules", "--lint-fatal", "rules.yml")
+    assert f"{count} rules found" in promtool("check", "rules", "--lint-fatal", "rules.yml", folder=FOLDER)
 
 
 def test_the_configuration_loads_the_rules() -> None:
     """The configuration for a machine without Kubernetes has the rules of the file beside it."""
     assert yaml.safe_load((FOLDER / "prometheus.yml").read_text())["rule_files"] == ["rules.yml"]
-    assert "1 rule files found" in promtool("check", "config", "prometheus.yml")
+    assert "1 rule files found" in promtool("check", "config", "prometheus.yml", folder=FOLDER)
 
 
 def test_the_rules_do_what_their_cases_say() -> None:
     """What is recorded has the values of rules.test.yml, and alerts fire, with their texts, when it says."""
-    assert "SUCCESS" in promtool("test", "rules", "rules.test.yml")
+    assert "SUCCESS" in promtool("test", "rules", "rules.test.yml", folder=FOLDER)
 
 
 def test_every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not() -> None:
