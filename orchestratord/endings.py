@@ -161,10 +161,9 @@ class Endings(Service):
                 await self._search()
             while self._silent:
                 await self._ask(list(islice(self._silent, AT_ONCE)))
-        except QueryFault as fault:
+        except QueryFault:
             self._asked = seconds + ASK_AGAIN
             self._marked("unanswered", len(self._silent))
-            log.debug("the store cannot be asked who is silent: {reason}", reason=str(fault))
 
     async def _search(self) -> None:
         found = await self._store.silent(self._clocks.time() - self._nodes.stale_after)
