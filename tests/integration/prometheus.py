@@ -1,4 +1,4 @@
-"""A real Prometheus for the integration tests, which scrapes a daemon every second."""
+"""A real Prometheus for the integration tests, which scrapes a daemon every second, and takes remote writes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import requests
 from tests.integration.daemon import PATIENCE, Server, free_port, until
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 
@@ -24,15 +25,25 @@ class Prometheus:
         self._home = home
         self._server: Server | None = None
 
-    def start(self, target_port: int) -> None:
-        """Start it, and return when it answers."""
+    @property
+    def receiver(self) -> str:
+        """The URL of its remote-write receiver."""
+        return f"{self.url}/api/v1/write"
+
+    def start(self, target_port: int, **others: Sequence[int]) -> None:
+        """Start it, and return when it answers. `others` are jobs beside "orchestrator", with the ports of each."""
         self._home.mkdir(parents=True, exist_ok=True)
         config = self._home / "prometheus.yml"
+        jobs = {"orchestrator": (target_port,), **others}
         config.write_text(
             "global: {scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}\n"
             f"rule_files: [{self._rules or ''}]\n"
-            "scrape_configs: [{job_name: orchestrator, static_configs: "
-            f"[{{targets: ['127.0.0.1:{target_port}']}}]}}]\n"
+            "storage: {tsdb: {out_of_order_time_window: 30m}}\n"
+            "scrape_configs:\n"
+            + "".join(
+                f"- {{job_name: {job}, static_configs: [{{targets: {[f'127.0.0.1:{port}' for port in ports]}}}]}}\n"
+                for job, ports in jobs.items()
+            )
         )
         self._server = Server(
             (
@@ -40,6 +51,7 @@ class Prometheus:
                 f"--config.file={config}",
                 f"--storage.tsdb.path={self._home / 'data'}",
                 f"--web.listen-address=127.0.0.1:{self.port}",
+                "--web.enable-remote-write-receiver",
             ),
             self._home,
         )

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.integration
 
 RULES = ROOT / "etc/prometheus/rules.yml"
 #: What Grafana would put in the place of a variable; the intervals are those of a scrape every second.
-VARIABLES = {"job": "orchestrator", "instance": ".+", "node": "n1", "__rate_interval": "5s"}
+VARIABLES = {"job": "orchestrator|replicas", "instance": ".+", "node": "n1", "__rate_interval": "5s"}
 
 #: The commands that can be tried here; those for systemd and Kubernetes are in blocks of no language.
 COMMANDS = re.findall(r"^```sh\n(.*?)^```", (ROOT / "docs/OPERATIONS.md").read_text(), re.MULTILINE | re.DOTALL)
@@ -47,18 +47,20 @@ OF_A_BUSY_MACHINE = {f"Orchestrator{name}" for name in ("CpuSaturated", "Reports
 
 
 class House(NamedTuple):
-    """A Prometheus, and the daemon that it scrapes."""
+    """A Prometheus, the daemon that it scrapes, and two side by side that deliver to it, of the job "replicas"."""
 
     daemon: Daemon
     prometheus: Prometheus
+    replicas: tuple[Daemon, ...]
 
 
 class Traffic:
-    """Everything that a dashboard shows happens to this daemon, again and again, until it is closed."""
+    """Everything that a dashboard shows happens to these daemons, again and again, until it is closed."""
 
-    def __init__(self, daemon: Daemon) -> None:
+    def __init__(self, daemon: Daemon, replicas: tuple[Daemon, ...]) -> None:
         self.failures: list[str] = []
         self._daemon = daemon
+        self._replicas = replicas
         self._stop = Event()
         self._thread = Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -85,6 +87,10 @@ class Traffic:
         if turn % 12 == 1:
             self._took(full_report("passing") | {"timestamp": now}, 200)
         self._took({"node_id": "n1", "timestamp": now - 30}, 200)
+        # Two nodes that come to one replica and to the other by turns, so that both tables have them.
+        for name in ("r1", "r2"):
+            answer = self._replicas[turn % 2].post(full_report(name) | {"timestamp": now})
+            assert answer.status_code == 200, answer.text
         self._took({"node_id": "n4", "page_faults": 1, "no_such_metric": 1}, 200)
         self._took({"node_id": "n5", "timestamp": now + 7200}, 400)
         assert requests.delete(f"{self._daemon.url}/nodes/n1", timeout=PATIENCE).status_code == 401
@@ -112,18 +118,25 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     trust = ("--listen", f"tls:{LOOPBACK}", *tls, "--token-file", f"admin={home / 'admin'}")
     intervals = ("--stale-after", "2", "--expire-every", "0.5", "--snapshot-every", "1")
     daemon = Daemon(home / "daemon", *upstreams, *trust, *intervals, "--data-dir", str(home / "data"))
+    side_by_side = ("--prometheus", prometheus.url, "--remote-write", prometheus.receiver)
+    labels = ("--external-label", "job=replicas")
+    replicas = tuple(
+        Daemon(home / name, *side_by_side, *labels, "--data-dir", str(home / name / "data")) for name in ("one", "two")
+    )
     try:
-        prometheus.start(daemon.started().port)
-        traffic = Traffic(daemon)
+        prometheus.start(daemon.started().port, replicas=[replica.started().port for replica in replicas])
+        traffic = Traffic(daemon, replicas)
         try:
             until(lambda: "node:page_faults:avg1m" in names(prometheus), "a first scrape, and what is recorded of it")
-            yield House(daemon, prometheus)
+            yield House(daemon, prometheus, replicas)
         finally:
             traffic.close()
         assert traffic.failures == []
-        daemon.stop()
+        for one in (daemon, *replicas):
+            one.stop()
     finally:
-        daemon.close()
+        for one in (daemon, *replicas):
+            one.close()
         prometheus.close()
 
 
@@ -179,7 +192,7 @@ def test_every_variable_of_the_dashboards_has_values(prometheus: Prometheus) -> 
             if variable["type"] == "query":
                 match = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"])
                 assert match, variable
-                selector = match[1].replace("$job", "orchestrator")
+                selector = match[1].replace("$job", VARIABLES["job"])
                 url = f"{prometheus.url}/api/v1/label/{match[2]}/values"
                 until(
                     lambda url=url, selector=selector: requests.get(  # type: ignore[misc]
@@ -204,6 +217,17 @@ def test_the_limits_are_exported(house: House) -> None:
     """What the table may hold, and when a node is stale, so that an alert needs not know the settings."""
     assert house.daemon.sample("orchestrator_nodes_limit") == 150_000
     assert house.daemon.sample("orchestrator_stale_after_seconds") == 2
+
+
+def test_a_node_of_two_replicas_counts_once(house: House) -> None:
+    """Each of the two tables has both nodes; the fleet has two, not four."""
+
+    def value(expr: str) -> float:
+        answer = requests.get(f"{house.prometheus.url}/api/v1/query", {"query": expr}, timeout=PATIENCE)
+        return sum(float(series["value"][1]) for series in result(answer))
+
+    until(lambda: value('sum(orchestrator_nodes{job="replicas"})') == 4, "both nodes at both replicas")
+    until(lambda: value('job:orchestrator_nodes:sum{job="replicas"}') == 2, "each of them once")
 
 
 def evaluated(prometheus: Prometheus) -> list[dict[str, Any]]:
@@ -231,7 +255,8 @@ def test_alerts_see_what_happens(prometheus: Prometheus) -> None:
 @pytest.mark.parametrize("block", COMMANDS)
 def test_commands_of_the_runbooks(house: House, block: str) -> None:
     """What docs/OPERATIONS.md says to type works as it stands: exit code 0, and something to read, from every line."""
-    env = {**os.environ, "ORCHESTRATOR": house.daemon.url, "PROMETHEUS": house.prometheus.url}
+    daemon = house.replicas[0] if re.search("_remote_write_|_spool_", block) else house.daemon
+    env = {**os.environ, "ORCHESTRATOR": daemon.url, "PROMETHEUS": house.prometheus.url}
     for line in block.splitlines():
         done = run("bash", "-euo", "pipefail", "-c", line, cwd=ROOT, env=env)
         assert (done.returncode, bool(done.stdout + done.stderr)) == (0, True), (line, done)
