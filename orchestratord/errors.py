@@ -170,3 +170,23 @@ class QueryForbidden(Forbidden, QueryFault):
     """As Forbidden, on a route of PromQL."""
 
     error_type = "forbidden"
+
+
+class NodesUnavailable(Fault):
+    """The store that knows the nodes could not be reached, or did not answer as one does."""
+
+    status = 502
+
+
+class NodesTimeout(Fault):
+    """The store did not say in time what it knows of the nodes."""
+
+    status = 504
+
+
+def beside_queries(fault: QueryFault) -> Fault:
+    """Return the fault of a query that we asked ourselves, for a route that is none: the same status and text."""
+    for kind in (Busy, NodesTimeout):
+        if kind.status == fault.status:
+            return kind(str(fault))
+    return NodesUnavailable(str(fault))

@@ -68,6 +68,14 @@ class SampleRenderer:
         return (*text.encode().splitlines(keepends=True), delay)
 
 
+def unrendered(
+    node_id: str, values: tuple[float | None, ...], received_at: float, timestamp: float | None = None
+) -> tuple[bytes, ...]:
+    """Render nothing, where the nodes' families are not in the exposition."""
+    del node_id, values, received_at, timestamp
+    return ()
+
+
 class NodeCollector(Collector):
     """The fresh nodes' families, for a registry of prometheus_client. Safe on any thread.
 
@@ -108,12 +116,14 @@ class Exposition:
     """Puts the lines that were rendered when the reports came in between the heads of their families.
 
     What comes out is what prometheus_client's encoder would make of the same table, in a thirtieth of the time. `own`
-    holds the orchestrator's own metrics, which come last.
+    holds the orchestrator's own metrics, which come last; without `nodes` they are all there is.
     """
 
-    def __init__(self, catalogue: Catalogue, own: CollectorRegistry) -> None:
+    def __init__(self, catalogue: Catalogue, own: CollectorRegistry, *, nodes: bool = True) -> None:
         self._catalogue = catalogue
         self._own = own
+        #: Whether the nodes' families are in it: their entries need not be asked for otherwise.
+        self.nodes = nodes
 
     def parts(self, encoder: Encoder, blocks: Sequence[Sequence[Entry]]) -> Iterator[bytes]:
         """Return the exposition of these entries in parts, each of which takes well under a millisecond to make.
@@ -121,7 +131,7 @@ class Exposition:
         `encoder` is one of prometheus_client's, for text 0.0.4, text 1.0.0 or OpenMetrics 1.0: in these three a sample
         is the same line.
         """
-        for index, family in enumerate(_families(self._catalogue)):
+        for index, family in enumerate(_families(self._catalogue) if self.nodes else ()):
             yield _head(encoder, family)
             for block in blocks:
                 yield b"".join([entry.report.lines[index] for entry in block])

@@ -32,8 +32,9 @@ class NodeReport(msgspec.Struct, frozen=True, gc=False):
 
     `values` stands in the catalogue's order, None for a family that the node did not report. `timestamp` is the end of
     the bucket by the node's clock, `received_at` the arrival by ours, both in Unix seconds. `lines` are the samples as
-    the text exposition has them, one item a family (empty where the value is None), rendered when the report came in.
-    `row` is what goes into the spool (see `orchestratord.row`), nothing where there is none.
+    the text exposition has them, one item a family (empty where the value is None), rendered when the report came in;
+    there are none where they are not exposed. `row` is what goes into the spool (see `orchestratord.row`), nothing
+    where there is none.
     """
 
     node_id: str
@@ -45,12 +46,15 @@ class NodeReport(msgspec.Struct, frozen=True, gc=False):
 
 
 class Renderer(Protocol):
-    """Renders a report's samples; `orchestratord.exposition.SampleRenderer` is the one in use."""
+    """Renders a report's samples: `exposition.SampleRenderer`, or `unrendered` where they are not exposed."""
 
     def __call__(
         self, node_id: str, values: tuple[float | None, ...], received_at: float, timestamp: float | None = None
     ) -> tuple[bytes, ...]:
-        """Return one item for each family, in the catalogue's order, one for the time of arrival, one for the delay."""
+        """Return one item for each family, in the catalogue's order, one for the time of arrival, one for the delay.
+
+        Or none at all.
+        """
         ...
 
 

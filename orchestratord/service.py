@@ -25,7 +25,8 @@ from orchestratord.coalescing import CACHE_BYTES, Coalescing
 from orchestratord.descriptors import connections_that_fit
 from orchestratord.embedded import EmbeddedPrometheus, find_programs, free_port, prepare
 from orchestratord.expiry import Sweep
-from orchestratord.exposition import Exposition, NodeCollector, SampleRenderer
+from orchestratord.exposition import Exposition, NodeCollector, SampleRenderer, unrendered
+from orchestratord.fleet import StoreFleet, TableFleet
 from orchestratord.history import History
 from orchestratord.identity import authorization, trust
 from orchestratord.keyring import Keyring
@@ -62,6 +63,8 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 
+    from orchestratord.fleet import Fleet
+    from orchestratord.report import Renderer
     from orchestratord.settings import Settings
     from orchestratord.upstream import QueryClient
 
@@ -115,15 +118,7 @@ class Orchestrator(MultiService):
 
         nodes = NodeStore(stale_after=settings.stale_after, max_nodes=settings.max_nodes)
         telemetry = Telemetry()
-        everything, own = CollectorRegistry(), CollectorRegistry()
-        everything.register(NodeCollector(settings.catalogue, lambda: nodes.snapshot(time.monotonic())))
-        for registry in (everything, own):
-            registry.register(telemetry)
-            ProcessCollector(registry=registry)
-        scrape = ScrapeResource(
-            reactor, nodes, Exposition(settings.catalogue, own), telemetry, time, fallback=MetricsResource(everything)
-        )
-        render = SampleRenderer(settings.catalogue)
+        render: Renderer = SampleRenderer(settings.catalogue) if settings.nodes_exposed else unrendered
         decoder = ReportDecoder(settings.catalogue, render, max_batch=settings.max_batch)
         self._sweep = Sweep(reactor, nodes, telemetry, time.monotonic, settings.expire_every)
         self._sweep.setServiceParent(self)
@@ -134,15 +129,17 @@ class Orchestrator(MultiService):
         answers, arriving = Room(settings.max_answers_bytes), Room(settings.max_arriving_bytes)
         self._connections = Connections(settings.max_connections)
         _watch(telemetry, settings, self._connections, turns=turns, answers=answers, arriving=arriving)
-        client = self._client(nodes, telemetry, turns, answers)
+        upstreams = self._upstreams(telemetry, turns, answers)
+        client = self._client(upstreams, nodes, answers)
+        table = TableFleet(nodes, time)
+        fleet = table if settings.remote_write is None else self._store_fleet(upstreams)
         queries = Queries(client, max_length=settings.max_query_length, remembered=MANY if _at_hand(settings) else FEW)
-        admin = Admin(nodes, time, unhealthy=self._sweep.unhealthy, unready=self._unready)
+        admin = Admin(table.forget, unhealthy=self._sweep.unhealthy, unready=self._unready)
         api = Api(
-            nodes,
+            fleet,
             settings.catalogue,
             queries,
-            time,
-            pages=self._pages(nodes, client, telemetry),
+            pages=self._pages(nodes, fleet, client, telemetry),
             in_thread=self._in_thread,
             admin=None if settings.admin_listen else admin,
         )
@@ -173,7 +170,9 @@ class Orchestrator(MultiService):
             reports, queries, telemetry, self._keyring.gate, max_body=min(AT_ONCE, settings.max_report_bytes)
         )
         hot = {path.encode(): QueryResource(queries, path) for path in HOT_QUERIES}
-        self._site = site(Root(api, scrape), hot={b"/update_metrics": reports, **hot}, express=express)
+        self._site = site(
+            Root(api, self._scrape(nodes, telemetry)), hot={b"/update_metrics": reports, **hot}, express=express
+        )
         self._admin_site = site(KleinTree(admin.app.resource()), hot={}, express=None)
         self._tls = _server_tls(settings, telemetry)
         if self._tls is not None:
@@ -182,12 +181,23 @@ class Orchestrator(MultiService):
             certificate.setServiceParent(self)
         StopOnSignals(reactor, self.hurry).setServiceParent(self)
 
-    def _pages(self, nodes: NodeStore, client: QueryClient, telemetry: Telemetry) -> Pages:
+    def _scrape(self, nodes: NodeStore, telemetry: Telemetry) -> ScrapeResource:
+        catalogue, exposed = self._settings.catalogue, self._settings.nodes_exposed
+        everything, own = CollectorRegistry(), CollectorRegistry()
+        if exposed:
+            everything.register(NodeCollector(catalogue, lambda: nodes.snapshot(time.monotonic())))
+        for registry in (everything, own):
+            registry.register(telemetry)
+            ProcessCollector(registry=registry)
+        exposition = Exposition(catalogue, own, nodes=exposed)
+        return ScrapeResource(self._reactor, nodes, exposition, telemetry, time, fallback=MetricsResource(everything))
+
+    def _pages(self, nodes: NodeStore, fleet: Fleet, client: QueryClient, telemetry: Telemetry) -> Pages:
         history = History(self._reactor, telemetry, nodes, time.monotonic, HOT_QUERIES)
         history.setServiceParent(self)
         return Pages(
             self._reactor,
-            nodes,
+            fleet,
             self._settings.catalogue,
             client,
             time,
@@ -196,13 +206,14 @@ class Orchestrator(MultiService):
             in_thread=self._in_thread,
             unhealthy=self._sweep.unhealthy,
             unready=self._unready,
+            max_nodes=self._settings.max_nodes,
             max_length=self._settings.max_query_length,
         )
 
     def _in_thread(self, work: Callable[[], Any]) -> Deferred[Any]:
         return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), work)
 
-    def _kept(self, nodes: NodeStore, render: SampleRenderer, telemetry: Telemetry) -> Persistence | None:
+    def _kept(self, nodes: NodeStore, render: Renderer, telemetry: Telemetry) -> Persistence | None:
         """Return what keeps the table across restarts, if that is wanted."""
         settings = self._settings
         if not settings.snapshot_every:
@@ -222,10 +233,9 @@ class Orchestrator(MultiService):
         persistence.setServiceParent(self)
         return persistence
 
-    def _client(self, nodes: NodeStore, telemetry: Telemetry, turns: Turns, answers: Room) -> QueryClient:
-        """Return what answers queries: Prometheus, asked once for all who ask the same, and perhaps the table."""
+    def _upstreams(self, telemetry: Telemetry, turns: Turns, answers: Room) -> Upstreams:
         settings = self._settings
-        upstreams = Upstreams(
+        return Upstreams(
             self._reactor,
             http_client(self._reactor, self._pool, trust(settings, "prometheus", self._bases)),
             self._bases,
@@ -237,6 +247,23 @@ class Orchestrator(MultiService):
             max_answer_bytes=settings.max_answer_bytes,
             room=answers,
         )
+
+    def _store_fleet(self, upstreams: Upstreams) -> StoreFleet:
+        """Return what the store knows: asked past `--query-cache`, for each look is at a moment of its own."""
+        settings = self._settings
+        return StoreFleet(
+            upstreams,
+            settings.catalogue,
+            settings.external_label,
+            time,
+            stale_after=settings.stale_after,
+            query_timeout=settings.query_timeout,
+            in_thread=self._in_thread,
+        )
+
+    def _client(self, upstreams: Upstreams, nodes: NodeStore, answers: Room) -> QueryClient:
+        """Return what answers queries: Prometheus, asked once for all who ask the same, and perhaps the table."""
+        settings = self._settings
         shared = Coalescing(
             self._reactor,
             upstreams,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from orchestratord.fleet import Known
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
@@ -13,6 +12,7 @@ from twisted.logger import capturedLogs
 from orchestratord.catalogue import BUILT_IN
 from orchestratord.endings import ASK_AGAIN, LEAST_SEARCH_EVERY, QUIET, Endings
 from orchestratord.errors import QueryTimeout
+from orchestratord.fleet import Known
 from orchestratord.nodes import NodeStore
 from orchestratord.row import ABSENT, LAST_REPORT, STALE, RowFormat, row_names
 from tests.fakes import NOW, report

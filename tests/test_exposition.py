@@ -10,11 +10,11 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from orchestratord.catalogue import BUILT_IN, Family
-from orchestratord.exposition import REPORT_DELAY, NodeCollector, SampleRenderer
+from orchestratord.exposition import REPORT_DELAY, Exposition, NodeCollector, SampleRenderer, unrendered
 from orchestratord.nodes import NodeStore
 from orchestratord.report import ReportDecoder
 from orchestratord.row import LAST_REPORT
-from tests.fakes import FAMILIES, NOW, body, report
+from tests.fakes import FAMILIES, NOW, Metrics, body, report
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -110,3 +110,14 @@ def test_the_delay_of_reports_that_carry_a_timestamp() -> None:
     exposed = registry(BUILT_IN, body("late", timestamp=NOW - 7.25), body("ahead", timestamp=NOW + 30.5), body("mute"))
     (delays,) = [family for family in exposed.collect() if family.name == REPORT_DELAY]
     assert samples([delays]) == {(REPORT_DELAY, "late"): 7.25, (REPORT_DELAY, "ahead"): -30.5}
+
+
+def test_without_the_nodes_families() -> None:
+    """The orchestrator's own are all there is, whatever is in the table; and nothing is rendered for it."""
+    own = CollectorRegistry()
+    own.register(Metrics().telemetry)
+    exposition = Exposition(BUILT_IN, own, nodes=False)
+    assert list(exposition.parts(generate_latest, [])) == [generate_latest(own)]
+    assert unrendered("n", (1.0,), NOW, NOW) == ()
+    decoded = ReportDecoder(BUILT_IN, unrendered).decode(body("n", page_faults=1), NOW).reports[0]
+    assert (decoded.values[1], decoded.lines) == (1, ())

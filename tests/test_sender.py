@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from orchestratord.remote_write import Encoded
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
 from orchestratord.receiver import Reply, Verdict
+from orchestratord.remote_write import Encoded
 from orchestratord.row import Row
 from orchestratord.sender import FIRST_WAIT, LONGEST_WAIT, MOST_SIFTED, REFUSALS_EVERY, Sender
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestratord.catalogue import BUILT_IN, Catalogue, Family
-from orchestratord.exposition import SampleRenderer
+from orchestratord.exposition import SampleRenderer, unrendered
 from orchestratord.nodes import Entry, NodeStore
 from orchestratord.snapshot import BadSnapshot, Moment, decode, encode
 from tests.fakes import FAMILIES, NOW, report
@@ -137,6 +137,19 @@ def test_another_catalogue() -> None:
     ]
     (more,) = entries(data, WRITTEN, BUILT_IN.with_more([new]))
     assert more.report.values == (*entries(data, WRITTEN)[0].report.values, None)
+
+
+def test_another_exposition() -> None:
+    """Whether the nodes' families are exposed may change between two runs: a snapshot holds no text."""
+    exposed = table()
+    unexposed = NodeStore(stale_after=STALE_AFTER, max_nodes=100)
+    taken = read(SMALL).entries(BUILT_IN, unrendered, WRITTEN, STALE_AFTER)
+    assert {entry.report.lines for entry in taken} == {()}
+    unexposed.restore(taken, WRITTEN.monotonic)
+    again = entries(written(unexposed), WRITTEN)
+    assert sorted(again, key=lambda entry: entry.seen) == sorted(
+        exposed.snapshot(WRITTEN.monotonic), key=lambda entry: entry.seen
+    )
 
 
 def test_torn_anywhere() -> None:

@@ -17,6 +17,7 @@ from twisted.web.server import NOT_DONE_YET
 from orchestratord.access import Gate
 from orchestratord.catalogue import BUILT_IN
 from orchestratord.exposition import Exposition
+from orchestratord.fleet import TableFleet
 from orchestratord.history import History
 from orchestratord.nodes import NodeStore
 from orchestratord.room import Room
@@ -33,9 +34,11 @@ from orchestratord.web.tree import KleinTree
 from tests.fakes import FakeClocks, FakeUpstreams, Metrics, decoder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from twisted.web.http import Request
+
+    from orchestratord.fleet import Fleet
 
 
 def turn(clock: Clock) -> None:
@@ -179,7 +182,9 @@ class Wire:
         admin_elsewhere: bool = False,
         max_arriving: int = 100_000_000,
         max_connections: int = 10_000,
+        fleet: Callable[[Wire], Fleet] | None = None,
     ) -> None:
+        """`fleet` makes another one than that of the table, from what is there by then."""
         self.gate = Gate({}) if gate is None else gate
         self.clock = Clock()
         self.clocks = FakeClocks()
@@ -193,16 +198,17 @@ class Wire:
         self.nodes = NodeStore(stale_after=60, max_nodes=max_nodes)
         self.in_thread: Callable[[Callable[[], Any]], Deferred[Any]] = maybeDeferred
         self.queries = queries = Queries(self.upstreams, max_length=1000)
+        self.fleet = TableFleet(self.nodes, self.clocks) if fleet is None else fleet(self)
+        self.forget: Callable[[str], Awaitable[bool]] = TableFleet(self.nodes, self.clocks).forget
         self.admin = Admin(
-            self.nodes,
-            self.clocks,
+            lambda node_id: self.forget(node_id),  # noqa: PLW0108 - a test may change it
             unhealthy=lambda: self.sick,
             unready=lambda: "draining" if self.draining else None,
         )
         self.history = History(self.clock, self.metrics.telemetry, self.nodes, self.clocks.monotonic, HOT_QUERIES)
         pages = Pages(
             self.clock,
-            self.nodes,
+            self.fleet,
             BUILT_IN,
             self.upstreams,
             self.clocks,
@@ -211,13 +217,13 @@ class Wire:
             in_thread=lambda work: self.in_thread(work),  # noqa: PLW0108 - a test may change it
             unhealthy=lambda: self.sick,
             unready=lambda: "draining" if self.draining else None,
+            max_nodes=max_nodes,
             max_length=1000,
         )
         api = Api(
-            self.nodes,
+            self.fleet,
             BUILT_IN,
             queries,
-            self.clocks,
             pages=pages,
             in_thread=lambda work: self.in_thread(work),  # noqa: PLW0108 - a test may change it
             admin=None if admin_elsewhere else self.admin,

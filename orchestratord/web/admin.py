@@ -7,36 +7,34 @@ from typing import TYPE_CHECKING, Any
 from klein import Klein
 from werkzeug.exceptions import NotFound
 
+from orchestratord.errors import QueryFault, beside_queries
 from orchestratord.web.answers import failure_body, json_body, text_body, unknown_node
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from twisted.python.failure import Failure
 
-    from orchestratord.nodes import NodeStore
-    from orchestratord.web.reports import Clocks
     from orchestratord.web.site import BoundedRequest
 
 
 class Admin:
     """The routes that can have a listener of their own, `app`. Belongs to the reactor thread.
 
-    `unhealthy` and `unready` return the reason, or None while all is well.
+    `forget` forgets a node, and returns whether there was a fresh one of that id. `unhealthy` and `unready` return the
+    reason, or None while all is well.
     """
 
     app = Klein()
 
     def __init__(
         self,
-        nodes: NodeStore,
-        clocks: Clocks,
+        forget: Callable[[str], Awaitable[bool]],
         *,
         unhealthy: Callable[[], str | None],
         unready: Callable[[], str | None],
     ) -> None:
-        self._nodes = nodes
-        self._clocks = clocks
+        self._forget = forget
         self._unhealthy = unhealthy
         self._unready = unready
 
@@ -64,10 +62,14 @@ class Admin:
         return text_body(request, 503 if reason else 200, f"{reason or 'ready'}\n")
 
     @app.route("/nodes/<node_id>", methods=["DELETE"])
-    def forget(self, request: BoundedRequest, node_id: str) -> bytes:
+    async def forget(self, request: BoundedRequest, node_id: str) -> bytes:
         """Forget a node, as one that was drained."""
         request.route = "/nodes/<id>"
-        if not self._nodes.forget(node_id, self._clocks.monotonic()):
+        try:
+            forgotten = await self._forget(node_id)
+        except QueryFault as fault:
+            raise beside_queries(fault) from None
+        if not forgotten:
             raise unknown_node(node_id)
         request.setResponseCode(204)
         return b""

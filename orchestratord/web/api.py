@@ -26,11 +26,10 @@ if TYPE_CHECKING:
     from twisted.web.resource import Resource
 
     from orchestratord.catalogue import Catalogue
-    from orchestratord.nodes import NodeStore
+    from orchestratord.fleet import Fleet
     from orchestratord.web.admin import Admin
     from orchestratord.web.page.pages import Pages
     from orchestratord.web.queries import Queries
-    from orchestratord.web.reports import Clocks
     from orchestratord.web.site import BoundedRequest
 
 _READ = ["GET", "POST"]
@@ -68,20 +67,18 @@ class Api:
 
     def __init__(
         self,
-        nodes: NodeStore,
+        fleet: Fleet,
         catalogue: Catalogue,
         queries: Queries,
-        clocks: Clocks,
         *,
         pages: Pages,
         in_thread: Callable[[Callable[[], bytes]], Deferred[bytes]],
         admin: Admin | None,
     ) -> None:
         self.admin = admin
-        self._nodes = nodes
+        self._fleet = fleet
         self._catalogue = catalogue
         self._queries = queries
-        self._clocks = clocks
         self._pages = pages
         self._in_thread = in_thread
         self._listings = 0
@@ -157,14 +154,15 @@ class Api:
             raise BadRequest(f"invalid parameter 'details': must be true or false, not {wanted[:20]!a}")
         if self._listings >= _MAX_LISTINGS:
             raise Busy(f"{_MAX_LISTINGS} listings are under way already; try again")
-        now, unix_now = self._clocks.monotonic(), self._clocks.time()
-        entries = self._nodes.snapshot(now)
         self._listings += 1
         request.notifyFinish().addBoth(self._listed)
+        names = self._catalogue.names if wanted in {"true", "1"} else ()
+        look = await self._fleet.look(names)
+        entries = look.entries()
         work = partial(names_json, entries)
-        if wanted in {"true", "1"}:
-            work = partial(details_json, entries, self._catalogue.names, now, unix_now, self._nodes.stale_after)
-        body = await self._making.run(self._in_thread, work)
+        if names:
+            work = partial(details_json, entries, names, look.now, look.unix_now, self._fleet.stale_after)
+        body = await self._making.run(self._in_thread, partial(_made, work, look.let_go))
         request.setHeader(b"Content-Type", b"application/json")
         request.setHeader(b"Content-Length", b"%d" % len(body))
         return body
@@ -178,16 +176,17 @@ class Api:
         request.route = "/nodes/<id>"
         if request.wants_page("application/json"):
             return await self._pages.node(request, node_id)
-        now, unix_now = self._clocks.monotonic(), self._clocks.time()
-        entry = self._nodes.get(node_id, now)
-        if entry is None:
+        look = await self._fleet.node(node_id)
+        entries = look.entries()
+        if not entries:
             raise unknown_node(node_id)
-        return json_body(request, 200, details(entry, self._catalogue.names, now, unix_now, self._nodes.stale_after))
+        told = details(entries[0], self._catalogue.names, look.now, look.unix_now, self._fleet.stale_after)
+        return json_body(request, 200, told)
 
     @app.route("/nodes/<node_id>", methods=["DELETE"])
-    def forget(self, request: BoundedRequest, node_id: str) -> bytes:
+    async def forget(self, request: BoundedRequest, node_id: str) -> bytes:
         """Forget a node, as one that was drained."""
-        return self._administration().forget(request, node_id)
+        return await self._administration().forget(request, node_id)
 
     def _administration(self) -> Admin:
         if self.admin is None:  # Root lets no other route come here
@@ -237,6 +236,12 @@ class Root(KleinTree):
         if path == b"-" and self._api.admin is None:
             return NoSuchPath()
         return super().getChildWithDefault(path, request)
+
+
+def _made(work: Callable[[], bytes], then: Callable[[], None]) -> bytes:
+    body = work()
+    then()
+    return body
 
 
 def _query_string(request: BoundedRequest) -> bytes:

@@ -112,7 +112,7 @@ class ScrapeResource(Resource):
 
     def _parts(self, encoder: Encoder) -> Iterator[bytes]:
         blocks = []
-        for block in self._nodes.blocks(self._clocks.monotonic(), BLOCK):
+        for block in self._nodes.blocks(self._clocks.monotonic(), BLOCK) if self._exposition.nodes else ():
             blocks.append(block)
             yield b""
         yield from self._exposition.parts(encoder, blocks)

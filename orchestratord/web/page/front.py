@@ -36,7 +36,9 @@ _LINE = 6
 class Standing(NamedTuple):
     """How the daemon stands: what is wrong with it, and with Prometheus; None is well.
 
-    `query_fault` is why a query was not answered just now; `asking` is true until one was.
+    `query_fault` is why a query was not answered just now; `asking` is true until one was. `max_nodes` is the size of
+    this process' table. `shared` tells that the fleet is what a store knows of all replicas' nodes, `fleet_fault` why
+    it did not say so.
     """
 
     unhealthy: str | None
@@ -45,6 +47,8 @@ class Standing(NamedTuple):
     asking: bool
     upstreams: list[UpstreamState]
     max_nodes: int
+    shared: bool = False
+    fleet_fault: str | None = None
 
 
 def verdict(fleet: Fleet, activity: Activity, standing: Standing) -> tuple[str, str]:
@@ -54,11 +58,14 @@ def verdict(fleet: Fleet, activity: Activity, standing: Standing) -> tuple[str, 
 
 def _findings(fleet: Fleet, activity: Activity, standing: Standing) -> Iterator[tuple[str, str]]:
     fresh = counted(fleet.nodes, "node")
+    held = _held(fleet, activity, standing)
     if standing.unhealthy:
         yield "bad", f"The orchestrator is not healthy: {standing.unhealthy}."
     if standing.unready == "draining":
         yield "warn", "The orchestrator is about to stop; it takes no new reports."
-    if not fleet.nodes and activity.expired:
+    if standing.fleet_fault is not None:
+        yield "bad", "The store does not say what it knows of the nodes; reports are still taken."
+    if not fleet.nodes and activity.expired and not standing.shared:
         yield (
             "bad",
             f"No node reports any more; {counted(activity.expired, 'has', 'have')} gone silent in the last hour.",
@@ -67,13 +74,19 @@ def _findings(fleet: Fleet, activity: Activity, standing: Standing) -> Iterator[
         reports = "reports are still taken" if fleet.nodes else "no node has reported yet"
         yield "bad", f"Prometheus does not answer; {reports}."
     if not fleet.nodes:
-        yield "note", "No node has reported yet."
-    if fleet.nodes >= _NEARLY_FULL * standing.max_nodes:
-        yield "warn", f"The table is nearly full: {fresh} of {standing.max_nodes:,}."
+        yield "note", "The store knows of no node that reports." if standing.shared else "No node has reported yet."
+    if held >= _NEARLY_FULL * standing.max_nodes:
+        whose = "This replica's table" if standing.shared else "The table"
+        yield "warn", f"{whose} is nearly full: {counted(held, 'node')} of {standing.max_nodes:,}."
     if fleet.late:
         yield "warn", f"{fleet.late:,} of {fresh} {'is' if fleet.late == 1 else 'are'} late with a report."
     answering = "" if standing.asking else ", and Prometheus answers"
     yield "ok", f"{'The one node reports' if fleet.nodes == 1 else f'All {fresh} report'}{answering}."
+
+
+def _held(fleet: Fleet, activity: Activity, standing: Standing) -> int:
+    """Return how many nodes there are in this process' table."""
+    return activity.nodes if standing.shared else fleet.nodes
 
 
 def content(
@@ -84,10 +97,12 @@ def content(
     parts: list[Any] = [message(level, sentence, heading=True)]
     if standing.query_fault is not None:
         parts.append(tags.p(printable(standing.query_fault), class_="reason"))
+    if standing.fleet_fault is not None and standing.fleet_fault != standing.query_fault:
+        parts.append(tags.p(printable(standing.fleet_fault), class_="reason"))
     parts.append(_figures(fleet, activity, standing))
     if fleet.nodes:
         parts += [_picture(fleet, catalogue, family, stale_after), _most_loaded(fleet, family)]
-    else:
+    elif standing.fleet_fault is None:
         parts.append(_how_to_begin(stale_after))
     parts.append(
         tags.section(
@@ -101,8 +116,10 @@ def content(
 
 
 def _figures(fleet: Fleet, activity: Activity, standing: Standing) -> Tag:
-    used = fleet.nodes / standing.max_nodes
-    share = f"{used:.0%}" if used >= 0.01 or not fleet.nodes else "under 1%"
+    held = _held(fleet, activity, standing)
+    used = held / standing.max_nodes
+    share = f"{used:.0%}" if used >= 0.01 or not held else "under 1%"
+    here = ", this replica" if standing.shared else ""
     if standing.query_fault is not None:
         prometheus, level = "down", "bad"
     elif standing.asking:
@@ -112,18 +129,21 @@ def _figures(fleet: Fleet, activity: Activity, standing: Standing) -> Tag:
     up = sum(upstream.up for upstream in standing.upstreams)
     several = f"{up} of {len(standing.upstreams)} up" if len(standing.upstreams) > 1 else None
     refused = f"{short(activity.refused_rate)} refused" if activity.refused_rate >= 0.05 else "none refused"
+    table = _figure("Nodes", f"{held:,}", f"{share} of {standing.max_nodes:,}{here}", activity.nodes_line)
+    known = "unknown" if standing.fleet_fault is not None else f"{fleet.nodes:,}"
+    nodes = (_figure("Nodes", known, "in the store"), table) if standing.shared else (table,)
     return tags.dl(
-        _figure("Nodes", f"{fleet.nodes:,}", f"{share} of {standing.max_nodes:,}", activity.nodes_line),
-        _figure("Gone", f"{activity.expired:,}", "in the last hour"),
-        _figure("Reports", f"{short(activity.reports_rate)}/s", refused, activity.reports_line),
+        *nodes,
+        _figure("Gone", f"{activity.expired:,}", f"in the last hour{here}"),
+        _figure("Reports", f"{short(activity.reports_rate)}/s", f"{refused}{here}", activity.reports_line),
         _figure(
             "Queries",
             f"{short(activity.queries_rate)}/s",
-            f"p99 {under(activity.query_p99)}" if activity.query_p99 else "none in 5 min",
+            (f"p99 {under(activity.query_p99)}" if activity.query_p99 else "none in 5 min") + here,
             activity.queries_line,
         ),
         _figure("Prometheus", tags.span(prometheus, class_=f"state {level}"), several or _host(standing)),
-        _figure("Up for", lasting(activity.uptime), f"version {__version__}"),
+        _figure("Up for", lasting(activity.uptime), f"version {__version__}{here}"),
         class_="figures",
     )
 

@@ -34,10 +34,13 @@ class Past(NamedTuple):
     fault: str | None
 
 
-def past_query(node_id: str, catalogue: Catalogue, unix_now: float) -> Query:
-    """Return the one query for all lines of a node; its id is one that the table has, and so needs no escape."""
+def past_query(node_id: str, catalogue: Catalogue, unix_now: float, matchers: str) -> Query:
+    """Return the one query for all lines of a node; its id is one that a node can have, and so needs no escape.
+
+    `matchers` is a Fleet's.
+    """
     end = int(soon(unix_now))
-    promql = f'max by (__name__) ({{__name__=~"{"|".join(catalogue.names)}",node_id="{node_id}"}})'
+    promql = f'max by (__name__) ({{__name__=~"{"|".join(catalogue.names)}",node_id="{node_id}"{matchers}}})'
     params = (
         ("query", promql),
         ("start", str(end - HOUR)),
@@ -63,9 +66,19 @@ def past(found: Found, query: Query) -> Past:
 
 
 def content(
-    entry: Entry, catalogue: Catalogue, past: Past, *, now: float, unix_now: float, stale_after: float
+    entry: Entry,
+    catalogue: Catalogue,
+    past: Past,
+    *,
+    now: float,
+    unix_now: float,
+    stale_after: float,
+    matchers: str,
 ) -> list[Any]:
-    """Return what is on the page; `now` and `unix_now` are one moment, by the table's clock and the calendar's."""
+    """Return what is on the page; `now` and `unix_now` are one moment, by the table's clock and the calendar's.
+
+    `matchers` is a Fleet's.
+    """
     node_id = entry.report.node_id
     age = max(0.0, now - entry.seen)
     last = unix_now - age
@@ -83,8 +96,9 @@ def content(
     ]
     if past.fault is not None:
         parts.append(message("bad", "The last hour is not to be had: ", past.fault))
+    selected = f'{{node_id="{node_id}"{matchers}}}'
     cards = [
-        _card(family, value, past.lines.get(family.name), node_id, known=past.fault is None)
+        _card(family, value, past.lines.get(family.name), selected, known=past.fault is None)
         for family, value in zip(catalogue, entry.report.values, strict=True)
     ]
     parts.append(tags.ul(*cards, class_="metriccards"))
@@ -101,11 +115,10 @@ def unknown(node_id: str) -> list[Any]:
     ]
 
 
-def _card(family: Family, value: float | None, line: list[float | None] | None, node_id: str, *, known: bool) -> Tag:
+def _card(family: Family, value: float | None, line: list[float | None] | None, selected: str, *, known: bool) -> Tag:
     drawn = [point for point in line or () if point is not None]
-    promql = f'{family.name}{{node_id="{node_id}"}}'
     parts: list[Any] = [
-        tags.h2(tags.a(family.name, href=f"/graph?{urlencode({'q': promql})}")),
+        tags.h2(tags.a(family.name, href=f"/graph?{urlencode({'q': family.name + selected})}")),
         tags.p("not reported" if value is None else measured(value, family), class_="value"),
     ]
     if drawn:

@@ -8,13 +8,14 @@ from isal import isal_zlib
 from prometheus_client.exposition import gzip_accepted
 
 from orchestratord.errors import BadRequest, Busy, Fault, Overloaded, QueryFault, UnknownNode
+from orchestratord.fleet import Look
 from orchestratord.query import parse_duration, parse_time
 from orchestratord.web.page import front, graph, node
 from orchestratord.web.page.asked import Asked, asked
 from orchestratord.web.page.assets import Assets
 from orchestratord.web.page.drawing import chart
 from orchestratord.web.page.figures import printable
-from orchestratord.web.page.fleet import fleet
+from orchestratord.web.page.fleet import fleet as picture_of
 from orchestratord.web.page.layout import Frame, message, page
 from orchestratord.web.page.pulse import Pulse
 from orchestratord.web.page.recent import Recent
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
     from orchestratord.catalogue import Catalogue, Family
+    from orchestratord.fleet import Fleet
     from orchestratord.history import History
-    from orchestratord.nodes import NodeStore
+    from orchestratord.nodes import Entry
     from orchestratord.telemetry import Telemetry
     from orchestratord.upstream import Answer, QueryClient
     from orchestratord.web.reports import Clocks
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 FRESH_FOR, ANSWER_FRESH_FOR = 2.0, 5.0
 #: Pages made at a time, and answers fetched; more wait for their turn with 503.
 MAX_MAKING, MAX_FETCHING = 4, 8
+#: Seconds that the front page waits for a store to say what it knows; it then says why there is no picture.
+PATIENCE = 5.0
 #: Bytes of an answer that is drawn; reading a longer one would hold the interpreter.
 MAX_DRAWN_BYTES = 4_194_304
 #: Seconds after which a page renews itself.
@@ -68,14 +72,14 @@ class TooMuch(QueryFault):
 class Pages:
     """Answers the routes for people. Belongs to the reactor thread; `in_thread` runs a function on a pool thread.
 
-    `unhealthy` and `unready` return the reason, or None while all is well. `max_length` is the most characters of a
-    query.
+    `unhealthy` and `unready` return the reason, or None while all is well. `max_nodes` is the size of this process'
+    table, `max_length` the most characters of a query.
     """
 
     def __init__(
         self,
         reactor: Any,
-        nodes: NodeStore,
+        fleet: Fleet,
         catalogue: Catalogue,
         client: QueryClient,
         clocks: Clocks,
@@ -85,9 +89,11 @@ class Pages:
         in_thread: Callable[[Callable[[], Any]], Deferred[Any]],
         unhealthy: Callable[[], str | None],
         unready: Callable[[], str | None],
+        max_nodes: int,
         max_length: int,
     ) -> None:
-        self._nodes = nodes
+        self._fleet = fleet
+        self._max_nodes = max_nodes
         self._catalogue = catalogue
         self._families = {family.name: family for family in catalogue}
         self._client = client
@@ -115,10 +121,11 @@ class Pages:
 
     async def node(self, request: BoundedRequest, node_id: str) -> bytes:
         """Answer the page of a node; raises UnknownNode."""
-        if self._nodes.get(node_id, self._clocks.monotonic()) is None:
+        entries = (await self._fleet.node(node_id)).entries()
+        if not entries:
             drawn = await self._page(f"{printable(node_id)[:253]}: unknown", lambda: node.unknown(printable(node_id)))
             return _html(request, UnknownNode.status, drawn)
-        return _html(request, 200, await self._drawn.get(("node", node_id), lambda: self._make_node(node_id)))
+        return _html(request, 200, await self._drawn.get(("node", node_id), lambda: self._make_node(entries[0])))
 
     async def graph(self, request: BoundedRequest, args: Mapping[str, Sequence[str]]) -> bytes:
         """Answer the query page: what is wrong with a query stands on it, with the status that says so."""
@@ -187,14 +194,22 @@ class Pages:
             query_fault=self._pulse.fault,
             asking=self._pulse.asking,
             upstreams=self._telemetry.upstreams(),
-            max_nodes=self._nodes.max_nodes,
+            max_nodes=self._max_nodes,
+            shared=self._fleet.shared,
+            fleet_fault=None,
         )
-        now, stale_after = self._clocks.monotonic(), self._nodes.stale_after
+        stale_after = self._fleet.stale_after
+        try:
+            look = await self._fleet.look((family.name,), within=PATIENCE)
+        except Fault as fault:
+            standing = standing._replace(fleet_fault=str(fault))
+            look = Look(list, self._clocks.monotonic(), self._clocks.time())
         frame = self._frame("orchestratord", "/", _RENEW)
         index = self._catalogue.names.index(family.name)
 
         def make() -> Drawn:
-            picture = fleet(self._nodes.snapshot(now), index, now, stale_after)
+            picture = picture_of(look.entries(), index, look.now, stale_after)
+            look.let_go()
             content = front.content(
                 picture,
                 activity,
@@ -208,11 +223,8 @@ class Pages:
         drawn: Drawn = await self._in_thread(make)
         return drawn
 
-    async def _make_node(self, node_id: str) -> Drawn:
-        entry = self._nodes.get(node_id, self._clocks.monotonic())
-        if entry is None:  # pragma: no cover - it was there a moment ago
-            raise UnknownNode(f"no fresh report of node {node_id[:253]!a}")
-        query = node.past_query(node_id, self._catalogue, self._clocks.time())
+    async def _make_node(self, entry: Entry) -> Drawn:
+        query = node.past_query(entry.report.node_id, self._catalogue, self._clocks.time(), self._fleet.matchers)
         answer: Answer | None = None
         fault = None
         try:
@@ -222,7 +234,7 @@ class Pages:
         except QueryFault as error:
             fault = str(error)
         now, unix_now = self._clocks.monotonic(), self._clocks.time()
-        frame = self._frame(node_id, "", _RENEW_NODE)
+        frame = self._frame(entry.report.node_id, "", _RENEW_NODE)
 
         def make() -> Drawn:
             past = node.Past({}, fault)
@@ -232,7 +244,13 @@ class Pages:
                 except QueryFault as error:
                     past = node.Past({}, str(error))
             content = node.content(
-                entry, self._catalogue, past, now=now, unix_now=unix_now, stale_after=self._nodes.stale_after
+                entry,
+                self._catalogue,
+                past,
+                now=now,
+                unix_now=unix_now,
+                stale_after=self._fleet.stale_after,
+                matchers=self._fleet.matchers,
             )
             return _drawn(page(frame, *content))
 
