@@ -38,6 +38,7 @@ from orchestratord.persistence import Persistence, in_own_thread
 from orchestratord.profiler.agent import ProfilerSettings, host_node_id, profiler_service
 from orchestratord.report import ReportDecoder
 from orchestratord.room import Room
+from orchestratord.scale_out import SWEEP_EVERY, ScaleOut
 from orchestratord.signals import StopOnSignals
 from orchestratord.snapshot import Moment
 from orchestratord.snapshot_file import SnapshotFile
@@ -59,12 +60,13 @@ from orchestratord.web.site import OrchestratorSite
 from orchestratord.web.tree import KleinTree
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
+    from prometheus_client.registry import Collector
     from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 
     from orchestratord.fleet import Fleet
-    from orchestratord.report import Renderer
+    from orchestratord.report import Packer, Renderer
     from orchestratord.settings import Settings
     from orchestratord.upstream import QueryClient
 
@@ -91,6 +93,16 @@ class _Listener(NamedTuple):
         return f"{name} (TLS)" if self.description.startswith(TLS_PREFIX) else name
 
 
+class _ScaledOut(NamedTuple):
+    """What is another thing where a store is shared: where nodes are looked up and forgotten, and what reports pass."""
+
+    fleet: Fleet
+    forget: Callable[[str], Awaitable[bool]]
+    pack: Packer | None
+    settle: Callable[[], None] | None
+    metrics: Sequence[Collector]
+
+
 class Orchestrator(MultiService):
     """The daemon: what it serves is ready while it runs, and drains when it stops.
 
@@ -107,6 +119,7 @@ class Orchestrator(MultiService):
         self._leaving = self._draining = False
         self._staying: Deferred[None] | None = None
         self._hurried = False
+        self._scale_out: ScaleOut | None = None
         self._keyring = Keyring(reactor, settings, time.time)
         self._keyring.setServiceParent(self)
         self._embedded: EmbeddedPrometheus | None = None
@@ -119,8 +132,8 @@ class Orchestrator(MultiService):
         nodes = NodeStore(stale_after=settings.stale_after, max_nodes=settings.max_nodes)
         telemetry = Telemetry()
         render: Renderer = SampleRenderer(settings.catalogue) if settings.nodes_exposed else unrendered
-        decoder = ReportDecoder(settings.catalogue, render, max_batch=settings.max_batch)
-        self._sweep = Sweep(reactor, nodes, telemetry, time.monotonic, settings.expire_every)
+        every = settings.expire_every if settings.remote_write is None else min(settings.expire_every, SWEEP_EVERY)
+        self._sweep = Sweep(reactor, nodes, telemetry, time.monotonic, every)
         self._sweep.setServiceParent(self)
         self._persistence = self._kept(nodes, render, telemetry)
         OwnNames(reactor).setServiceParent(self)
@@ -130,11 +143,35 @@ class Orchestrator(MultiService):
         self._connections = Connections(settings.max_connections)
         _watch(telemetry, settings, self._connections, turns=turns, answers=answers, arriving=arriving)
         upstreams = self._upstreams(telemetry, turns, answers)
+        self._site, self._admin_site = self._sites(
+            nodes, telemetry, upstreams, render=render, answers=answers, arriving=arriving
+        )
+        self._tls = _server_tls(settings, telemetry)
+        if self._tls is not None:
+            certificate = TimerService(LOOK_EVERY, self._tls.look)
+            certificate.clock = reactor
+            certificate.setServiceParent(self)
+        StopOnSignals(reactor, self.hurry).setServiceParent(self)
+
+    def _sites(
+        self,
+        nodes: NodeStore,
+        telemetry: Telemetry,
+        upstreams: Upstreams,
+        *,
+        render: Renderer,
+        answers: Room,
+        arriving: Room,
+    ) -> tuple[OrchestratorSite, OrchestratorSite]:
+        """Return what the listeners serve, and what the administrators' do."""
+        reactor, settings = self._reactor, self._settings
         client = self._client(upstreams, nodes, answers)
         table = TableFleet(nodes, time)
-        fleet = table if settings.remote_write is None else self._store_fleet(upstreams)
+        fleet, forget, pack, settle, more = self._scaled_out(nodes, upstreams) or _ScaledOut(
+            table, table.forget, None, None, ()
+        )
         queries = Queries(client, max_length=settings.max_query_length, remembered=MANY if _at_hand(settings) else FEW)
-        admin = Admin(table.forget, unhealthy=self._sweep.unhealthy, unready=self._unready)
+        admin = Admin(forget, unhealthy=self._sweep.unhealthy, unready=self._unready)
         api = Api(
             fleet,
             settings.catalogue,
@@ -145,12 +182,13 @@ class Orchestrator(MultiService):
         )
         reports = ReportsResource(
             reactor,
-            decoder,
+            ReportDecoder(settings.catalogue, render, max_batch=settings.max_batch, pack=pack),
             nodes,
             telemetry,
             time,
             max_bytes=settings.max_report_bytes,
             draining=lambda: self._draining,
+            settle=settle,
         )
         site = partial(
             OrchestratorSite,
@@ -165,29 +203,45 @@ class Orchestrator(MultiService):
             idle_timeout=settings.idle_timeout,
             answer_timeout=settings.answer_timeout,
             access_log=settings.access_log,
+            settle=settle,
         )
         express = Express(
             reports, queries, telemetry, self._keyring.gate, max_body=min(AT_ONCE, settings.max_report_bytes)
         )
         hot = {path.encode(): QueryResource(queries, path) for path in HOT_QUERIES}
-        self._site = site(
-            Root(api, self._scrape(nodes, telemetry)), hot={b"/update_metrics": reports, **hot}, express=express
+        root = Root(api, self._scrape(nodes, telemetry, more))
+        return (
+            site(root, hot={b"/update_metrics": reports, **hot}, express=express),
+            site(KleinTree(admin.app.resource()), hot={}, express=None),
         )
-        self._admin_site = site(KleinTree(admin.app.resource()), hot={}, express=None)
-        self._tls = _server_tls(settings, telemetry)
-        if self._tls is not None:
-            certificate = TimerService(LOOK_EVERY, self._tls.look)
-            certificate.clock = reactor
-            certificate.setServiceParent(self)
-        StopOnSignals(reactor, self.hurry).setServiceParent(self)
 
-    def _scrape(self, nodes: NodeStore, telemetry: Telemetry) -> ScrapeResource:
+    def _scaled_out(self, nodes: NodeStore, upstreams: Upstreams) -> _ScaledOut | None:
+        """Let the store have what this process hears, if there is one, and answer from it."""
+        settings = self._settings
+        if settings.remote_write is None:
+            return None
+        # Past --query-cache: each look is at a moment of its own.
+        fleet = StoreFleet(
+            upstreams,
+            settings.catalogue,
+            settings.external_label,
+            time,
+            stale_after=settings.stale_after,
+            query_timeout=settings.query_timeout,
+            in_thread=self._in_thread,
+        )
+        self._scale_out = out = ScaleOut(self._reactor, settings, settings.remote_write, nodes, fleet)
+        out.setServiceParent(self)
+        return _ScaledOut(fleet, out.forget, out.pack, out.settle, (out.metrics,))
+
+    def _scrape(self, nodes: NodeStore, telemetry: Telemetry, more: Sequence[Collector]) -> ScrapeResource:
         catalogue, exposed = self._settings.catalogue, self._settings.nodes_exposed
         everything, own = CollectorRegistry(), CollectorRegistry()
         if exposed:
             everything.register(NodeCollector(catalogue, lambda: nodes.snapshot(time.monotonic())))
         for registry in (everything, own):
-            registry.register(telemetry)
+            for collector in (telemetry, *more):
+                registry.register(collector)
             ProcessCollector(registry=registry)
         exposition = Exposition(catalogue, own, nodes=exposed)
         return ScrapeResource(self._reactor, nodes, exposition, telemetry, time, fallback=MetricsResource(everything))
@@ -248,19 +302,6 @@ class Orchestrator(MultiService):
             room=answers,
         )
 
-    def _store_fleet(self, upstreams: Upstreams) -> StoreFleet:
-        """Return what the store knows: asked past `--query-cache`, for each look is at a moment of its own."""
-        settings = self._settings
-        return StoreFleet(
-            upstreams,
-            settings.catalogue,
-            settings.external_label,
-            time,
-            stale_after=settings.stale_after,
-            query_timeout=settings.query_timeout,
-            in_thread=self._in_thread,
-        )
-
     def _client(self, upstreams: Upstreams, nodes: NodeStore, answers: Room) -> QueryClient:
         """Return what answers queries: Prometheus, asked once for all who ask the same, and perhaps the table."""
         settings = self._settings
@@ -290,6 +331,8 @@ class Orchestrator(MultiService):
         """
         if self._persistence is not None:
             self._persistence.load()
+        if self._scale_out is not None:
+            self._scale_out.open()
         upstream = self._settings.max_queries * len(self._bases)
         self._connections.limit = connections_that_fit(self._settings.max_connections, upstream)
         for listeners, site, descriptions in (
