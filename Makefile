@@ -104,7 +104,7 @@ $(VENV)/.installed-bench: setup.cfg pyproject.toml $(SOURCES) | debian-bench $(V
 debian-run: WANTED = $(PYTHON):python3 ensurepip:python3-venv prometheus:prometheus setpriv:util-linux
 debian-run: NICE = bpftrace:bpftrace
 debian-test: WANTED = $(PYTHON):python3 ensurepip:python3-venv git:git prometheus:prometheus promtool:prometheus \
-	setpriv:util-linux bpftrace:bpftrace kubectl:kubernetes-client systemd-analyze:systemd unshare:util-linux \
+	setpriv:util-linux victoria-metrics:victoria-metrics bpftrace:bpftrace kubectl:kubernetes-client systemd-analyze:systemd unshare:util-linux \
 	curl:curl openssl:openssl faketime:faketime ip:iproute2 nft:nftables \
 	chromium:chromium /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf:fonts-dejavu-core \
 	jq:jq go:golang-go gcc:gcc /usr/include/stdio.h:libc6-dev curl-config:libcurl4-openssl-dev /usr/include/jansson.h:libjansson-dev
