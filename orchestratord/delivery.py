@@ -17,6 +17,8 @@ from twisted.internet.defer import (
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
+from orchestratord.row import STALE, with_value
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -78,6 +80,15 @@ class _Lane:
             taken.append((piece, rows))
             room -= len(rows)
         return taken
+
+
+def _ending(report: NodeReport, old: NodeReport) -> bytes:
+    """Return the row of a report, with stale markers for what it lacks and the one before it had."""
+    row = report.row
+    for index, (value, before) in enumerate(zip(report.values, old.values, strict=True)):
+        if value is None and before is not None:
+            row = with_value(row, index, STALE)
+    return row
 
 
 class Delivery(Service):
@@ -184,9 +195,14 @@ class Delivery(Service):
         finally:
             self._emptied = None
 
-    def updated(self, reports: Sequence[NodeReport]) -> None:
-        """Take reports that were stored."""
-        self.add([report.row for report in reports])
+    def updated(self, reports: Sequence[NodeReport], replaced: Sequence[NodeReport | None]) -> None:
+        """Take reports that were stored; the series of a family that a node does not report any more are ended."""
+        self.add(
+            [
+                report.row if old is None or None not in report.values else _ending(report, old)
+                for report, old in zip(reports, replaced, strict=True)
+            ]
+        )
 
     def expired(self, entries: Sequence[Entry]) -> None:
         """Do nothing: what ends is another's business."""

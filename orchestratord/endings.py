@@ -120,7 +120,7 @@ class Endings(Service):
         if self._looking is not None:
             self._looking.cancel()
 
-    def updated(self, reports: Sequence[NodeReport]) -> None:
+    def updated(self, reports: Sequence[NodeReport], replaced: Sequence[NodeReport | None]) -> None:
         """Do nothing: whether a node is back is looked up when its end is settled."""
 
     def expired(self, entries: Sequence[Entry]) -> None:

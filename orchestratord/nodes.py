@@ -38,8 +38,8 @@ class Updated(NamedTuple):
 class Observer(Protocol):
     """What is told of a table's changes, at once and on its thread; it may not change the table, nor raise."""
 
-    def updated(self, reports: Sequence[NodeReport]) -> None:
-        """Learn of the reports that were stored, one at least, in their order."""
+    def updated(self, reports: Sequence[NodeReport], replaced: Sequence[NodeReport | None]) -> None:
+        """Learn of the reports that were stored, one at least, in their order, and of those that they replace."""
         ...
 
     def expired(self, entries: Sequence[Entry]) -> None:
@@ -89,6 +89,7 @@ class NodeStore:
                 raise TableFull(f"the table is full: {self.max_nodes} nodes; those known already are served")
         limit = now - self.stale_after
         stored: list[NodeReport] = []
+        replaced: list[NodeReport | None] = []
         new: list[str] = []
         for report in reports:
             node_id = report.node_id
@@ -102,13 +103,14 @@ class NodeStore:
             ):
                 continue
             stored.append(report)
+            replaced.append(old.report if old is not None else None)
             entries[node_id] = Entry(now, report)
             order[node_id] = None
             order.move_to_end(node_id)
         self.changes += len(stored)
         if stored:
             for observer in self.observers:
-                observer.updated(stored)
+                observer.updated(stored, replaced)
         return Updated(len(stored), len(reports) - len(stored), new)
 
     def restore(self, entries: Iterable[Entry], now: float) -> int:

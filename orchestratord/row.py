@@ -20,6 +20,8 @@ STALE = (0x7FF0000000000002).to_bytes(8, "little")
 ABSENT = (0x7FF8000000000000).to_bytes(8, "little")
 
 _NAN = float("nan")
+#: Where the values begin in the bytes of a row.
+_VALUES_AT = struct.calcsize("<Bq")
 #: 2^47 milliseconds: the year 6429. A timestamp beyond is taken for it, one before 1970 for 1970; a store refuses both.
 _MAX_MILLISECONDS = 2**47
 
@@ -38,6 +40,12 @@ class Row(NamedTuple):
 def row_names(catalogue: Catalogue) -> tuple[str, ...]:
     """Return the names of a row's values, in their order."""
     return (*catalogue.names, LAST_REPORT)
+
+
+def with_value(row: bytes, index: int, value: bytes) -> bytes:
+    """Return the bytes of a row with another value in the place of one; the value is 8 bytes."""
+    at = _VALUES_AT + 8 * index
+    return row[:at] + value + row[at + 8 :]
 
 
 class RowFormat:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -11,7 +12,7 @@ from twisted.logger import capturedLogs
 from orchestratord.catalogue import BUILT_IN
 from orchestratord.delivery import BEHIND, LANES, MOST_ROWS, MOST_WAITING, Delivery
 from orchestratord.nodes import NodeStore
-from orchestratord.row import RowFormat, row_names
+from orchestratord.row import ABSENT, STALE, RowFormat, row_names
 from orchestratord.spool import Batch, Position
 from tests.fakes import NOW, body, decoder
 
@@ -177,6 +178,19 @@ def test_a_report_that_is_not_stored_is_not_delivered() -> None:
     scene.post("a", at=NOW - 10)
     scene.turns()
     assert [len(append) for append in scene.spool.appends] == [1]
+
+
+def test_a_family_that_is_not_reported_any_more_ends() -> None:
+    """A report replaces the one before it whole: absent is not what it was."""
+    scene = Scene()
+    for fields in ({"page_faults": 1, "fs_read_count": 2}, {"page_faults": 3}, {"page_faults": 4}):
+        scene.nodes.update(DECODER.decode(body("a", **fields), NOW).reports, 0.0)
+    scene.turns()
+    rows = FORMAT.rows(b"".join(scene.spool.appends[0]))
+    index = 8 * BUILT_IN.names.index("fs_read_count")
+    values = [row.values[index : index + 8] for row in rows]
+    assert values == [struct.pack("<d", 2), STALE, ABSENT]
+    assert [row.values.count(STALE) for row in rows] == [0, 1, 0]
 
 
 def test_reports_wait_for_each_other_a_tenth_of_a_second() -> None:

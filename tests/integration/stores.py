@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING, Any
 
 import requests
@@ -34,6 +35,18 @@ class Store:
         self._home.mkdir(parents=True, exist_ok=True)
         self._server = Server(self.command(self._home), self._home)
         until(self._ready, f"a store that answers: {self._server.output()}")
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        assert self._server is not None
+        self._server.signal(number)
+
+    def stop(self) -> None:
+        """End it cleanly; it may be started again, with the same data."""
+        assert self._server is not None
+        self._server.signal(signal.SIGTERM)
+        self._server.wait()
+        self._server.close()
 
     def close(self) -> None:
         """End what is left of it."""

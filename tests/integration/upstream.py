@@ -192,4 +192,6 @@ def _read(sock: socket.socket) -> Asked | None:
         body += sock.recv(65536)
     method, target, _ = first.split()
     url = urlsplit(target)
-    return Asked(method, url.path, parse_qsl(url.query or body.decode(), keep_blank_values=True), headers, body)
+    return Asked(
+        method, url.path, parse_qsl(url.query or body.decode("latin-1"), keep_blank_values=True), headers, body
+    )
