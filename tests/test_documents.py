@@ -47,7 +47,7 @@ def test_every_promise_names_a_test_that_exists(document: str) -> None:
         assert [f"{path}::{name}" for path, name in named if name not in defined(ROOT / path)] == []
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/OPERATIONS.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/OPERATIONS.md", "docs/SCALING.md"])
 def test_links_lead_somewhere(document: str) -> None:
     """A link to a file of the repository finds it, one to a section finds the heading."""
     path = ROOT / document
@@ -60,9 +60,10 @@ def test_links_lead_somewhere(document: str) -> None:
         assert not anchor or anchor in anchors(target.read_text()), link
 
 
-def test_options_in_the_runbooks_exist() -> None:
+@pytest.mark.parametrize("document", ["docs/OPERATIONS.md", "docs/SCALING.md"])
+def test_options_in_the_runbooks_exist(document: str) -> None:
     """Whoever is told at night to set an option finds it."""
-    named = set(re.findall(r"`--([a-z-]+)(?![\w.])", (ROOT / "docs/OPERATIONS.md").read_text()))
+    named = set(re.findall(r"`--([a-z-]+)(?![\w.])", (ROOT / document).read_text()))
     assert len(named) > 10
     assert named - {option.name for option in OPTIONS} == set()
 

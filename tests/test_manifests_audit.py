@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from tests.test_manifests import rendered
-from tests.test_manifests_overlays import DEV, OPERATOR, PRODUCTION, PROFILER
+from tests.test_manifests_overlays import DEV, OPERATOR, PRODUCTION, PROFILER, SCALE_OUT
 
 #: In an environment of its own, since it pins half of the package index.
 CHECKOV = Path(sys.prefix) / "checkov" / "bin" / "checkov"
@@ -57,7 +57,7 @@ def failed(*folders: str) -> set[tuple[str, str]]:
 
 @pytest.mark.parametrize(
     ("folders", "more", "profilers"),
-    [((PRODUCTION, OPERATOR, PROFILER), {}, {}), (("k8s", DEV), UNGUARDED, LAPTOPS)],
+    [((PRODUCTION, OPERATOR, PROFILER, SCALE_OUT), {}, {}), (("k8s", DEV), UNGUARDED, LAPTOPS)],
 )
 def test_nothing_but_what_we_know(folders: tuple[str, ...], more: dict[str, str], profilers: dict[str, str]) -> None:
     """No rule is failed without a reason, and none of the reasons is out of date."""

@@ -17,8 +17,10 @@ from orchestratord import settings
 from tests.test_manifests import ROOT, program, rendered
 from tests.test_manifests_tokens import with_components
 
-PRODUCTION, OPERATOR, DEV, PROFILER = (f"k8s/overlays/{name}" for name in ("production", "operator", "dev", "profiler"))
-FOLDERS = ("k8s", "k8s/base", "k8s/prometheus", "k8s/profiler", DEV, OPERATOR, PRODUCTION, PROFILER)
+PRODUCTION, OPERATOR, DEV, PROFILER, SCALE_OUT = (
+    f"k8s/overlays/{name}" for name in ("production", "operator", "dev", "profiler", "scale-out")
+)
+FOLDERS = ("k8s", "k8s/base", "k8s/prometheus", "k8s/profiler", DEV, OPERATOR, PRODUCTION, PROFILER, SCALE_OUT)
 #: What is applied together in production, with a Prometheus of ours.
 TOGETHER = (PRODUCTION, PROFILER)
 LAST_THREE = sorted(set(all_versions()), key=lambda text: [int(part) for part in text.split(".")])[-3:]
@@ -41,8 +43,19 @@ def templates(objects: Objects) -> dict[str, dict[str, Any]]:
 
 
 def pods(objects: Objects) -> dict[str, Pod]:
-    """Return the specification of each workload's pods."""
-    return {name: template["spec"] for name, template in templates(objects).items()}
+    """Return the specification of each workload's pods; those of a StatefulSet as its first one has them."""
+    found: dict[str, Pod] = {}
+    for name, template in templates(objects).items():
+        claims = [one["metadata"]["name"] for one in objects[name]["spec"].get("volumeClaimTemplates", ())]
+        own = [{"name": one, "persistentVolumeClaim": {"claimName": f"{one}-orchestrator-0"}} for one in claims]
+        found[name] = {**template["spec"], "volumes": [*template["spec"].get("volumes", ()), *own]}
+    return found
+
+
+def orchestrator(objects: Objects) -> Pod:
+    """Return the specification of the orchestrator's pods, one or many."""
+    (found,) = [pod for name, pod in pods(objects).items() if name.endswith("/orchestrator")]
+    return found
 
 
 def together(*folders: str) -> Objects:
@@ -128,10 +141,10 @@ def test_restricted(folder: str) -> None:
             assert container["resources"]["limits"].keys() == {"memory"}
 
 
-@pytest.mark.parametrize("folder", [PRODUCTION, OPERATOR])
+@pytest.mark.parametrize("folder", [PRODUCTION, OPERATOR, SCALE_OUT])
 def test_tokens(folder: str) -> None:
     """Each role is shut."""
-    arguments = pods(rendered(folder))["Deployment/orchestrator"]["containers"][0]["args"]
+    arguments = orchestrator(rendered(folder))["containers"][0]["args"]
     shut = {argument.split("=")[1] for argument in arguments if argument.startswith("--token-file=")}
     assert shut == {"report", "query", "scrape", "admin"}
     assert pods(rendered(PROFILER))["DaemonSet/orchestrator-profiler"]["containers"][0]["args"][-1].startswith(
@@ -279,13 +292,13 @@ def test_prometheus_keeps_its_data() -> None:
     assert int(size.removesuffix("GB")) <= 0.8 * int(claim["resources"]["requests"]["storage"].removesuffix("Gi"))
 
 
-@pytest.mark.parametrize("folder", [PRODUCTION, OPERATOR])
+@pytest.mark.parametrize("folder", [PRODUCTION, OPERATOR, SCALE_OUT])
 def test_node_tokens_go_with_it(folder: str) -> None:
     """Uncommented, `node-tokens` brings its options, and the way to the API server that the policy would shut."""
     text = (ROOT / folder / "kustomization.yaml").read_text()
     assert text.count("  # - ../../node-tokens\n") == 1
     objects = with_components(folder, ("../../node-tokens",), begun=True)
-    arguments = pods(objects)["Deployment/orchestrator"]["containers"][0]["args"]
+    arguments = orchestrator(objects)["containers"][0]["args"]
     assert "--report-oidc-jwks=https://kubernetes.default.svc/openid/v1/jwks" in arguments
     ports = [
         {port["port"] for port in rule["ports"]} for rule in objects["NetworkPolicy/orchestrator"]["spec"]["egress"]

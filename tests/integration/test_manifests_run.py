@@ -14,6 +14,7 @@ import yaml
 from tests.integration.daemon import LOOPBACK, PATIENCE, ROOT, TWISTD, Daemon, Server, free_port, report, until
 from tests.test_manifests import rendered
 from tests.test_manifests_overlays import DEV, OPERATOR, PRODUCTION, PROFILER, pods
+from tests.test_manifests_scale_out import expanded
 from tests.test_manifests_tokens import with_components
 
 if TYPE_CHECKING:
@@ -48,8 +49,7 @@ def filled(volume: dict[str, Any], folder: Path) -> None:
 def mapped(pod: dict[str, Any], home: Path) -> tuple[list[str], dict[str, str]]:
     """Return a container's arguments and variables, with a folder here for each of its mounts."""
     (container,) = pod["containers"]
-    arguments = list(container["args"])
-    env = {entry["name"]: entry["value"] for entry in container.get("env", ()) if "value" in entry}
+    arguments, env = expanded(container)
     # What the image itself sets.
     env["ORCHESTRATOR_DATA_DIR"] = "/var/lib/orchestratord"
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
