@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 from tests.benchmarks import http11
 from tests.benchmarks.machine import ALL, SERVER, python_program
+from tests.ports import free_port as free_port  # noqa: PLC0414 - for who has the rest from here
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -159,14 +159,6 @@ class Servers:
         port = free_port()
         command = [sys.executable, str(HERE / "plain_proxy.py"), str(port), f"http://127.0.0.1:{prometheus_port}"]
         return self.start("plain proxy", command, port, "/query?q=1")
-
-
-def free_port() -> int:
-    """Return a port that the kernel has just given away and taken back."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port: int = listening.getsockname()[1]
-        return port
 
 
 def _wait(server: Server, path: str) -> None:
