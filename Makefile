@@ -12,6 +12,7 @@ SUITE ?= bookworm
 STAGE ?= orchestrator
 TAG ?= $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' orchestratord/__init__.py)
 MINUTES ?= 10
+WORKERS ?= 2
 
 PROMETHEUS_RULE := k8s/overlays/operator/prometheus-rule.yaml
 
@@ -25,11 +26,13 @@ help: ## List the targets
 run: debian-run $(VENV)/.installed ## Run everything on this machine: orchestrator, Prometheus, profiler (ARGS=... adds options)
 	$(BIN)/twistd --nodaemon --pidfile= orchestrator --all-in-one $(ARGS)
 
-test: debian-test lint $(VENV)/.installed-checkov ## Lint, type-check and test everything
+# Each worker has the tests of one file at a time, in the order of the files. coverage measures the workers from their start
+# on: what is imported first counts too. Of some tests only there is no telling what all would reach.
+test: debian-test lint $(VENV)/.installed-checkov ## Lint, type-check and test everything, or ARGS=tests/... alone (WORKERS=2: files at a time; 0: in one process)
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(ARGS)
+	COVERAGE_PROCESS_START=pyproject.toml $(BIN)/pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder $(ARGS)
 	$(BIN)/coverage combine -q
-	$(BIN)/coverage report
+	$(BIN)/coverage report $(if $(ARGS),--fail-under=0)
 
 fuzz: $(VENV)/.installed-fuzz ## Fuzz for SECONDS=60 in all, or one TARGET=express|query|report|spool; a crash says how to run it again
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(TARGET)

@@ -1,5 +1,8 @@
 """Settings for all tests."""
 
+import os
+
+import pytest
 from hypothesis import settings
 from twisted.internet import reactor
 
@@ -11,3 +14,9 @@ run_by_monotonic_clock(reactor)
 # The same examples in every run, and no database of failures left behind: a failing test fails for everyone.
 settings.register_profile("house", derandomize=True, database=None, deadline=None, max_examples=150)
 settings.load_profile("house")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Measure what runs the tests, as `make test` asks for, and none of the programs that they start."""
+    if not config.getoption("numprocesses", None):
+        os.environ.pop("COVERAGE_PROCESS_START", None)

@@ -3,19 +3,53 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 import requests
 from packaging.utils import canonicalize_name
 
-from tests.integration.daemon import LOOPBACK, PATIENCE, Server, environment, report, run
+from tests.integration.daemon import LOOPBACK, PATIENCE, ROOT, Server, environment, report, run
 from tests.test_dependencies import closure, required
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.integration
+
+#: Seconds for what comes over the network.
+INSTALL_PATIENCE = 300.0
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Give the folder of programs of a new environment, the package installed in it from a clean copy of the tree."""
+    home = tmp_path_factory.mktemp("install")
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True
+    )
+    for name in listed.stdout.decode().split("\0"):
+        source = ROOT / name
+        if name and source.is_file():
+            target = home / "tree" / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target)
+    steps = (
+        f'"{sys.executable}" -m venv venv && cd tree && ../venv/bin/pip install --quiet --report ../installed.json .'
+    )
+    # With pip's own settings and cache, as a person has them.
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    installing = Server(("sh", "-c", steps), home, env)
+    try:
+        assert installing.wait(INSTALL_PATIENCE) == 0, installing.output()
+        yield home / "venv" / "bin"
+    finally:
+        installing.close()
 
 
 def test_both_plugins_are_listed(installed: Path, tmp_path: Path) -> None:
