@@ -17,7 +17,7 @@ WORKERS ?= 2
 PROMETHEUS_RULE := k8s/overlays/operator/prometheus-rule.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help run test image test-image fuzz bench soak screenshots lint format rules clean \
+.PHONY: help run test tools image test-image fuzz bench soak screenshots lint format rules clean \
 	debian-run debian-test debian-screenshots debian-bench debian-image
 
 help: ## List the targets
@@ -33,6 +33,11 @@ test: debian-test lint $(VENV)/.installed-checkov ## Lint, type-check and test e
 	COVERAGE_PROCESS_START=pyproject.toml $(BIN)/pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder $(ARGS)
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report $(if $(ARGS),--fail-under=0)
+
+# For .ci/run, which then has them at work beside each other. checkov's environment is one of its own: both at a time.
+tools: debian-test debian-image ## Install what test, fuzz and test-image need, and nothing else
+	$(MAKE) --jobs=2 $(VENV)/.installed-fuzz $(VENV)/.installed-checkov
+	$(MAKE) $(VENV)/.installed-image
 
 fuzz: $(VENV)/.installed-fuzz ## Fuzz for SECONDS=60 in all, or one TARGET=express|query|report|spool; a crash says how to run it again
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(TARGET)
@@ -70,18 +75,22 @@ rules: ## Bring etc/prometheus/rules.yml into the manifest for the Prometheus Op
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
-# The editable installation links single files: a new one calls for a new installation.
+# The editable installation links single files: a new one calls for a new installation. The folders of compiled files are
+# made before the stamp, lest the first import look like a new file.
 SOURCES := $(shell find orchestratord plugins -type d ! -name __pycache__)
+COMPILED := $(BIN)/python -m compileall -q orchestratord plugins
 
 $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: setup.cfg pyproject.toml $(SOURCES) | debian-run $(VENV)/bin/pip
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	$(COMPILED)
 	touch $@
 
 $(VENV)/.installed-test: setup.cfg pyproject.toml $(SOURCES) | debian-test $(VENV)/bin/pip
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(COMPILED)
 	touch $@ $(VENV)/.installed
 
 # It pins half of the package index: an environment of its own.
@@ -92,6 +101,7 @@ $(VENV)/.installed-checkov: | debian-test $(VENV)/bin/pip
 
 $(VENV)/.installed-fuzz: setup.cfg pyproject.toml $(SOURCES) | debian-test $(VENV)/bin/pip
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,fuzz]'
+	$(COMPILED)
 	touch $@ $(VENV)/.installed $(VENV)/.installed-test
 
 $(VENV)/.installed-image: setup.cfg | debian-image $(VENV)/bin/pip
@@ -100,6 +110,7 @@ $(VENV)/.installed-image: setup.cfg | debian-image $(VENV)/bin/pip
 
 $(VENV)/.installed-bench: setup.cfg pyproject.toml $(SOURCES) | debian-bench $(VENV)/bin/pip
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(COMPILED)
 	touch $@ $(VENV)/.installed
 
 # Each word is PROGRAM:PACKAGE; a path is a file that must be there, and a name that is no program is a module that Python
