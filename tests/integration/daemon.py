@@ -79,6 +79,17 @@ def run(*command: str, given: str = "", seconds: float = PATIENCE, **options: An
     )
 
 
+def asked(method: str, url: str, **options: Any) -> requests.Response:
+    """Make a request on a connection of its own, as `requests.request` does, and return the answer.
+
+    The environment is not read for proxies: pytest writes each test's name into it, and a thread that goes on from one
+    test to the next would stumble over that.
+    """
+    with requests.Session() as session:
+        session.trust_env = False
+        return session.request(method, url, timeout=PATIENCE, **options)
+
+
 def report(node_id: str, **fields: Any) -> dict[str, Any]:
     """Return a report."""
     return {"node_id": node_id, **fields}
@@ -240,16 +251,16 @@ class Daemon(Server):
 
     def post(self, body: Any, **options: Any) -> requests.Response:
         """Post a report as the profilers in the field do: on a connection of its own."""
-        return requests.post(f"{self.url}/update_metrics", json=body, timeout=PATIENCE, **options)
+        return asked("POST", f"{self.url}/update_metrics", json=body, **options)
 
     def post_bytes(self, body: Any, **headers: str) -> requests.Response:
         """Post a body as it is, with these headers (`Content_Type=...`)."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return requests.post(f"{self.url}/update_metrics", data=body, headers=named, timeout=PATIENCE)
+        return asked("POST", f"{self.url}/update_metrics", data=body, headers=named)
 
     def get(self, path: str, params: Any = None, **options: Any) -> requests.Response:
         """Get a path."""
-        return requests.get(f"{self.url}{path}", params=params, timeout=PATIENCE, **options)
+        return asked("GET", f"{self.url}{path}", params=params, **options)
 
     def nodes(self) -> list[str]:
         """Return the ids at /nodes."""

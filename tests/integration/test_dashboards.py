@@ -15,7 +15,18 @@ import yaml
 
 from tests.certificates import Authority
 from tests.grafana import DASHBOARDS, Ask, asks, load, metric_names
-from tests.integration.daemon import FAMILIES, LOOPBACK, PATIENCE, ROOT, Daemon, free_port, full_report, run, until
+from tests.integration.daemon import (
+    FAMILIES,
+    LOOPBACK,
+    PATIENCE,
+    ROOT,
+    Daemon,
+    asked,
+    free_port,
+    full_report,
+    run,
+    until,
+)
 from tests.integration.prometheus import Prometheus, result
 
 if TYPE_CHECKING:
@@ -93,7 +104,7 @@ class Traffic:
             assert answer.status_code == 200, answer.text
         self._took({"node_id": "n4", "page_faults": 1, "no_such_metric": 1}, 200)
         self._took({"node_id": "n5", "timestamp": now + 7200}, 400)
-        assert requests.delete(f"{self._daemon.url}/nodes/n1", timeout=PATIENCE).status_code == 401
+        assert asked("DELETE", f"{self._daemon.url}/nodes/n1").status_code == 401
         assert self._daemon.get("/query", {"q": "page_faults"}).status_code == 200
         assert self._daemon.get("/api/v1/query", {"query": f"page_faults * {turn}"}).status_code == 200
         assert self._daemon.get("/query", {"q": "page_faults["}).status_code == 400

@@ -83,13 +83,17 @@ def test_huge_bodies(start: Callable[..., Daemon]) -> None:
     daemon = start("--max-report-bytes", str(MEGABYTE), "--max-arriving-bytes", str(20 * MEGABYTE))
     watch = Watch(daemon)
     with ExitStack() as stack:
-        for length in ("Content-Length: 1000000000", "Transfer-Encoding: chunked"):
+        # Of those that do not say, a daemon that is kept from its work finds so many at once that they have no room.
+        for length, refusals in (
+            ("Content-Length: 1000000000", {413, None}),
+            ("Transfer-Encoding: chunked", {413, 503, None}),
+        ):
             wires = [stack.enter_context(daemon.wire()) for _ in range(100)]
             for wire in wires:
                 wire.send(head("POST", "/update_metrics", length))
                 chunk = b"3d0900\r\n" if "chunked" in length else b""
                 send_what_goes(wire, chunk + b"x" * (4 * MEGABYTE))
-            assert {status(wire) for wire in wires} <= {413, None}
+            assert {status(wire) for wire in wires} <= refusals
         unfinished = [stack.enter_context(daemon.wire()) for _ in range(100)]
         for wire in unfinished:
             wire.send(head("POST", "/update_metrics", length=MEGABYTE))
