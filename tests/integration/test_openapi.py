@@ -14,7 +14,7 @@ from tests.integration.daemon import PATIENCE, Daemon, report, until
 from tests.integration.prometheus import Prometheus, result
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 pytestmark = pytest.mark.integration
 
@@ -110,15 +110,29 @@ def test_an_unknown_node_is_answered_as_described(described: Daemon) -> None:
         is_as_described(one, answer)
 
 
+def unreachable(daemon: Daemon, operations: Iterable[Operation]) -> None:
+    """Assert that these routes answer that nobody can be reached, as they are described."""
+    for one in operations:
+        answer = requests.request(
+            one.method,
+            daemon.url + one.path.format(name="node_id", node_id="n1"),
+            params={"q": "up", "query": "up", "match[]": "up"},
+            timeout=PATIENCE,
+        )
+        assert answer.status_code == 502, one.name
+        is_as_described(one, answer)
+
+
 def test_a_query_without_prometheus_is_answered_as_described(daemon: Daemon) -> None:
     """Through every route that asks it."""
-    for one in operations():
-        if "502" in one.told["responses"]:
-            answer = requests.request(
-                one.method,
-                daemon.url + one.path.format(name="node_id"),
-                params={"q": "up", "query": "up", "match[]": "up"},
-                timeout=PATIENCE,
-            )
-            assert answer.status_code == 502, one.name
-            is_as_described(one, answer)
+    asking = [one for one in operations() if "502" in one.told["responses"]]
+    unreachable(daemon, [one for one in asking if not one.path.startswith("/nodes")])
+
+
+def test_a_fleet_without_its_store_is_answered_as_described(start: Callable[..., Daemon]) -> None:
+    """With --remote-write the store is who knows the nodes."""
+    url = "http://127.0.0.1:9"
+    daemon = start("--prometheus", url, "--remote-write", f"{url}/api/v1/write")
+    asking = [one for one in operations() if "502" in one.told["responses"] and one.path.startswith("/nodes")]
+    assert len(asking) == 3
+    unreachable(daemon, asking)
