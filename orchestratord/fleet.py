@@ -11,7 +11,7 @@ from twisted.internet.defer import DeferredSemaphore
 
 from orchestratord.errors import Overloaded, QueryFault, QueryTimeout, UpstreamUnavailable, beside_queries
 from orchestratord.nodes import Entry
-from orchestratord.query import Query
+from orchestratord.query import INSTANT, Query, newest
 from orchestratord.report import NodeReport
 from orchestratord.row import LAST_REPORT, row_names
 from orchestratord.vector import blocks, problem
@@ -275,11 +275,9 @@ class StoreFleet:
         if left <= 0:
             raise QueryTimeout("the store took too long to say what it knows of the nodes")
         params = [("query", promql), ("time", f"{asked.at:.3f}"), ("timeout", f"{left:.3f}")]
-        # VictoriaMetrics leaves out the last 30 s of an instant query that may be answered from its cache.
-        params.append(("nocache", "1"))
         if self.stale_after > _LOOKBACK:  # older stores than those that know one of these look back 5 minutes
             params += [(name, f"{self.stale_after:g}s") for name in ("lookback_delta", "max_lookback")]
-        answer = await self._client.fetch(Query("/api/v1/query", tuple(params), left))
+        answer = await self._client.fetch(newest(Query(INSTANT, tuple(params), left)))
         if answer.status != 200:
             raise _refused(answer)
         return answer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 #: Prometheus' own limit of points per series in a range query.
 MAX_POINTS = 11_000
 DEFAULT_STEP = "15s"
+#: The path of instant queries, and what VictoriaMetrics wants to be told with one.
+INSTANT, NO_CACHE = "/api/v1/query", ("nocache", "1")
 #: Parameters in one request: `/api/v1/series` takes several matchers.
 MAX_FIELDS = 200
 
@@ -77,7 +79,7 @@ def parse(args: Mapping[str, Sequence[str]], *, max_length: int) -> Query:
         if time:
             _time("time", time)
         when = (("time", time),) if time else ()
-        return Query("/api/v1/query", (("query", query), *when, *forwarded), timeout)
+        return Query(INSTANT, (("query", query), *when, *forwarded), timeout)
     if not start or not end:
         given, missing = ("start", "end") if start else ("end", "start")
         raise BadQuery(f"Missing query parameter '{missing}': a range query needs both, only '{given}' was given")
@@ -102,6 +104,17 @@ def passed_through(path: str, args: Mapping[str, Sequence[str]], *, max_length: 
     except BadQuery:
         timeout = None  # Prometheus will say what is wrong with it
     return Query(path, params, timeout)
+
+
+def newest(query: Query) -> Query:
+    """Return an instant query as it has to be put to a store that is written to; another one as it is.
+
+    VictoriaMetrics answers as of 30 s ago, of one second at the least, whatever it could answer from its cache. Others
+    pass over the parameter.
+    """
+    if query.path != INSTANT or any(name == NO_CACHE[0] for name, _ in query.params):
+        return query
+    return replace(query, params=(*query.params, NO_CACHE))
 
 
 def parse_time(text: str) -> float:

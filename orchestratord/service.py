@@ -170,7 +170,12 @@ class Orchestrator(MultiService):
         fleet, forget, pack, settle, more = self._scaled_out(nodes, upstreams) or _ScaledOut(
             table, table.forget, None, None, ()
         )
-        queries = Queries(client, max_length=settings.max_query_length, remembered=MANY if _at_hand(settings) else FEW)
+        queries = Queries(
+            client,
+            max_length=settings.max_query_length,
+            remembered=MANY if _at_hand(settings) else FEW,
+            written_to=settings.remote_write is not None,
+        )
         admin = Admin(forget, unhealthy=self._sweep.unhealthy, unready=self._unready)
         api = Api(
             fleet,

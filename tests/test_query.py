@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestratord.errors import BadQuery
-from orchestratord.query import Query, arguments, parse, parse_duration, parse_time, passed_through
+from orchestratord.query import Query, arguments, newest, parse, parse_duration, parse_time, passed_through
 
 
 def parsed(text: str, max_length: int = 1000) -> Query:
@@ -29,6 +29,17 @@ def test_a_range_query() -> None:
         "/api/v1/query_range", (("query", "up"), ("start", "1"), ("end", "2"), ("step", "15s"))
     )
     assert parsed("q=up&start=1&end=2&step=1m").params[-1] == ("step", "1m")
+
+
+def test_a_store_is_asked_for_the_newest() -> None:
+    """With what VictoriaMetrics wants to be told for it, once; a range is asked for as ever."""
+    plain = parsed("q=up&time=5")
+    assert newest(plain) == Query("/api/v1/query", (*plain.params, ("nocache", "1")))
+    assert newest(newest(plain)) == newest(plain)
+    own = passed_through("/api/v1/query", {"query": ["up"], "nocache": ["0"]}, max_length=100)
+    assert newest(own) is own
+    ranged = parsed("q=up&start=1&end=2")
+    assert newest(ranged) is ranged
 
 
 def test_a_timeout_is_ours_and_prometheus() -> None:

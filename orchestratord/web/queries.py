@@ -11,7 +11,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from orchestratord.errors import BadQuery
-from orchestratord.query import Query, arguments, parse, passed_through
+from orchestratord.query import Query, arguments, newest, parse, passed_through
 from orchestratord.web.answers import failure_body, method_not_allowed_body, whole_answer
 
 if TYPE_CHECKING:
@@ -37,11 +37,15 @@ HOT_QUERIES = ("/query", "/api/v1/query", "/api/v1/query_range")
 class Queries:
     """Answers queries with what `client` fetches.
 
-    `max_length` is the most characters of a query; `remembered` is how many are, FEW or MANY.
+    `max_length` is the most characters of a query; `remembered` is how many are, FEW or MANY; `written_to` is whether
+    reports go to the store that is asked.
     """
 
-    def __init__(self, client: QueryClient, *, max_length: int, remembered: int = FEW) -> None:
+    def __init__(
+        self, client: QueryClient, *, max_length: int, remembered: int = FEW, written_to: bool = False
+    ) -> None:
         self._client = client
+        self._written_to = written_to
         self._max_length = max_length
         #: Schedulers ask the same again and again; reading it takes longer than looking it up.
         self._remembered = lru_cache(maxsize=remembered)(self._parsed)
@@ -68,8 +72,10 @@ class Queries:
     def _parsed(self, path: str, form: bytes, url: bytes) -> Query:
         args = arguments(form, url)
         if path == "/query":
-            return parse(args, max_length=self._max_length)
-        return passed_through(path, args, max_length=self._max_length)
+            query = parse(args, max_length=self._max_length)
+        else:
+            query = passed_through(path, args, max_length=self._max_length)
+        return newest(query) if self._written_to else query
 
     async def _fetch(self, request: BoundedRequest, query: Query) -> bytes:
         answer = await self._client.fetch(query)

@@ -6,6 +6,7 @@ import struct
 import time
 from itertools import count
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import pytest
 import requests
@@ -13,11 +14,14 @@ import requests
 from orchestratord.catalogue import BUILT_IN
 from orchestratord.remote_write import HEADERS, Encoder
 from orchestratord.row import ABSENT, STALE, Row, row_names
-from tests.integration.daemon import PATIENCE, until
+from tests.integration.daemon import PATIENCE, full_report, until
+from tests.integration.prometheus import result
 from tests.integration.stores import PrometheusReceiver, Store, VictoriaMetrics
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+
+    from tests.integration.daemon import Daemon
 
 pytestmark = pytest.mark.integration
 
@@ -101,3 +105,16 @@ def test_a_marker_ends_a_series(store: Store) -> None:
     send(store, [row("going", now - 2000, STALE)])
     until(lambda: there() == {"staying"}, "an end of one")
     assert {series["metric"]["node_id"] for series in store.instant(FAMILY, (now - 3000) / 1000)} >= {"going"}
+
+
+@pytest.mark.parametrize("path", ["/query?q=", "/api/v1/query?query="])
+def test_a_report_can_be_asked_for_as_soon_as_the_store_sees_it(
+    store: Store, start: Callable[..., Daemon], path: str
+) -> None:
+    """Through the daemon as well, whatever the store keeps back for want of certainty by default."""
+    daemon = start("--remote-write", store.url + store.path, "--prometheus", store.url)
+    node_id = f"seen-{path[1:4].strip('/')}"
+    daemon.post(full_report(node_id, 7)).raise_for_status()
+    until(lambda: store.instant(selector(node_id)), "the report in the store")
+    (series,) = result(daemon.get(path + quote(selector(node_id))))
+    assert series["value"][1] == "7"
