@@ -28,7 +28,7 @@ _PROGRAMS = {
     "setpriv": "util-linux",
 }
 _MODULES = {"flask": "Flask", "gunicorn": "gunicorn"}
-_LIBRARIES = ("Twisted", "klein", "treq", "prometheus_client", "msgspec", "isal", "Flask", "gunicorn")
+_LIBRARIES = ("Twisted", "klein", "treq", "prometheus_client", "msgspec", "isal", "cramjam", "Flask", "gunicorn")
 _ESTABLISHED = "01"
 
 
@@ -93,7 +93,7 @@ def description() -> list[str]:
     return [
         *versions(package for package in dict.fromkeys(_PROGRAMS.values()) if package != "util-linux"),
         f"Core {min(SERVER)}: the daemon, floor, Flask's own server, plain proxy. Core {min(CLIENT)}: the clients.",
-        f"All {len(ALL)} cores: gunicorn, Pushgateway, VictoriaMetrics, and Prometheus as an upstream.",
+        f"All {len(ALL)} cores: gunicorn, Pushgateway, VictoriaMetrics, and Prometheus as an upstream or a receiver.",
         f"Prometheus asked directly: core {min(SERVER)}, as ours.",
     ]
 

@@ -154,6 +154,15 @@ class Servers:
         command += [f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"]
         return self.start("Prometheus", command, port, ready, ALL)
 
+    def receiver(self) -> Server:
+        """Start a Prometheus that scrapes nobody, and takes what is written to it."""
+        port = free_port()
+        config = self.home / f"receiver-{port}.yml"
+        config.write_text("storage: {tsdb: {out_of_order_time_window: 30m}}\n")
+        command = ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={self.home / f'receiver-{port}'}"]
+        command += [f"--web.listen-address=127.0.0.1:{port}", "--web.enable-remote-write-receiver"]
+        return self.start("Prometheus", [*command, "--log.level=warn"], port, "/-/ready", ALL)
+
     def plain_proxy(self, prometheus_port: int) -> Server:
         """Start the plain Klein and `treq.get` proxy."""
         port = free_port()

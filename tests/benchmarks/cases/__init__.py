@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.benchmarks.cases import nodes, queries, reports, scrapes, tokens
+from tests.benchmarks.cases import delivery, nodes, queries, reports, scrapes, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,4 +28,5 @@ CASES: dict[str, Callable[[Plan, Servers], list[Row]]] = {
     "latest": queries.latest,
     "start": nodes.start,
     "tokens": tokens.tokens,
+    "delivery": delivery.delivery,
 }
