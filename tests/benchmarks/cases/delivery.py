@@ -221,7 +221,7 @@ def _costs(plan: Plan, without: Server, delivering: Server) -> list[Row]:
     for what, load in (("as many as it takes", full), (f"{_CALM:,} a second", calm)):
         sides = {f"{name}, {what}": cost(server, load) for name, server in servers.items()}
         # The middle of many short looks is steadier than that of a few long ones.
-        looks = replace(plan, rounds=plan.rounds * 2) if load is full else plan
+        looks = replace(plan, rounds=plan.rounds + 2) if load is full else plan
         measured = looks.interleave("delivery", sides)
         peer, ours = (Figure(name, "us of CPU", values) for name, values in measured.items())
         text = f"a report with delivery, {what}"
