@@ -88,13 +88,15 @@ def _check_remote_write(settings: Settings) -> None:
         if name.lower() in {"content-encoding", "x-prometheus-remote-write-version"}:
             raise SettingsError(f"--remote-write-header: {name!r} is a matter of the protocol")
     if settings.embedded:
+        if settings.all_in_one:
+            raise SettingsError("--all-in-one: it does not go with --remote-write: it asks a Prometheus of its own")
         raise SettingsError(
             f"--prometheus: {EMBEDDED!r} does not go with --remote-write: give the URL at which its store is asked"
         )
     if settings.latest_from_memory != "never":
         raise SettingsError(
             f"--latest-from-memory: {settings.latest_from_memory!r} does not go with --remote-write: this process"
-            " knows but the nodes that reported to it, the store those of all its replicas"
+            " knows only the nodes that report to it, the store those of all replicas"
         )
 
 

@@ -138,12 +138,16 @@ def _endpoint(value: Any) -> str:
     return text
 
 
+_PLAIN = "must be a plain URL: no fragment, credentials or blanks"
+_PLAIN_BASE = "must be a plain base URL: no query, fragment, credentials or blanks"
+
+
 def _base_url(value: Any) -> str:
     text = _text(value)
     if text == EMBEDDED:
         return text
-    if _http_url(text, f"must be an http or https URL, or {EMBEDDED!r}").query:
-        raise ValueError("must be a plain base URL: no query, fragment, credentials or blanks")
+    if _http_url(text, f"must be an http or https URL, or {EMBEDDED!r}", base=True).query:
+        raise ValueError(_PLAIN_BASE)
     return text.rstrip("/")
 
 
@@ -155,7 +159,7 @@ def _remote_write_url(value: Any) -> str:
     return text
 
 
-def _http_url(text: str, wanted: str) -> SplitResult:
+def _http_url(text: str, wanted: str, *, base: bool = False) -> SplitResult:
     """Return the parts of an http or https URL; ValueError with what is wanted, or that it is not plain."""
     try:
         url = urlsplit(text)
@@ -165,7 +169,7 @@ def _http_url(text: str, wanted: str) -> SplitResult:
     if url.scheme not in {"http", "https"} or not url.hostname or port == 0:
         raise ValueError(wanted)
     if url.fragment or url.username is not None or re.search(r"[\x00-\x20\x7f-\U0010ffff]", text):
-        raise ValueError("must be a plain base URL: no query, fragment, credentials or blanks")
+        raise ValueError(_PLAIN_BASE if base else _PLAIN)
     return url
 
 
@@ -173,9 +177,11 @@ def _label(value: Any) -> tuple[str, str]:
     """Check a label that goes along with every series."""
     name, equals, text = _text(value).partition("=")
     if not equals or not re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]*", name) or not text.isprintable() or not text:
-        raise ValueError("must be name=value, such as cluster=blue")
-    if name == "node_id" or name.startswith("__"):
-        raise ValueError(f"must not be {name}, which every series has of its own")
+        raise ValueError("must be name=value, such as cluster=blue: a name of letters, digits and _, and a value")
+    if name == "node_id":
+        raise ValueError("must not be node_id, which every series has of its own")
+    if name.startswith("__"):
+        raise ValueError("must have a name that does not begin with __: those are the store's own")
     if len(name) > MAX_LABEL or len(text) > MAX_LABEL:
         raise ValueError(f"must not be longer than {MAX_LABEL} characters")
     return name, text
@@ -340,7 +346,9 @@ OPTIONS = (
     Option("report-oidc-audience", _text, None, "audience that such a token must be for"),
     Option("report-oidc-ca", _path, None, "PEM file of the authorities behind that URL, if the system has them not"),
     Option("report-oidc-token-file", _path, None, "file with the bearer token that is sent to that URL"),
-    Option("data-dir", _path, None, "where the embedded Prometheus' data, and the snapshot of the table, are kept"),
+    Option(
+        "data-dir", _path, None, "where the embedded Prometheus' data, the snapshot of the table and the spool are kept"
+    ),
     Option(
         "snapshot-every",
         _off_or_seconds(0.1, 3600),
