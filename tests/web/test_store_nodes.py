@@ -97,8 +97,7 @@ def test_the_front_page_shows_the_store() -> None:
     page, said = look(wire, "/?metric=page_faults")
     assert page.status == 200
     assert "Prometheus does not answer; reports are still taken." in said
-    assert "Nodes 2 in the store" in said
-    assert "Nodes 1 1% of 100, this replica" in said
+    assert "Nodes 2 in the store; 1, 1% of 100, this replica" in said
     assert "none refused, this replica" in said
     assert 'href="/nodes/b"' in page.body.decode()
     assert 'href="/nodes/mine"' not in page.body.decode()

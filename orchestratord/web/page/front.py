@@ -129,11 +129,13 @@ def _figures(fleet: Fleet, activity: Activity, standing: Standing) -> Tag:
     up = sum(upstream.up for upstream in standing.upstreams)
     several = f"{up} of {len(standing.upstreams)} up" if len(standing.upstreams) > 1 else None
     refused = f"{short(activity.refused_rate)} refused" if activity.refused_rate >= 0.05 else "none refused"
-    table = _figure("Nodes", f"{held:,}", f"{share} of {standing.max_nodes:,}{here}", activity.nodes_line)
-    known = "unknown" if standing.fleet_fault is not None else f"{fleet.nodes:,}"
-    nodes = (_figure("Nodes", known, "in the store"), table) if standing.shared else (table,)
+    if standing.shared:
+        known = "unknown" if standing.fleet_fault is not None else f"{fleet.nodes:,}"
+        nodes = _figure("Nodes", known, f"in the store; {held:,}, {share} of {standing.max_nodes:,}{here}")
+    else:
+        nodes = _figure("Nodes", f"{held:,}", f"{share} of {standing.max_nodes:,}", activity.nodes_line)
     return tags.dl(
-        *nodes,
+        nodes,
         _figure("Gone", f"{activity.expired:,}", f"in the last hour{here}"),
         _figure("Reports", f"{short(activity.reports_rate)}/s", f"{refused}{here}", activity.reports_line),
         _figure(
@@ -143,7 +145,7 @@ def _figures(fleet: Fleet, activity: Activity, standing: Standing) -> Tag:
             activity.queries_line,
         ),
         _figure("Prometheus", tags.span(prometheus, class_=f"state {level}"), several or _host(standing)),
-        _figure("Up for", lasting(activity.uptime), f"version {__version__}{here}"),
+        _figure("Up for", lasting(activity.uptime), f"version {__version__}"),
         class_="figures",
     )
 
