@@ -367,10 +367,11 @@ class Orchestrator(MultiService):
         gc.collect()
         gc.freeze()
         log.info(
-            "orchestratord {version} serves on {addresses}; {admin}queries go to {upstreams}",
+            "orchestratord {version} serves on {addresses}; {admin}{delivered}queries go to {upstreams}",
             version=__version__,
             addresses=", ".join(listener.address for listener in self._listeners),
             admin="".join(f"probes and administration on {where.address}; " for where in self._admin_listeners),
+            delivered=f"reports are delivered to {store}; " if (store := self._settings.remote_write) else "",
             upstreams=", ".join(self._bases),
         )
         if self._embedded is not None:
