@@ -85,6 +85,8 @@ class ScaleOut(MultiService):
         nodes.observers += [self._delivery, endings]
         self.settle = self._delivery.settle
         self.forget = endings.forget
+        #: Why no report gets to the store; None while they do.
+        self.trouble = lambda: sender.trouble
         for service in (self._delivery, endings):
             service.setServiceParent(self)
 

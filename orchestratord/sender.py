@@ -78,6 +78,8 @@ class Sender:
         #: When the store was last found not to be well, by the reactor's clock; and since when it is so, if it is.
         self.last_trouble = float("-inf")
         self._away_since: float | None = None
+        #: Why nothing gets to the store, in its own words if it has any; None while something does, or nothing is sent.
+        self.trouble: str | None = None
         self._told_refusal = float("-inf")
         self._untold = 0
 
@@ -106,6 +108,8 @@ class Sender:
             began = self._reactor.seconds()
             reply = await self._store.send(encoded.body)
             took = self._reactor.seconds() - began
+            # Where a part is refused the store has looked at it, and takes others.
+            self.trouble = None if reply.verdict is Verdict.ACCEPTED or reply.of_a_part else reply.words
             if reply.verdict is not Verdict.LATER:
                 self._well()
                 count = self._counts.accepted if reply.verdict is Verdict.ACCEPTED else self._counts.refused

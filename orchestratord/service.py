@@ -265,6 +265,7 @@ class Orchestrator(MultiService):
             in_thread=self._in_thread,
             unhealthy=self._sweep.unhealthy,
             unready=self._unready,
+            undelivered=self._scale_out.trouble if self._scale_out else None,
             max_nodes=self._settings.max_nodes,
             max_length=self._settings.max_query_length,
         )

@@ -200,3 +200,19 @@ def test_it_can_be_cancelled_while_it_waits() -> None:
     scene.working.cancel()
     assert results[0].check(CancelledError)
     assert not scene.clock.getDelayedCalls()
+
+
+def test_why_nothing_gets_there() -> None:
+    """Told while the store is away or refuses everything, not for the sake of one bad report."""
+    bad = Reply(Verdict.REFUSED, "answered 400: bad", of_a_part=True)
+    replies = [AWAY, ACCEPTED, Reply(Verdict.REFUSED, "answered 404: no such path"), bad]
+    scene = Scene(lambda _: replies.pop(0))
+    assert scene.sender.trouble is None
+    scene.deliver(rows(1))
+    assert scene.sender.trouble == "answered 503: no"
+    scene.clock.advance(FIRST_WAIT)
+    assert scene.sender.trouble is None
+    scene.deliver(rows(1))
+    assert scene.sender.trouble == "answered 404: no such path"
+    scene.deliver(rows(1))
+    assert scene.sender.trouble is None

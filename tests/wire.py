@@ -193,6 +193,7 @@ class Wire:
         self.fallback = FakeMetricsResource()
         self.draining = False
         self.sick: str | None = None
+        self.undelivered: str | None = None
         self.arriving = Room(max_arriving)
         self.connections = Connections(max_connections)
         self.nodes = NodeStore(stale_after=60, max_nodes=max_nodes)
@@ -217,6 +218,7 @@ class Wire:
             in_thread=lambda work: self.in_thread(work),  # noqa: PLW0108 - a test may change it
             unhealthy=lambda: self.sick,
             unready=lambda: "draining" if self.draining else None,
+            undelivered=lambda: self.undelivered,
             max_nodes=max_nodes,
             max_length=1000,
         )

@@ -96,8 +96,8 @@ def test_the_front_page_shows_the_store() -> None:
     wire = wired(known())
     page, said = look(wire, "/?metric=page_faults")
     assert page.status == 200
-    assert "Prometheus does not answer; reports are still taken." in said
-    assert "Nodes 2 in the store; 1, 1% of 100, this replica" in said
+    assert "The store does not answer; reports are still taken." in said
+    assert "Nodes 2 in the store; 1 at this replica" in said
     assert "none refused, this replica" in said
     assert 'href="/nodes/b"' in page.body.decode()
     assert 'href="/nodes/mine"' not in page.body.decode()
@@ -111,6 +111,18 @@ def test_the_front_page_without_a_store() -> None:
     assert "The store does not say what it knows of the nodes; reports are still taken." in said
     assert "&lt;b&gt;refused&lt;/b&gt;" in said
     assert "Nodes unknown in the store" in said
+    assert "How to begin" not in said
+
+
+@pytest.mark.parametrize("store", [known(), FakeStore()])
+def test_the_front_page_while_nothing_is_delivered(store: FakeStore) -> None:
+    """It says so, and why; with nodes of other replicas, and while there are none: a profiler would not help."""
+    wire = wired(store)
+    wire.upstreams.answer = Fetched(200, b"application/json", b"{}")
+    wire.undelivered = "answered 404: <b>enable the receiver</b>"
+    _, said = look(wire, "/")
+    assert "No report gets from this replica to the store." in said
+    assert "The store takes no reports: answered 404: &lt;b&gt;enable the receiver&lt;/b&gt;" in said
     assert "How to begin" not in said
 
 

@@ -38,7 +38,7 @@ class Standing(NamedTuple):
 
     `query_fault` is why a query was not answered just now; `asking` is true until one was. `max_nodes` is the size of
     this process' table. `shared` tells that the fleet is what a store knows of all replicas' nodes, `fleet_fault` why
-    it did not say so.
+    it did not say so, `delivery_fault` why no report gets there.
     """
 
     unhealthy: str | None
@@ -49,6 +49,7 @@ class Standing(NamedTuple):
     max_nodes: int
     shared: bool = False
     fleet_fault: str | None = None
+    delivery_fault: str | None = None
 
 
 def verdict(fleet: Fleet, activity: Activity, standing: Standing) -> tuple[str, str]:
@@ -71,8 +72,10 @@ def _findings(fleet: Fleet, activity: Activity, standing: Standing) -> Iterator[
             f"No node reports any more; {counted(activity.expired, 'has', 'have')} gone silent in the last hour.",
         )
     if standing.query_fault is not None:
-        reports = "reports are still taken" if fleet.nodes else "no node has reported yet"
-        yield "bad", f"Prometheus does not answer; {reports}."
+        reports = "reports are still taken" if fleet.nodes or standing.shared else "no node has reported yet"
+        yield "bad", f"{'The store' if standing.shared else 'Prometheus'} does not answer; {reports}."
+    if standing.delivery_fault is not None:
+        yield "bad", "No report gets from this replica to the store."
     if not fleet.nodes:
         yield "note", "The store knows of no node that reports." if standing.shared else "No node has reported yet."
     if held >= _NEARLY_FULL * standing.max_nodes:
@@ -80,7 +83,7 @@ def _findings(fleet: Fleet, activity: Activity, standing: Standing) -> Iterator[
         yield "warn", f"{whose} is nearly full: {counted(held, 'node')} of {standing.max_nodes:,}."
     if fleet.late:
         yield "warn", f"{fleet.late:,} of {fresh} {'is' if fleet.late == 1 else 'are'} late with a report."
-    answering = "" if standing.asking else ", and Prometheus answers"
+    answering = "" if standing.asking else f", and {'the store' if standing.shared else 'Prometheus'} answers"
     yield "ok", f"{'The one node reports' if fleet.nodes == 1 else f'All {fresh} report'}{answering}."
 
 
@@ -99,10 +102,13 @@ def content(
         parts.append(tags.p(printable(standing.query_fault), class_="reason"))
     if standing.fleet_fault is not None and standing.fleet_fault != standing.query_fault:
         parts.append(tags.p(printable(standing.fleet_fault), class_="reason"))
+    if standing.delivery_fault is not None:
+        reason = f"The store takes no reports: {standing.delivery_fault}"
+        parts.append(tags.p(printable(reason), class_="reason"))
     parts.append(_figures(fleet, activity, standing))
     if fleet.nodes:
         parts += [_picture(fleet, catalogue, family, stale_after), _most_loaded(fleet, family)]
-    elif standing.fleet_fault is None:
+    elif standing.fleet_fault is None and standing.delivery_fault is None:
         parts.append(_how_to_begin(stale_after))
     parts.append(
         tags.section(
@@ -117,8 +123,6 @@ def content(
 
 def _figures(fleet: Fleet, activity: Activity, standing: Standing) -> Tag:
     held = _held(fleet, activity, standing)
-    used = held / standing.max_nodes
-    share = f"{used:.0%}" if used >= 0.01 or not held else "under 1%"
     here = ", this replica" if standing.shared else ""
     if standing.query_fault is not None:
         prometheus, level = "down", "bad"
@@ -131,8 +135,10 @@ def _figures(fleet: Fleet, activity: Activity, standing: Standing) -> Tag:
     refused = f"{short(activity.refused_rate)} refused" if activity.refused_rate >= 0.05 else "none refused"
     if standing.shared:
         known = "unknown" if standing.fleet_fault is not None else f"{fleet.nodes:,}"
-        nodes = _figure("Nodes", known, f"in the store; {held:,}, {share} of {standing.max_nodes:,}{here}")
+        nodes = _figure("Nodes", known, f"in the store; {held:,} at this replica")
     else:
+        used = held / standing.max_nodes
+        share = f"{used:.0%}" if used >= 0.01 or not held else "under 1%"
         nodes = _figure("Nodes", f"{held:,}", f"{share} of {standing.max_nodes:,}", activity.nodes_line)
     return tags.dl(
         nodes,
@@ -144,7 +150,11 @@ def _figures(fleet: Fleet, activity: Activity, standing: Standing) -> Tag:
             (f"p99 {under(activity.query_p99)}" if activity.query_p99 else "none in 5 min") + here,
             activity.queries_line,
         ),
-        _figure("Prometheus", tags.span(prometheus, class_=f"state {level}"), several or _host(standing)),
+        _figure(
+            "Store" if standing.shared else "Prometheus",
+            tags.span(prometheus, class_=f"state {level}"),
+            several or _host(standing),
+        ),
         _figure("Up for", lasting(activity.uptime), f"version {__version__}"),
         class_="figures",
     )

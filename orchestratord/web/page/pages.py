@@ -72,8 +72,9 @@ class TooMuch(QueryFault):
 class Pages:
     """Answers the routes for people. Belongs to the reactor thread; `in_thread` runs a function on a pool thread.
 
-    `unhealthy` and `unready` return the reason, or None while all is well. `max_nodes` is the size of this process'
-    table, `max_length` the most characters of a query.
+    `unhealthy` and `unready` return the reason, or None while all is well; so does `undelivered`, where there is a
+    store that reports are to get to. `max_nodes` is the size of this process' table, `max_length` the most characters
+    of a query.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Pages:
         in_thread: Callable[[Callable[[], Any]], Deferred[Any]],
         unhealthy: Callable[[], str | None],
         unready: Callable[[], str | None],
+        undelivered: Callable[[], str | None] | None = None,
         max_nodes: int,
         max_length: int,
     ) -> None:
@@ -103,6 +105,7 @@ class Pages:
         self._in_thread = in_thread
         self._unhealthy = unhealthy
         self._unready = unready
+        self._undelivered = undelivered or (lambda: None)
         self._max_length = max_length
         self._assets = Assets()
         self._pulse = Pulse(reactor, client)
@@ -197,6 +200,7 @@ class Pages:
             max_nodes=self._max_nodes,
             shared=self._fleet.shared,
             fleet_fault=None,
+            delivery_fault=self._undelivered(),
         )
         stale_after = self._fleet.stale_after
         try:
