@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from orchestratord.web.admin import Admin
     from orchestratord.web.page.pages import Pages
     from orchestratord.web.queries import Queries
-    from orchestratord.web.site import BoundedRequest
+    from orchestratord.web.request import BoundedRequest
 
 _READ = ["GET", "POST"]
 

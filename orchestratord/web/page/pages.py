@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from orchestratord.telemetry import Telemetry
     from orchestratord.upstream import Answer, QueryClient
     from orchestratord.web.reports import Clocks
-    from orchestratord.web.site import BoundedRequest
+    from orchestratord.web.request import BoundedRequest
 
 #: Seconds for which a page, and Prometheus' answer to a graph, is given to all who ask.
 FRESH_FOR, ANSWER_FRESH_FOR = 2.0, 5.0
