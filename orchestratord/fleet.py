@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-import time
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from twisted.internet.defer import DeferredSemaphore
 
+from orchestratord.breath import breathing, pause
 from orchestratord.errors import Overloaded, QueryFault, QueryTimeout, UpstreamUnavailable, beside_queries
 from orchestratord.nodes import Entry
 from orchestratord.query import INSTANT, Query, newest
@@ -32,8 +32,8 @@ _MOST_NAMED, _MOST_CHARACTERS = 200, 8000
 _LOOKS = 2
 #: Seconds that an instant query looks back, unless it is told otherwise.
 _LOOKBACK = 300.0
-#: Entries made in one go, and the pause after each block, in seconds: long enough for who waits for the interpreter.
-_BLOCK, _PAUSE = 500, 0.0002
+#: Entries made in one go.
+_BLOCK = 500
 
 _NODE_ID = re.compile(r"[A-Za-z0-9._:-]{1,253}")
 
@@ -41,15 +41,14 @@ _NODE_ID = re.compile(r"[A-Za-z0-9._:-]{1,253}")
 class Look(NamedTuple):
     """What is known of the fresh nodes at one moment.
 
-    `entries` returns them, unordered, on any thread; `now` is that moment by the clock of their `seen`, `unix_now` by
-    the calendar, both in seconds. `let_go` is for the pool thread that has read the last of them: what is nobody else's
-    is freed in steps there, for all at once would hold the interpreter.
+    `entries` returns them, unordered, on any thread, in a list that is the caller's: where there may be many, on a pool
+    thread, which lets go of them in steps (`breath.let_go`), for all at once would hold the interpreter. `now` is that
+    moment by the clock of their `seen`, `unix_now` by the calendar, both in seconds.
     """
 
     entries: Callable[[], list[Entry]]
     now: float
     unix_now: float
-    let_go: Callable[[], None] = lambda: None
 
 
 class Fleet(Protocol):
@@ -228,12 +227,12 @@ class StoreFleet:
             entries = _entries(ids, last, columns, look)
             index.clear()
             for column in columns:
-                time.sleep(_PAUSE)
+                pause()
                 column.clear()
             return entries
 
         entries: list[Entry] = await self._in_thread(make)
-        return look._replace(entries=lambda: entries, let_go=lambda: _let_go(entries))
+        return look._replace(entries=lambda: entries)
 
     async def _each(self, asked: _Asked, name: str, take: Callable[[str, float], None], only: str = "") -> None:
         """Give each node's value of one name to `take`, on a pool thread; `only` compares it in PromQL."""
@@ -243,7 +242,7 @@ class StoreFleet:
             for block in blocks(answer.body):
                 for element in block:
                     take(element.metric.node_id, float(element.value[1]))
-                time.sleep(_PAUSE)
+                pause()
 
         await self._read(read)
 
@@ -323,19 +322,11 @@ def _entries(
     ids: Sequence[str], last: Sequence[float], columns: Sequence[Sequence[float | None]], look: Look
 ) -> list[Entry]:
     """Return the nodes as a table would have them; on a pool thread if they are many."""
-    entries: list[Entry] = []
     offset = look.now - look.unix_now
-    for index, (node_id, at, *values) in enumerate(zip(ids, last, *columns, strict=True), 1):
-        entries.append(Entry(at + offset, NodeReport(node_id, tuple(values), at, at, ())))
-        if index % _BLOCK == 0:
-            time.sleep(_PAUSE)
-    return entries
-
-
-def _let_go(entries: list[Entry]) -> None:
-    while entries:
-        del entries[-_BLOCK:]
-        time.sleep(_PAUSE)
+    return [
+        Entry(at + offset, NodeReport(node_id, tuple(values), at, at, ()))
+        for node_id, at, *values in breathing(zip(ids, last, *columns, strict=True), _BLOCK)
+    ]
 
 
 def _refused(answer: Answer) -> QueryFault:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 
+from orchestratord.breath import let_go
 from orchestratord.catalogue import BUILT_IN
 from orchestratord.errors import Fault, NodesTimeout, Overloaded, QueryFault, QueryTimeout, UpstreamUnavailable
 from orchestratord.fleet import Known, Look, StoreFleet, TableFleet
@@ -97,9 +98,7 @@ class Setup:
 
     def _told(self, look: Look) -> list[dict[str, Any]]:
         entries = look.entries()
-        told = [details(entry, FAMILIES, look.now, look.unix_now, self.fleet.stale_after) for entry in entries]
-        look.let_go()
-        return told
+        return [details(entry, FAMILIES, look.now, look.unix_now, self.fleet.stale_after) for entry in entries]
 
 
 def now(work: Any) -> Any:
@@ -123,7 +122,7 @@ def test_the_table_at_once() -> None:
     assert now(fleet.node("a")).entries()[0].report.values[1] == 1
     assert now(fleet.node("c")).entries() == []
     assert (now(fleet.forget("a")), now(fleet.forget("a"))) == (True, False)
-    look.let_go()
+    let_go(look.entries())
     assert len(look.entries()) == 1
 
 

@@ -16,7 +16,7 @@ from orchestratord.options import OPTIONS
 from orchestratord.query import MAX_POINTS, parse_duration
 from orchestratord.report import MAX_AHEAD, NodeId
 from orchestratord.web.api import Api
-from orchestratord.web.site import BoundedChannel
+from orchestratord.web.channel import BoundedChannel
 from tests.description import PATH, Operation, check, description, operations, resolved
 from tests.wire import Wire, request
 

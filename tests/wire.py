@@ -29,7 +29,7 @@ from orchestratord.web.page.pages import Pages
 from orchestratord.web.queries import HOT_QUERIES, Queries, QueryResource
 from orchestratord.web.reports import AT_ONCE, ReportsResource
 from orchestratord.web.scrape import ScrapeResource
-from orchestratord.web.site import BoundedChannel, OrchestratorSite
+from orchestratord.web.site import OrchestratorSite
 from orchestratord.web.tree import KleinTree
 from tests.fakes import FakeClocks, FakeUpstreams, Metrics, decoder
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from twisted.web.http import Request
 
     from orchestratord.fleet import Fleet
+    from orchestratord.web.channel import BoundedChannel
 
 
 def turn(clock: Clock) -> None:

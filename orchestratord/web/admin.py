@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from twisted.python.failure import Failure
 
-    from orchestratord.web.site import BoundedRequest
+    from orchestratord.web.request import BoundedRequest
 
 
 class Admin:

@@ -12,6 +12,7 @@ from twisted.internet.defer import DeferredSemaphore
 from werkzeug.exceptions import MethodNotAllowed, NotFound
 
 from orchestratord import __version__
+from orchestratord.breath import let_go
 from orchestratord.errors import BadQuery, BadRequest, Busy, Fault
 from orchestratord.query import arguments
 from orchestratord.web.answers import failure_body, json_body, text_body, unknown_node
@@ -19,18 +20,18 @@ from orchestratord.web.listing import details, details_json, names_json
 from orchestratord.web.tree import KleinTree, NoSuchPath
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from twisted.internet.defer import Deferred
     from twisted.python.failure import Failure
     from twisted.web.resource import Resource
 
     from orchestratord.catalogue import Catalogue
-    from orchestratord.fleet import Fleet
+    from orchestratord.fleet import Fleet, Look
     from orchestratord.web.admin import Admin
     from orchestratord.web.page.pages import Pages
     from orchestratord.web.queries import Queries
-    from orchestratord.web.site import BoundedRequest
+    from orchestratord.web.request import BoundedRequest
 
 _READ = ["GET", "POST"]
 
@@ -72,7 +73,7 @@ class Api:
         queries: Queries,
         *,
         pages: Pages,
-        in_thread: Callable[[Callable[[], bytes]], Deferred[bytes]],
+        in_thread: Callable[[Callable[[], list[bytes]]], Deferred[list[bytes]]],
         admin: Admin | None,
     ) -> None:
         self.admin = admin
@@ -158,14 +159,13 @@ class Api:
         request.notifyFinish().addBoth(self._listed)
         names = self._catalogue.names if wanted in {"true", "1"} else ()
         look = await self._fleet.look(names)
-        entries = look.entries()
-        work = partial(names_json, entries)
-        if names:
-            work = partial(details_json, entries, names, look.now, look.unix_now, self._fleet.stale_after)
-        body = await self._making.run(self._in_thread, partial(_made, work, look.let_go))
+        made = await self._making.run(self._in_thread, partial(_listing, look, names, self._fleet.stale_after))
         request.setHeader(b"Content-Type", b"application/json")
-        request.setHeader(b"Content-Length", b"%d" % len(body))
-        return body
+        request.setHeader(b"Content-Length", b"%d" % sum(map(len, made)))
+        *parts, last = made
+        for part in parts:
+            request.write(part)
+        return last
 
     def _listed(self, _: object) -> None:
         self._listings -= 1
@@ -238,10 +238,11 @@ class Root(KleinTree):
         return super().getChildWithDefault(path, request)
 
 
-def _made(work: Callable[[], bytes], then: Callable[[], None]) -> bytes:
-    body = work()
-    then()
-    return body
+def _listing(look: Look, names: Sequence[str], stale_after: float) -> list[bytes]:
+    entries = look.entries()
+    parts = details_json(entries, names, look.now, look.unix_now, stale_after) if names else names_json(entries)
+    let_go(entries)
+    return parts
 
 
 def _query_string(request: BoundedRequest) -> bytes:

@@ -1,4 +1,7 @@
-"""The JSON of /nodes. Pure; made in steps short enough that a pool thread never holds the interpreter for long."""
+"""The JSON of /nodes, in parts: made on a pool thread, with pauses after steps of a millisecond.
+
+Joined, a large answer would be in memory twice, and the join alone would hold the interpreter for tens of milliseconds.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from orchestratord.breath import breathing
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from orchestratord.nodes import Entry
 
-#: Nodes sorted or encoded in one call, which holds the interpreter's lock for about a millisecond.
-_BLOCK = 1000
+#: Nodes whose ids are sorted in one call.
+_SORTED = 1000
+#: Nodes of which all is told, or the ids alone, in one part of an answer: a millisecond. So few, too, that what is made
+#: for a part does not call the garbage collector, which would look at lists of all nodes for 15 ms.
+_TOLD, _NAMED = 100, 500
+
+_OPENING, _CLOSING = b'{"nodes":[', b"]}"
 
 _encode = msgspec.json.encode
 
@@ -32,28 +42,36 @@ def details(entry: Entry, names: Sequence[str], now: float, unix_now: float, sta
     }
 
 
-def names_json(entries: list[Entry]) -> bytes:
+def names_json(entries: list[Entry]) -> list[bytes]:
     """Return the answer of `/nodes`: the ids, sorted."""
-    return _nodes_json(entry.report.node_id for entry in sorted_by_id(entries))
+    return _nodes_json((entry.report.node_id for entry in sorted_by_id(entries)), _NAMED)
 
 
-def details_json(entries: list[Entry], names: Sequence[str], now: float, unix_now: float, stale_after: float) -> bytes:
+def details_json(
+    entries: list[Entry], names: Sequence[str], now: float, unix_now: float, stale_after: float
+) -> list[bytes]:
     """Return the answer of `/nodes?details=true`: an object for each node, sorted by id."""
-    return _nodes_json(details(entry, names, now, unix_now, stale_after) for entry in sorted_by_id(entries))
+    told = (details(entry, names, now, unix_now, stale_after) for entry in sorted_by_id(entries))
+    return _nodes_json(told, _TOLD)
 
 
 def sorted_by_id(entries: list[Entry]) -> Iterator[Entry]:
-    """Return the entries sorted by node id, as plain texts; in steps of about a millisecond."""
+    """Return the entries sorted by node id, as plain texts; on a pool thread if they are many."""
 
     def by_id(entry: Entry) -> str:
         return entry.report.node_id
 
-    blocks = [sorted(entries[start : start + _BLOCK], key=by_id) for start in range(0, len(entries), _BLOCK)]
+    starts = breathing(range(0, len(entries), _SORTED), 2)
+    blocks = [sorted(entries[start : start + _SORTED], key=by_id) for start in starts]
     return merge(*blocks, key=by_id)
 
 
-def _nodes_json(items: Iterator[Any]) -> bytes:
+def _nodes_json(items: Iterator[Any], size: int) -> list[bytes]:
+    breathed = breathing(items, size)
     parts: list[bytes] = []
-    while block := list(islice(items, _BLOCK)):
-        parts.append(_encode(block)[1:-1])
-    return b'{"nodes":[%s]}' % b",".join(parts)
+    while block := list(islice(breathed, size)):
+        parts.append((b"," if parts else _OPENING) + _encode(block)[1:-1])
+    if not parts:
+        return [_OPENING + _CLOSING]
+    parts[-1] += _CLOSING
+    return parts

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from orchestratord.nodes import NodeStore, Updated
     from orchestratord.report import NodeReport, ReportDecoder
     from orchestratord.telemetry import Telemetry
-    from orchestratord.web.site import BoundedRequest
+    from orchestratord.web.request import BoundedRequest
 
 log = Logger()
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from orchestratord.nodes import NodeStore
     from orchestratord.telemetry import Telemetry
     from orchestratord.web.reports import Clocks
-    from orchestratord.web.site import BoundedRequest
+    from orchestratord.web.request import BoundedRequest
 
 log = Logger()
 

@@ -11,7 +11,7 @@ from werkzeug.exceptions import NotFound
 from orchestratord.web.answers import failure_body
 
 if TYPE_CHECKING:
-    from orchestratord.web.site import BoundedRequest
+    from orchestratord.web.request import BoundedRequest
 
 
 class KleinTree(Resource):

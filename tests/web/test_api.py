@@ -104,11 +104,11 @@ def test_an_odd_host_changes_nothing(host: str, path: str) -> None:
     assert not [event for event in logs if "log_failure" in event]
 
 
-def held_up(wire: Wire) -> list[Deferred[bytes]]:
+def held_up(wire: Wire) -> list[Deferred[list[bytes]]]:
     """Have no thread end by itself; return what ends each, in the order in which they began."""
-    pending: list[Deferred[bytes]] = []
+    pending: list[Deferred[list[bytes]]] = []
 
-    def later(_work: object) -> Deferred[bytes]:
+    def later(_work: object) -> Deferred[list[bytes]]:
         pending.append(Deferred())
         return pending[-1]
 
@@ -127,7 +127,7 @@ def test_listings_at_a_time_are_bounded() -> None:
     (refused,) = connections[-1].answers()
     assert (refused.status, refused.headers["retry-after"]) == (503, "1")
     for number in range(8):
-        pending[number].callback(b"{}")
+        pending[number].callback([b"{}"])
     assert [len(connection.answers()) for connection in connections[:8]] == [1] * 8
     connections[0].send(request("GET", "/nodes"))
     assert len(pending) == 9
@@ -142,7 +142,7 @@ def test_a_listing_whose_client_has_left_is_not_made() -> None:
         connection.send(request("GET", "/nodes"))
     connections[2].leave()
     for number in range(3):
-        pending[number].callback(b"{}")
+        pending[number].callback([b"{}"])
     assert len(pending) == 3
     assert [len(connections[number].answers()) for number in (0, 1, 3)] == [1, 1, 1]
 

@@ -6,8 +6,8 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from orchestratord.upstream import Answer
+from orchestratord.web.channel import ANSWERED_AT_ONCE, LINGER_SECONDS
 from orchestratord.web.connections import REFUSAL_SECONDS, REFUSALS
-from orchestratord.web.site import ANSWERED_AT_ONCE, LINGER_SECONDS
 from tests.fakes import body
 from tests.wire import Answer as WireAnswer
 from tests.wire import Connection, Wire, request, turn

@@ -6,7 +6,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 
 from orchestratord.upstream import Answer
-from orchestratord.web.site import LINGER_SECONDS
+from orchestratord.web.channel import LINGER_SECONDS
 from tests.fakes import body
 from tests.wire import Connection, Wire, request
 

@@ -6,8 +6,8 @@ import math
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from orchestratord.breath import breathing
 from orchestratord.web.listing import sorted_by_id
-from orchestratord.web.page.breath import breathing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

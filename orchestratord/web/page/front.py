@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 from twisted.web.template import Tag, tags
 
 from orchestratord import __version__
-from orchestratord.web.page.breath import breathing
+from orchestratord.breath import breathing
 from orchestratord.web.page.figures import bare, counted, lasting, measured, noun, printable, short, under
 from orchestratord.web.page.fleet import MAX_TILES, STEPS, Cell, Fleet
 from orchestratord.web.page.graph import query_form

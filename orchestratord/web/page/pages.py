@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from isal import isal_zlib
 from prometheus_client.exposition import gzip_accepted
 
+from orchestratord.breath import let_go
 from orchestratord.errors import BadRequest, Busy, Fault, Overloaded, QueryFault, UnknownNode
 from orchestratord.fleet import Look
 from orchestratord.query import parse_duration, parse_time
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from orchestratord.telemetry import Telemetry
     from orchestratord.upstream import Answer, QueryClient
     from orchestratord.web.reports import Clocks
-    from orchestratord.web.site import BoundedRequest
+    from orchestratord.web.request import BoundedRequest
 
 #: Seconds for which a page, and Prometheus' answer to a graph, is given to all who ask.
 FRESH_FOR, ANSWER_FRESH_FOR = 2.0, 5.0
@@ -212,8 +213,9 @@ class Pages:
         index = self._catalogue.names.index(family.name)
 
         def make() -> Drawn:
-            picture = picture_of(look.entries(), index, look.now, stale_after)
-            look.let_go()
+            entries = look.entries()
+            picture = picture_of(entries, index, look.now, stale_after)
+            let_go(entries)
             content = front.content(
                 picture,
                 activity,

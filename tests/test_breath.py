@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from threading import Event, Thread
 
-from orchestratord.web.page.breath import breathing
+from orchestratord.breath import breathing, let_go
 
 
 def test_nothing_is_lost_on_the_way() -> None:
@@ -29,3 +29,11 @@ def test_another_thread_has_its_turn() -> None:
             break
     other.join()
     assert seen.is_set()
+
+
+def test_a_list_is_let_go_of_wholly() -> None:
+    """However many steps that takes."""
+    for length in (0, 1, 500, 1234):
+        items = list(range(length))
+        let_go(items)
+        assert items == []
