@@ -184,6 +184,17 @@ def test_what_the_store_knows_of_nodes_fresh_or_not() -> None:
     assert setup.known() == {}
 
 
+def test_when_nodes_were_heard() -> None:
+    """One series of each, in one query for as many as fit into it."""
+    ids = [f"node-{index:03}.example" for index in range(300)]
+    nodes: dict[str, Any] = {node_id: {LAST_REPORT: NOW - 5, "page_faults": 1.0} for node_id in ids[1:]}
+    setup = Setup(**nodes)
+    assert now(setup.fleet.heard(ids)) == dict.fromkeys(ids[1:], NOW - 5)
+    assert len(setup.store.asked) == 1
+    assert setup.store.queries[0].startswith(f'max by (node_id) ({LAST_REPORT}{{node_id=~"node-000[.]example|')
+    assert setup.store.queries[0].endswith('|node-299[.]example",job=""})')
+
+
 def test_who_is_silent() -> None:
     """The nodes whose newest report is from before a time, and when that was; the store is the one that compares."""
     setup = Setup(a={LAST_REPORT: NOW - 200.125}, b={LAST_REPORT: NOW - 60}, c={"page_faults": 1.0})
