@@ -326,10 +326,12 @@ def _portions(node_ids: Iterable[str], most: int) -> list[list[str]]:
     portions: list[list[str]] = []
     room = 0
     for node_id in filter(_NODE_ID.fullmatch, node_ids):
-        room -= len(node_id)
+        # As it is written: an id may be all dots.
+        length = len(node_id) + (len(_DOT) - 1) * node_id.count(".") + 1
+        room -= length
         if not portions or room < 0 or len(portions[-1]) == most:
             portions.append([])
-            room = _MOST_CHARACTERS - len(node_id)
+            room = _MOST_CHARACTERS - length
         portions[-1].append(node_id)
     return portions
 
