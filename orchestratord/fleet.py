@@ -299,6 +299,8 @@ class StoreFleet:
         if left <= 0:
             raise QueryTimeout("the store took too long to say what it knows of the nodes")
         params = [("query", promql), ("time", f"{asked.at:.3f}"), ("timeout", f"{left:.3f}")]
+        # Thanos answers with what it has got, if some of its parts are away, and calls that a success.
+        params.append(("partial_response", "false"))
         if self.stale_after > _LOOKBACK:  # older stores than those that know one of these look back 5 minutes
             params += [(name, f"{self.stale_after:g}s") for name in ("lookback_delta", "max_lookback")]
         answer = await self._client.fetch(newest(Query(INSTANT, tuple(params), left)))

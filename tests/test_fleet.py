@@ -241,13 +241,14 @@ def test_ids_of_dots_are_not_too_long_for_a_store() -> None:
 
 
 def test_a_query_is_about_one_moment_and_past_caches() -> None:
-    """Every query of a look has the same time; VictoriaMetrics is told to leave nothing out."""
+    """Every query of a look has the same time; VictoriaMetrics and Thanos are told to leave nothing out."""
     setup = Setup(n1={LAST_REPORT: NOW})
     setup.told("page_faults")
     for query in setup.store.asked:
         params = dict(query.params)
         assert (query.path, params["time"], params["nocache"]) == ("/api/v1/query", f"{NOW:.3f}", "1")
         assert (query.timeout, params["timeout"]) == (10, "10.000")
+        assert params["partial_response"] == "false"
         assert not params.keys() & {"lookback_delta", "max_lookback"}
     patient = Setup(stale_after=900, n1={LAST_REPORT: NOW - 800})
     assert len(patient.told()) == 1
