@@ -13,7 +13,7 @@ from orchestratord.errors import Overloaded, QueryFault, QueryTimeout, UpstreamU
 from orchestratord.nodes import Entry
 from orchestratord.query import INSTANT, Query, newest
 from orchestratord.report import NodeReport
-from orchestratord.row import LAST_REPORT, row_names
+from orchestratord.row import LAST_REPORT, MAX_MILLISECONDS, row_names
 from orchestratord.vector import blocks, problem
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class StoreFleet:
         for named in _portions(node_ids, _MOST_NAMED):
             for node_id, values in (await self._values(_Asked(self._clocks.time()), named)).items():
                 last = values.get(LAST_REPORT, math.nan)
-                known[node_id] = Known(last if math.isfinite(last) else 0.0, frozenset(values))
+                known[node_id] = Known(last if _is_time(last) else 0.0, frozenset(values))
         return known
 
     async def heard(self, node_ids: Sequence[str]) -> dict[str, float]:
@@ -168,8 +168,13 @@ class StoreFleet:
         One series of each: a ninth of what `known` asks for.
         """
         heard: dict[str, float] = {}
+
+        def take(node_id: str, value: float) -> None:
+            if _is_time(value):
+                heard[node_id] = value
+
         for named in _portions(node_ids, _MOST_CHARACTERS):
-            await self._each(_Asked(self._clocks.time()), LAST_REPORT, heard.__setitem__, named=named)
+            await self._each(_Asked(self._clocks.time()), LAST_REPORT, take, named=named)
         return heard
 
     async def silent(self, before: float) -> dict[str, float]:
@@ -177,7 +182,7 @@ class StoreFleet:
         found: dict[str, float] = {}
 
         def take(node_id: str, value: float) -> None:
-            if _NODE_ID.fullmatch(node_id):
+            if _is_time(value) and _NODE_ID.fullmatch(node_id):
                 found[node_id] = value
 
         await self._each(_Asked(self._clocks.time()), LAST_REPORT, take, only=f" < {before:.3f}")
@@ -195,7 +200,7 @@ class StoreFleet:
             raise beside_queries(fault) from None
         values = found.get(node_id, {})
         last = values.get(LAST_REPORT, math.nan)
-        if not last > asked.at - self.stale_after:
+        if not (last > asked.at - self.stale_after and _is_time(last)):
             return look
         columns = [[_reported(values.get(name, math.nan))] for name in self._families]
         entries = _entries([node_id], [last], columns, look)
@@ -224,7 +229,7 @@ class StoreFleet:
         limit = asked.at - self.stale_after
 
         def fresh(node_id: str, value: float) -> None:
-            if value > limit and _NODE_ID.fullmatch(node_id):
+            if value > limit and _is_time(value) and _NODE_ID.fullmatch(node_id):
                 ids.append(node_id)
                 last.append(value)
 
@@ -336,6 +341,11 @@ def _portions(node_ids: Iterable[str], most: int) -> list[list[str]]:
             room = _MOST_CHARACTERS - length
         portions[-1].append(node_id)
     return portions
+
+
+def _is_time(value: float) -> bool:
+    """Return whether it can be the time of a report, as `orchestratord.row` has them; a store may have anything."""
+    return 0 <= value <= MAX_MILLISECONDS / 1000
 
 
 def _into(column: list[float | None], index: dict[str, int]) -> Callable[[str, float], None]:

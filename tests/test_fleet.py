@@ -231,6 +231,17 @@ def test_many_ids_are_several_queries(length: int, most: int) -> None:
     assert max(map(len, setup.store.queries)) < 16_384
 
 
+@pytest.mark.parametrize("value", [-1.0, -1e300, 1e300, float("inf"), float("-inf"), float("nan")])
+def test_what_is_no_time_of_a_report(value: float) -> None:
+    """A store may have anything, and one node of that kind is nobody else's misfortune: it is no node."""
+    setup = Setup(odd={LAST_REPORT: value, "page_faults": 1.0}, n1={LAST_REPORT: NOW - 1})
+    assert [one["node_id"] for one in setup.told()] == ["n1"]
+    assert setup.node("odd") == []
+    assert now(setup.fleet.heard(["n1", "odd"])) == {"n1": NOW - 1}
+    assert setup.known("odd")["odd"].last_report == 0
+    assert "odd" not in now(setup.fleet.silent(NOW - 60))
+
+
 def test_ids_of_dots_are_not_too_long_for_a_store() -> None:
     """A dot takes three characters: a query that no store takes would hold up the ends of all nodes for good."""
     ids = ["." * (253 - index) for index in range(40)]
