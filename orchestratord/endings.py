@@ -135,6 +135,12 @@ class Endings(Service):
         """Take nodes whose series are to be ended."""
         for entry in entries:
             self._silent[entry.report.node_id] = _time_of(entry)
+        # If the store cannot be asked for long: the oldest have ended by themselves, or are found by a search.
+        excess = len(self._silent) - self._nodes.max_nodes
+        if excess > 0:
+            for node_id in list(islice(self._silent, excess)):
+                del self._silent[node_id]
+            self._marked("unanswered", excess)
 
     async def forget(self, node_id: str) -> bool:
         """Forget a node at once, here and in the store; return whether anybody knew it. Raises QueryFault."""

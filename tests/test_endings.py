@@ -211,6 +211,21 @@ def test_a_store_that_does_not_answer_is_asked_again() -> None:
     assert scene.markers() == {"a": NOW + 60}
 
 
+def test_a_store_that_cannot_be_asked_costs_no_memory() -> None:
+    """Nodes come and go for hours: no more are kept in mind than the table holds, and those the newest."""
+    scene = Scene()
+    scene.outbox.quiet = 0.0
+    scene.nodes.max_nodes = 5
+    for minute in range(4):
+        for index in range(3):
+            scene.post(f"n{minute}-{index}", NOW + scene.clock.seconds())
+        scene.wait(60)
+    assert scene.counted == {"unanswered": 7}
+    scene.outbox.quiet = QUIET
+    scene.wait(1)
+    assert scene.store.asked == [["n2-1", "n2-2", "n3-0", "n3-1", "n3-2"]]
+
+
 def test_many_nodes_are_asked_about_a_few_at_a_time() -> None:
     """A query has a length, and an answer too."""
     scene = Scene()
