@@ -144,8 +144,9 @@ class Endings(Service):
 
     async def forget(self, node_id: str) -> bool:
         """Forget a node at once, here and in the store; return whether anybody knew it. Raises QueryFault."""
-        entry = self._nodes.get(node_id, self._clocks.monotonic())
         known = (await self._store.known([node_id])).get(node_id)
+        # Now, for it may have reported meanwhile: the marker goes behind all that is forgotten.
+        entry = self._nodes.get(node_id, self._clocks.monotonic())
         self._nodes.forget(node_id, self._clocks.monotonic())
         self._silent.pop(node_id, None)
         if known is None and entry is None:

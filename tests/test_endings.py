@@ -334,6 +334,26 @@ def test_a_forgotten_node_ends_at_once() -> None:
     assert scene.counted == {"sent": 1}
 
 
+def test_a_report_that_comes_while_a_node_is_being_forgotten_is_forgotten_too() -> None:
+    """Otherwise it would be gone from the table, and fresh in the store."""
+    scene = Scene()
+    scene.post("a", NOW)
+    ask, answered = scene.store.known, Deferred[None]()
+
+    async def slow(node_ids: Sequence[str]) -> Mapping[str, Known]:
+        found = await ask(node_ids)
+        await answered
+        return found
+
+    scene.store.known = slow  # type: ignore[method-assign]
+    forgetting = Deferred.fromCoroutine(scene.endings.forget("a"))
+    scene.post("a", NOW + 10)
+    answered.callback(None)
+    assert forgetting.result is True
+    assert scene.nodes.get("a", scene.clock.seconds()) is None
+    assert scene.markers() == {"a": NOW + 10.001}
+
+
 def test_a_node_that_only_the_store_knows_can_be_forgotten() -> None:
     """Another replica has heard it: any may be told."""
     scene = Scene()
