@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import struct
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ import pytest
 
 from orchestratord.catalogue import BUILT_IN
 from orchestratord.row import ABSENT, STALE, Row, RowFormat, row_names
-from orchestratord.segment import BadSegment, frames, head, read_head
+from orchestratord.segment import BadSegment, frames, head, read_head, resume
 from orchestratord.spool import Position, Spool
 from orchestratord.spool_files import SpoolFiles
 from tests.fakes import NOW, report
@@ -328,6 +329,28 @@ def test_a_disk_that_takes_half_of_it(tmp_path: Path) -> None:
     assert read(again)[0] == list(range(32))
     assert again.unreadable == 0
     again.close()
+
+
+class Counted(bytes):
+    """Bytes that know how many of them were looked at."""
+
+    looked_at = 0
+
+    def __getitem__(self, key: Any) -> Any:
+        """Return a part."""
+        found = super().__getitem__(key)
+        self.looked_at += len(found) if isinstance(found, bytes) else 1
+        return found
+
+
+def test_values_that_look_like_frames_hold_up_no_reader() -> None:
+    """Clients choose them; the reactor waits while the next frame is looked for behind a damage."""
+    ((frame, _),) = frames([row(1)], 0)
+    false = frame[:4] + b"none" + struct.pack("<IIq", 3_900_000, 1, 0)
+    data = Counted(b"damage" + false * 300_000)
+    assert resume(data) is None
+    assert data.looked_at < 5_000_000
+    assert resume(b"damage" + false * 500 + frame) == 6 + 500 * len(false)
 
 
 class Unsyncable(SpoolFiles):
