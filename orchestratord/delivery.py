@@ -227,7 +227,8 @@ class Delivery(Service):
     def quiet_for(self) -> float:
         """Return for how long the store has been well, in seconds; 0 if reports have been waiting for it."""
         oldest = self._spool.oldest
-        if oldest is not None and self._now() - oldest > BEHIND:
+        # The clock may have been set back: then nothing says how long it has been.
+        if oldest is not None and abs(self._now() - oldest) > BEHIND:
             return 0.0
         seconds: float = self._reactor.seconds()
         return seconds - self._sender.last_trouble

@@ -12,7 +12,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from orchestratord.errors import QueryFault
-from orchestratord.row import ABSENT, STALE, Row
+from orchestratord.row import ABSENT, LAST_REPORT, STALE, Row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping, Sequence
@@ -29,8 +29,8 @@ log = Logger()
 
 #: Seconds between looks at the nodes whose end is not settled.
 LOOK_EVERY = 1.0
-#: Nodes that the store is asked about at once.
-AT_ONCE = 200
+#: Nodes that are decided about at once: a millisecond or two.
+AT_ONCE = 1000
 #: For how long the store must have been well, and nothing have waited for it, before it is asked, in seconds: what
 #: other replicas have heard is in it then.
 QUIET = 10.0
@@ -44,6 +44,10 @@ _MILLISECOND = 0.001
 
 class Store(Protocol):
     """What the store knows: `orchestratord.fleet.StoreFleet`. Raises QueryFault."""
+
+    async def heard(self, node_ids: Sequence[str]) -> Mapping[str, float]:
+        """Return when these nodes last reported, in Unix seconds; nothing of one that a query does not answer."""
+        ...
 
     async def known(self, node_ids: Sequence[str]) -> Mapping[str, Known]:
         """Return what an instant query answers of these nodes; a node that it answers nothing of is left out."""
@@ -121,17 +125,28 @@ class Endings(Service):
             self._looking.cancel()
 
     def updated(self, reports: Sequence[NodeReport], replaced: Sequence[NodeReport | None]) -> None:
-        """Do nothing: whether a node is back is looked up when its end is settled."""
+        """Leave alone who is back."""
+        del replaced
+        if self._silent:
+            for report in reports:
+                self._silent.pop(report.node_id, None)
 
     def expired(self, entries: Sequence[Entry]) -> None:
         """Take nodes whose series are to be ended."""
         for entry in entries:
             self._silent[entry.report.node_id] = _time_of(entry)
+        # If the store cannot be asked for long: the oldest have ended by themselves, or are found by a search.
+        excess = len(self._silent) - self._nodes.max_nodes
+        if excess > 0:
+            for node_id in list(islice(self._silent, excess)):
+                del self._silent[node_id]
+            self._marked("unanswered", excess)
 
     async def forget(self, node_id: str) -> bool:
         """Forget a node at once, here and in the store; return whether anybody knew it. Raises QueryFault."""
-        entry = self._nodes.get(node_id, self._clocks.monotonic())
         known = (await self._store.known([node_id])).get(node_id)
+        # Now, for it may have reported meanwhile: the marker goes behind all that is forgotten.
+        entry = self._nodes.get(node_id, self._clocks.monotonic())
         self._nodes.forget(node_id, self._clocks.monotonic())
         self._silent.pop(node_id, None)
         if known is None and entry is None:
@@ -167,30 +182,56 @@ class Endings(Service):
 
     async def _search(self) -> None:
         found = await self._store.silent(self._clocks.time() - self._nodes.stale_after)
+        now = self._clocks.monotonic()
         for node_id, last in found.items():
-            if self._suspects.get(node_id) == last:
+            if self._suspects.get(node_id) == last and self._nodes.get(node_id, now) is None:
                 self._silent.setdefault(node_id, last)
         self._suspects = found
 
     async def _ask(self, node_ids: Sequence[str]) -> None:
-        known = await self._store.known(node_ids)
-        now = self._clocks.monotonic()
+        """Settle the ends of these nodes. Of most another replica has heard, which takes the store little to say."""
+        last = await self._store.heard(node_ids)
+        ends: list[str] = []
         outcomes: Counter[str] = Counter()
-        rows = []
         for node_id in node_ids:
-            heard = self._silent.pop(node_id, None)
-            if heard is None or self._nodes.get(node_id, now) is not None:
+            if node_id in self._silent:
+                outcome = self._outcome(node_id, last.get(node_id))
+                if outcome == "sent":
+                    ends.append(node_id)
+                else:
+                    del self._silent[node_id]
+                    outcomes[outcome] += 1
+        self._count(outcomes)
+        if ends:
+            await self._end(ends)
+
+    async def _end(self, node_ids: Sequence[str]) -> None:
+        """End the series of nodes of which nobody seems to have heard; what the store says now decides."""
+        known = await self._store.known(node_ids)
+        outcomes: Counter[str] = Counter()
+        rows: list[bytes] = []
+        for node_id in node_ids:
+            if node_id not in self._silent:
                 continue
             stored = known.get(node_id)
-            if stored is None:
-                outcomes["ended_already"] += 1
-            elif stored.last_report > heard + _MILLISECOND / 2:
-                outcomes["heard_elsewhere"] += 1
-            else:
-                outcomes["sent"] += 1
+            # No marker where nothing says when the node last reported: another replica may have heard from it.
+            last = stored.last_report if stored is not None and LAST_REPORT in stored.names else None
+            outcome = self._outcome(node_id, last)
+            heard = self._silent.pop(node_id)
+            outcomes[outcome] += 1
+            if outcome == "sent" and stored is not None:
                 at = max(heard, stored.last_report) + self._nodes.stale_after
                 rows.append(self._marker(node_id, stored.names, at))
         self._outbox.add(rows)
+        self._count(outcomes)
+
+    def _outcome(self, node_id: str, last: float | None) -> str:
+        """Return what is to become of a node's series, if the store says that it last reported at this time."""
+        if last is None:
+            return "ended_already"
+        return "heard_elsewhere" if last > self._silent[node_id] + _MILLISECOND / 2 else "sent"
+
+    def _count(self, outcomes: Counter[str]) -> None:
         for outcome, count in outcomes.items():
             self._marked(outcome, count)
 

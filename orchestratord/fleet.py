@@ -13,7 +13,7 @@ from orchestratord.errors import Overloaded, QueryFault, QueryTimeout, UpstreamU
 from orchestratord.nodes import Entry
 from orchestratord.query import INSTANT, Query, newest
 from orchestratord.report import NodeReport
-from orchestratord.row import LAST_REPORT, row_names
+from orchestratord.row import LAST_REPORT, MAX_MILLISECONDS, row_names
 from orchestratord.vector import blocks, problem
 
 if TYPE_CHECKING:
@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from orchestratord.nodes import NodeStore
     from orchestratord.upstream import Answer, QueryClient
 
-#: Nodes that one query names, and characters of their ids: VictoriaMetrics takes 16,384 for a whole query.
-_MOST_NAMED, _MOST_CHARACTERS = 200, 8000
+#: Nodes that one query for all their families names.
+_MOST_NAMED = 200
+#: Characters that name nodes in a query: VictoriaMetrics takes 16,384 for a whole one.
+_MOST_CHARACTERS = 8000
 #: Looks at the whole fleet at a time: of 100,000 nodes, each takes tens of megabytes.
 _LOOKS = 2
 #: Seconds that an instant query looks back, unless it is told otherwise.
@@ -35,6 +37,8 @@ _LOOKBACK = 300.0
 #: Entries made in one go.
 _BLOCK = 500
 
+#: A dot in a regular expression.
+_DOT = "[.]"
 _NODE_ID = re.compile(r"[A-Za-z0-9._:-]{1,253}")
 
 
@@ -151,21 +155,36 @@ class StoreFleet:
         Raises a QueryFault.
         """
         known: dict[str, Known] = {}
-        for named in _portions(node_ids):
+        for named in _portions(node_ids, _MOST_NAMED):
             for node_id, values in (await self._values(_Asked(self._clocks.time()), named)).items():
                 last = values.get(LAST_REPORT, math.nan)
-                known[node_id] = Known(last if math.isfinite(last) else 0.0, frozenset(values))
+                known[node_id] = Known(last if _is_time(last) else 0.0, frozenset(values))
         return known
+
+    async def heard(self, node_ids: Sequence[str]) -> dict[str, float]:
+        """Return when these nodes last reported, by what the store still answers, in Unix seconds; raises a QueryFault.
+
+        One series of each: a ninth of what `known` asks for.
+        """
+        heard: dict[str, float] = {}
+
+        def take(node_id: str, value: float) -> None:
+            if _is_time(value):
+                heard[node_id] = value
+
+        for named in _portions(node_ids, _MOST_CHARACTERS):
+            await self._each(_Asked(self._clocks.time()), LAST_REPORT, take, named=named)
+        return heard
 
     async def silent(self, before: float) -> dict[str, float]:
         """Return the nodes whose newest report is from before this Unix time, and its time. Raises a QueryFault."""
         found: dict[str, float] = {}
 
         def take(node_id: str, value: float) -> None:
-            if _NODE_ID.fullmatch(node_id):
+            if _is_time(value) and _NODE_ID.fullmatch(node_id):
                 found[node_id] = value
 
-        await self._each(_Asked(self._clocks.time()), LAST_REPORT, take, f" < {before:.3f}")
+        await self._each(_Asked(self._clocks.time()), LAST_REPORT, take, only=f" < {before:.3f}")
         return found
 
     async def node(self, node_id: str) -> Look:
@@ -180,7 +199,7 @@ class StoreFleet:
             raise beside_queries(fault) from None
         values = found.get(node_id, {})
         last = values.get(LAST_REPORT, math.nan)
-        if not last > asked.at - self.stale_after:
+        if not (last > asked.at - self.stale_after and _is_time(last)):
             return look
         columns = [[_reported(values.get(name, math.nan))] for name in self._families]
         entries = _entries([node_id], [last], columns, look)
@@ -209,7 +228,7 @@ class StoreFleet:
         limit = asked.at - self.stale_after
 
         def fresh(node_id: str, value: float) -> None:
-            if value > limit and _NODE_ID.fullmatch(node_id):
+            if value > limit and _is_time(value) and _NODE_ID.fullmatch(node_id):
                 ids.append(node_id)
                 last.append(value)
 
@@ -234,9 +253,21 @@ class StoreFleet:
         entries: list[Entry] = await self._in_thread(make)
         return look._replace(entries=lambda: entries)
 
-    async def _each(self, asked: _Asked, name: str, take: Callable[[str, float], None], only: str = "") -> None:
-        """Give each node's value of one name to `take`, on a pool thread; `only` compares it in PromQL."""
-        answer = await self._fetch(asked, f"max by (node_id) ({name}{{{self.matchers[1:]}}}){only}")
+    async def _each(
+        self,
+        asked: _Asked,
+        name: str,
+        take: Callable[[str, float], None],
+        *,
+        named: Sequence[str] = (),
+        only: str = "",
+    ) -> None:
+        """Give each node's value of one name to `take`, on a pool thread.
+
+        Only of these nodes, if any are `named`; `only` compares the value in PromQL.
+        """
+        matchers = f"{_named(named)}{self.matchers}" if named else self.matchers[1:]
+        answer = await self._fetch(asked, f"max by (node_id) ({name}{{{matchers}}}){only}")
 
         def read() -> None:
             for block in blocks(answer.body):
@@ -248,9 +279,7 @@ class StoreFleet:
 
     async def _values(self, asked: _Asked, node_ids: Sequence[str]) -> dict[str, dict[str, float]]:
         """Return the values that the store answers of these nodes, by node and name."""
-        # Of all that ids are made of only the dot means something in a regular expression.
-        named = "|".join(node_ids).replace(".", "[.]")
-        promql = f'max by (__name__,node_id) ({{__name__=~"{self._all}",node_id=~"{named}"{self.matchers}}})'
+        promql = f'max by (__name__,node_id) ({{__name__=~"{self._all}",{_named(node_ids)}{self.matchers}}})'
         answer = await self._fetch(asked, promql)
         found: dict[str, dict[str, float]] = {}
 
@@ -274,6 +303,8 @@ class StoreFleet:
         if left <= 0:
             raise QueryTimeout("the store took too long to say what it knows of the nodes")
         params = [("query", promql), ("time", f"{asked.at:.3f}"), ("timeout", f"{left:.3f}")]
+        # Thanos answers with what it has got, if some of its parts are away, and calls that a success.
+        params.append(("partial_response", "false"))
         if self.stale_after > _LOOKBACK:  # older stores than those that know one of these look back 5 minutes
             params += [(name, f"{self.stale_after:g}s") for name in ("lookback_delta", "max_lookback")]
         answer = await self._client.fetch(newest(Query(INSTANT, tuple(params), left)))
@@ -289,17 +320,31 @@ class _Asked(NamedTuple):
     deadline: float = math.inf
 
 
-def _portions(node_ids: Iterable[str]) -> list[list[str]]:
-    """Return what can be ids, in as many queries as they take."""
+def _named(node_ids: Sequence[str]) -> str:
+    """Return the matcher of these nodes."""
+    # Of all that ids are made of only the dot means something in a regular expression.
+    alternatives = "|".join(node_ids).replace(".", _DOT)
+    return f'node_id=~"{alternatives}"'
+
+
+def _portions(node_ids: Iterable[str], most: int) -> list[list[str]]:
+    """Return what can be ids, in as many queries as they take, of up to `most` each."""
     portions: list[list[str]] = []
     room = 0
     for node_id in filter(_NODE_ID.fullmatch, node_ids):
-        room -= len(node_id)
-        if not portions or room < 0 or len(portions[-1]) == _MOST_NAMED:
+        # As it is written: an id may be all dots.
+        length = len(node_id) + (len(_DOT) - 1) * node_id.count(".") + 1
+        room -= length
+        if not portions or room < 0 or len(portions[-1]) == most:
             portions.append([])
-            room = _MOST_CHARACTERS - len(node_id)
+            room = _MOST_CHARACTERS - length
         portions[-1].append(node_id)
     return portions
+
+
+def _is_time(value: float) -> bool:
+    """Return whether it can be the time of a report, as `orchestratord.row` has them; a store may have anything."""
+    return 0 <= value <= MAX_MILLISECONDS / 1000
 
 
 def _into(column: list[float | None], index: dict[str, int]) -> Callable[[str, float], None]:

@@ -30,6 +30,8 @@ _SAMPLE_VALUE, _SAMPLE_TIMESTAMP = b"\x09", b"\x10"  # Sample.value, .timestamp
 _DOUBLE = len(ABSENT)
 #: The timestamps whose varint has 6 bytes: from 1971 until 2109.
 _USUAL = range(2**35, 2**42)
+#: Protobuf has a negative number as one of 64 bits. A store refuses such a timestamp, and only that one.
+_64_BITS = 2**64 - 1
 #: Templates that are kept at most; there may be one for each length of an id, times the choices of absent values.
 _MAX_TEMPLATES = 1024
 
@@ -103,7 +105,7 @@ class Encoder:
         """Return the series of a node, whatever its times are."""
         label = _node_label(node.node_id) + self._end
         # The timestamp first, which is as good: what all series of a row have in common is then in one piece.
-        heads = [_SAMPLE_TIMESTAMP + _varint(timestamp) + _SAMPLE_VALUE for timestamp, _ in node.times]
+        heads = [_SAMPLE_TIMESTAMP + _varint(timestamp & _64_BITS) + _SAMPLE_VALUE for timestamp, _ in node.times]
         heads = [_SAMPLES + _varint(len(head) + _DOUBLE) + head for head in heads]
         found: list[bytes] = []
         columns = zip(*(self._values(values) for _, values in node.times), strict=True)

@@ -23,7 +23,7 @@ _NAN = float("nan")
 #: Where the values begin in the bytes of a row.
 _VALUES_AT = struct.calcsize("<Bq")
 #: 2^47 milliseconds: the year 6429. A timestamp beyond is taken for it, one before 1970 for 1970; a store refuses both.
-_MAX_MILLISECONDS = 2**47
+MAX_MILLISECONDS = 2**47
 
 
 class Row(NamedTuple):
@@ -61,7 +61,7 @@ class RowFormat:
 
     def sample(self, node_id: str, values: Sequence[float | None], at: float) -> bytes:
         """Return the row of a node's values (None: no sample) at a time in Unix seconds."""
-        milliseconds = min(max(round(at * 1000), 0), _MAX_MILLISECONDS)
+        milliseconds = min(max(round(at * 1000), 0), MAX_MILLISECONDS)
         if None in values:
             values = [_NAN if value is None else value for value in values]
         encoded = node_id.encode()

@@ -37,8 +37,9 @@ _CHECKED = struct.Struct("<IIq")
 _BEFORE_CHECKED = _FRAME.size - _CHECKED.size
 #: Bytes of the longest frame that is believed.
 _MAX_FRAME = 1 << 24
-#: So many places that look like a frame's beginning are tried behind a damage.
-_TRIES = 1000
+#: So many places that look like a frame's beginning are tried behind a damage, and of so many bytes in all: clients
+#: choose the values of rows, and the reactor waits for the reader.
+_TRIES, _TRIED_BYTES = 1000, 1 << 22
 
 
 class BadSegment(Exception):
@@ -156,15 +157,17 @@ def scan(data: bytes, most: int) -> Scan:
 
 def resume(data: bytes) -> int | None:
     """Return where in `data`, which begins with a damaged frame, the next good one begins; None if there is none."""
-    at = 0
+    at, left = 0, _TRIED_BYTES
     for _ in range(_TRIES):
         at = data.find(_FRAME_MAGIC, at + 1)
         if at < 0:
             break
         if at + _FRAME.size <= len(data):
-            length = _FRAME.unpack_from(data, at)[2]
-            if scan(data[at : at + _FRAME.size + length], 1).size:
-                return at
+            size = _FRAME.size + _FRAME.unpack_from(data, at)[2]
+            if size <= left:
+                left -= size
+                if scan(data[at : at + size], 1).size:
+                    return at
     return None
 
 

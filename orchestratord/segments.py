@@ -64,6 +64,12 @@ class Segment:
         while written < len(data):
             written += os.write(self.descriptor, memoryview(data)[written:])
 
+    def sync(self) -> None:
+        """Bring the file to the disk, without what is torn. Raises OSError."""
+        if self.torn:
+            os.ftruncate(self.descriptor, self.size)
+        os.fdatasync(self.descriptor)
+
     def close(self) -> None:
         """Close the file, if it is open."""
         descriptor, self.descriptor = self.descriptor, -1

@@ -11,7 +11,6 @@ read. Only the last segment is written to. One that has left the list is touched
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -374,16 +373,24 @@ class Spool:
             for segment in dirty:
                 segment.dirty = False
             names, self._new_names = self._new_names, False
-        try:
-            for segment in dirty:
-                if segment.torn:
-                    os.ftruncate(segment.descriptor, segment.size)
-                os.fdatasync(segment.descriptor)
-            if self._entered:
+        refused: OSError | None = None
+        for segment in dirty:
+            try:
+                segment.sync()
+            except OSError as error:
+                refused = error
+                with self._lock:
+                    segment.dirty = True
+        if self._entered:
+            try:
                 self._files.sync(names=names)
-        except OSError as error:
+            except OSError as error:
+                refused = error
+                with self._lock:
+                    self._new_names |= names
+        if refused is not None:
             with self._lock:
-                self._failed(error)
+                self._failed(refused)
                 self._segments.seal()
         for segment in files:
             with self._lock:

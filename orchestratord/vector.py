@@ -95,7 +95,7 @@ def _cuts(body: bytes, size: int) -> list[int]:
 def _decoded(part: bytes) -> list[Element]:
     try:
         return _elements.decode(b"[%b]" % part)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(str(error)) from None
 
 

@@ -380,6 +380,15 @@ def test_it_is_quiet_while_the_store_is_well_and_nothing_waits() -> None:
     assert scene.delivery.quiet_for() == 0
 
 
+def test_a_clock_that_was_set_back_is_not_quiet() -> None:
+    """What waits may have done so for long: a marker would be a guess."""
+    scene = Scene()
+    scene.spool.oldest = NOW + 3600
+    assert scene.delivery.quiet_for() == 0
+    scene.spool.oldest = NOW
+    assert scene.delivery.quiet_for() == float("inf")
+
+
 def test_a_cancelled_batch_is_no_error() -> None:
     """The end of the daemon logs nothing of it."""
     scene = Scene()

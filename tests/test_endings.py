@@ -31,12 +31,21 @@ class Store:
     def __init__(self) -> None:
         self.nodes: dict[str, Known] = {}
         self.asked: list[list[str]] = []
+        self.asked_for_all: list[list[str]] = []
         self.searches = 0
         self.fault: Exception | None = None
 
+    async def heard(self, node_ids: Sequence[str]) -> Mapping[str, float]:
+        """Return when these last reported."""
+        self.asked.append(list(node_ids))
+        if self.fault:
+            raise self.fault
+        found = {node_id: self.nodes.get(node_id) for node_id in node_ids}
+        return {node_id: one.last_report for node_id, one in found.items() if one and LAST_REPORT in one.names}
+
     async def known(self, node_ids: Sequence[str]) -> Mapping[str, Known]:
         """Return what is known of these."""
-        self.asked.append(list(node_ids))
+        self.asked_for_all.append(list(node_ids))
         if self.fault:
             raise self.fault
         return {node_id: self.nodes[node_id] for node_id in node_ids if node_id in self.nodes}
@@ -202,16 +211,87 @@ def test_a_store_that_does_not_answer_is_asked_again() -> None:
     assert scene.markers() == {"a": NOW + 60}
 
 
+def test_a_store_that_cannot_be_asked_costs_no_memory() -> None:
+    """Nodes come and go for hours: no more are kept in mind than the table holds, and those the newest."""
+    scene = Scene()
+    scene.outbox.quiet = 0.0
+    scene.nodes.max_nodes = 5
+    for minute in range(4):
+        for index in range(3):
+            scene.post(f"n{minute}-{index}", NOW + scene.clock.seconds())
+        scene.wait(60)
+    assert scene.counted == {"unanswered": 7}
+    scene.outbox.quiet = QUIET
+    scene.wait(1)
+    assert scene.store.asked == [["n2-1", "n2-2", "n3-0", "n3-1", "n3-2"]]
+
+
 def test_many_nodes_are_asked_about_a_few_at_a_time() -> None:
     """A query has a length, and an answer too."""
     scene = Scene()
-    for index in range(500):
+    scene.nodes.max_nodes = 2500
+    for index in range(2500):
         scene.post(f"n{index}", NOW)
     scene.clock.advance(60)
-    scene.nodes.expire(scene.clock.seconds(), 1000)
+    scene.nodes.expire(scene.clock.seconds(), 3000)
     scene.clock.advance(1)
-    assert len(scene.markers()) == 500
-    assert sorted(map(len, scene.store.asked)) == [100, 200, 200]
+    assert len(scene.markers()) == 2500
+    assert sorted(map(len, scene.store.asked)) == [500, 1000, 1000]
+
+
+def test_only_who_is_silent_is_asked_about_at_length() -> None:
+    """Most nodes that expire have moved: when they last reported is all that is asked about them."""
+    scene = Scene()
+    for node_id in ("moved", "ended", "gone"):
+        scene.post(node_id, NOW)
+    scene.store.nodes["moved"] = Known(NOW + 10, EVERY_NAME)
+    del scene.store.nodes["ended"]
+    scene.wait(62)
+    assert scene.store.asked == [["moved", "ended", "gone"]]
+    assert scene.store.asked_for_all == [["gone"]]
+    assert scene.counted == {"heard_elsewhere": 1, "ended_already": 1, "sent": 1}
+
+
+def test_nobody_is_ended_of_whom_the_store_does_not_say_when_they_last_reported() -> None:
+    """Another replica may have heard from them: no marker is better than a wrong one."""
+    scene = Scene()
+    scene.post("a", NOW)
+    scene.store.nodes["a"] = Known(0.0, frozenset({"page_faults"}))
+    scene.wait(62)
+    assert scene.markers() == {}
+
+
+def test_the_store_is_not_asked_about_nodes_that_are_back() -> None:
+    """They are in the table: whatever the store says, they are left alone."""
+    scene = Scene()
+    scene.post("a", NOW)
+    scene.outbox.quiet = 0.0
+    scene.wait(62)
+    scene.post("a", NOW + 62)
+    scene.outbox.quiet = QUIET
+    scene.wait(3)
+    assert scene.store.asked == []
+
+
+def test_a_node_that_is_back_while_the_store_is_asked_is_left_alone() -> None:
+    """Whatever the store has answered, and whichever question was the last."""
+    for method in ("heard", "known"):
+        scene = Scene()
+        scene.post("a", NOW)
+        answer, answered = getattr(scene.store, method), Deferred[None]()
+
+        async def slow(node_ids: Sequence[str], answer: Any = answer, answered: Any = answered) -> Any:
+            found = await answer(node_ids)
+            await answered
+            return found
+
+        setattr(scene.store, method, slow)
+        scene.wait(62)
+        scene.post("a", NOW + 62)
+        answered.callback(None)
+        scene.wait(3)
+        assert scene.markers() == {}
+        assert scene.counted == {}
 
 
 def test_a_node_that_no_replica_knows_is_found_in_the_store() -> None:
@@ -252,6 +332,26 @@ def test_a_forgotten_node_ends_at_once() -> None:
     assert scene.nodes.get("a", scene.clock.seconds()) is None
     scene.wait(70)
     assert scene.counted == {"sent": 1}
+
+
+def test_a_report_that_comes_while_a_node_is_being_forgotten_is_forgotten_too() -> None:
+    """Otherwise it would be gone from the table, and fresh in the store."""
+    scene = Scene()
+    scene.post("a", NOW)
+    ask, answered = scene.store.known, Deferred[None]()
+
+    async def slow(node_ids: Sequence[str]) -> Mapping[str, Known]:
+        found = await ask(node_ids)
+        await answered
+        return found
+
+    scene.store.known = slow  # type: ignore[method-assign]
+    forgetting = Deferred.fromCoroutine(scene.endings.forget("a"))
+    scene.post("a", NOW + 10)
+    answered.callback(None)
+    assert forgetting.result is True
+    assert scene.nodes.get("a", scene.clock.seconds()) is None
+    assert scene.markers() == {"a": NOW + 10.001}
 
 
 def test_a_node_that_only_the_store_knows_can_be_forgotten() -> None:

@@ -183,6 +183,17 @@ def test_what_the_store_knows_of_nodes_fresh_or_not() -> None:
     assert setup.known() == {}
 
 
+def test_when_nodes_were_heard() -> None:
+    """One series of each, in one query for as many as fit into it."""
+    ids = [f"node-{index:03}.example" for index in range(300)]
+    nodes: dict[str, Any] = {node_id: {LAST_REPORT: NOW - 5, "page_faults": 1.0} for node_id in ids[1:]}
+    setup = Setup(**nodes)
+    assert now(setup.fleet.heard(ids)) == dict.fromkeys(ids[1:], NOW - 5)
+    assert len(setup.store.asked) == 1
+    assert setup.store.queries[0].startswith(f'max by (node_id) ({LAST_REPORT}{{node_id=~"node-000[.]example|')
+    assert setup.store.queries[0].endswith('|node-299[.]example",job=""})')
+
+
 def test_who_is_silent() -> None:
     """The nodes whose newest report is from before a time, and when that was; the store is the one that compares."""
     setup = Setup(a={LAST_REPORT: NOW - 200.125}, b={LAST_REPORT: NOW - 60}, c={"page_faults": 1.0})
@@ -206,7 +217,7 @@ def test_ids_and_labels_are_quoted() -> None:
     assert setup.fleet.matchers == ',cluster="b\\"l\\\\ue",job="x"'
 
 
-@pytest.mark.parametrize(("length", "most"), [(5, 200), (200, 40)])
+@pytest.mark.parametrize(("length", "most"), [(5, 200), (200, 39)])
 def test_many_ids_are_several_queries(length: int, most: int) -> None:
     """Of 200 ids at the most, and of so many characters as every store takes."""
     ids = [f"{index:0{length}}" for index in range(450)]
@@ -219,14 +230,35 @@ def test_many_ids_are_several_queries(length: int, most: int) -> None:
     assert max(map(len, setup.store.queries)) < 16_384
 
 
+@pytest.mark.parametrize("value", [-1.0, -1e300, 1e300, float("inf"), float("-inf"), float("nan")])
+def test_what_is_no_time_of_a_report(value: float) -> None:
+    """A store may have anything, and one node of that kind is nobody else's misfortune: it is no node."""
+    setup = Setup(odd={LAST_REPORT: value, "page_faults": 1.0}, n1={LAST_REPORT: NOW - 1})
+    assert [one["node_id"] for one in setup.told()] == ["n1"]
+    assert setup.node("odd") == []
+    assert now(setup.fleet.heard(["n1", "odd"])) == {"n1": NOW - 1}
+    assert setup.known("odd")["odd"].last_report == 0
+    assert "odd" not in now(setup.fleet.silent(NOW - 60))
+
+
+def test_ids_of_dots_are_not_too_long_for_a_store() -> None:
+    """A dot takes three characters: a query that no store takes would hold up the ends of all nodes for good."""
+    ids = ["." * (253 - index) for index in range(40)]
+    nodes: dict[str, Any] = {node_id: {LAST_REPORT: NOW} for node_id in ids}
+    setup = Setup(**nodes)
+    assert now(setup.fleet.heard(ids)).keys() == set(ids)
+    assert max(map(len, setup.store.queries)) < 16_384
+
+
 def test_a_query_is_about_one_moment_and_past_caches() -> None:
-    """Every query of a look has the same time; VictoriaMetrics is told to leave nothing out."""
+    """Every query of a look has the same time; VictoriaMetrics and Thanos are told to leave nothing out."""
     setup = Setup(n1={LAST_REPORT: NOW})
     setup.told("page_faults")
     for query in setup.store.asked:
         params = dict(query.params)
         assert (query.path, params["time"], params["nocache"]) == ("/api/v1/query", f"{NOW:.3f}", "1")
         assert (query.timeout, params["timeout"]) == (10, "10.000")
+        assert params["partial_response"] == "false"
         assert not params.keys() & {"lookback_delta", "max_lookback"}
     patient = Setup(stale_after=900, n1={LAST_REPORT: NOW - 800})
     assert len(patient.told()) == 1

@@ -199,9 +199,9 @@ def test_of_two_reports_of_one_time_the_later_counts() -> None:
     assert found == expected(NAMES, (), rows[2:])
 
 
-@pytest.mark.parametrize("timestamp", [0, 1, 2**35 - 1, 2**35, 2**42 - 1, 2**42, 2**47])
+@pytest.mark.parametrize("timestamp", [0, 1, 2**35 - 1, 2**35, 2**42 - 1, 2**42, 2**47, -1, -(2**63)])
 def test_any_time_is_written(timestamp: int) -> None:
-    """From 1970 until the year 6429; alone, and beside the present."""
+    """From 1970 until the year 6429, and what only a spool of another's can hold; alone, and beside the present."""
     check([row("n1", timestamp)])
     check([row("n1", TIME), row("n2", timestamp), row("n3", TIME + 1)])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import struct
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -15,8 +16,9 @@ import pytest
 
 from orchestratord.catalogue import BUILT_IN
 from orchestratord.row import ABSENT, STALE, Row, RowFormat, row_names
-from orchestratord.segment import BadSegment, frames, head, read_head
+from orchestratord.segment import BadSegment, frames, head, read_head, resume
 from orchestratord.spool import Position, Spool
+from orchestratord.spool_files import SpoolFiles
 from tests.fakes import NOW, report
 
 if TYPE_CHECKING:
@@ -327,6 +329,80 @@ def test_a_disk_that_takes_half_of_it(tmp_path: Path) -> None:
     assert read(again)[0] == list(range(32))
     assert again.unreadable == 0
     again.close()
+
+
+class Counted(bytes):
+    """Bytes that know how many of them were looked at."""
+
+    looked_at = 0
+
+    def __getitem__(self, key: Any) -> Any:
+        """Return a part."""
+        found = super().__getitem__(key)
+        self.looked_at += len(found) if isinstance(found, bytes) else 1
+        return found
+
+
+def test_values_that_look_like_frames_hold_up_no_reader() -> None:
+    """Clients choose them; the reactor waits while the next frame is looked for behind a damage."""
+    ((frame, _),) = frames([row(1)], 0)
+    false = frame[:4] + b"none" + struct.pack("<IIq", 3_900_000, 1, 0)
+    data = Counted(b"damage" + false * 300_000)
+    assert resume(data) is None
+    assert data.looked_at < 5_000_000
+    assert resume(b"damage" + false * 500 + frame) == 6 + 500 * len(false)
+
+
+class Unsyncable(SpoolFiles):
+    """A directory whose names do not come to the disk, until the test says so."""
+
+    refuses = True
+    synced: bool | None = None
+
+    def sync(self, *, names: bool) -> None:
+        """Refuse, or remember what was wanted."""
+        if self.refuses:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        self.synced = names
+
+
+def test_names_that_could_not_be_synced_are_synced_later(tmp_path: Path) -> None:
+    """Without them a crash of the machine would take the files."""
+    it = Spool(tmp_path, NAMES, now=lambda: NOW, max_bytes=1 << 20)
+    files = it._files = Unsyncable(tmp_path)
+    it.open()
+    it.append([row(1)])
+    it.sync()
+    assert it.problem == os.strerror(errno.EIO)
+    files.refuses = False
+    it.sync()
+    assert files.synced is True
+    it.sync()
+    assert problem(it) is None
+    assert files.synced is False
+    assert read(it)[0] == [1]
+    it.close()
+
+
+def test_a_segment_that_could_not_be_synced_is_synced_later(tmp_path: Path) -> None:
+    """And holds up no other: only what did not come to the disk is tried again."""
+    it = spool(tmp_path, segment_bytes=200)
+    it.append([row(1)])
+    it.append([row(2)])
+    first, second = it._segments
+    pipe, end = os.pipe()
+    os.close(end)
+    file, first.descriptor = first.descriptor, pipe  # which cannot be synced
+    it.sync()
+    assert it.problem == os.strerror(errno.EINVAL)
+    assert (first.dirty, second.dirty) == (True, False)
+    first.close()
+    first.descriptor = file
+    it.sync()
+    assert not first.dirty
+    assert problem(it) is None
+    assert read(it)[0] == [1, 2]
+    it.close()
 
 
 def test_no_descriptor_left(tmp_path: Path) -> None:
