@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from orchestratord.spool_files import Position
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from orchestratord.row import Row
     from orchestratord.segment import Content
@@ -120,12 +120,13 @@ class Segments:
         self._all.append(segment)
         self.current = segment
 
-    def adopt(self, segment: Segment) -> None:
-        """Put one that is whole where it belongs."""
-        self.next = max(self.next, segment.number + 1)
-        self._all.append(segment)
+    def adopt(self, segments: Sequence[Segment]) -> None:
+        """Put some that are whole where they belong."""
+        self._all += segments
         self._all.sort(key=_number)
-        self.bytes += segment.size
+        for segment in segments:
+            self.next = max(self.next, segment.number + 1)
+            self.bytes += segment.size
 
     def grow(self, segment: Segment, size: int, rows: int) -> None:
         """Count what was written to the current one."""

@@ -117,11 +117,7 @@ class Spool:
         if not rows:
             return
         with self._lock:
-            made = frames(rows, round(self._now() * 1000), self._frame_bytes)
-            if len(made) == 1:
-                self._write(*made[0])
-            else:
-                self._write_in_pieces(made)
+            self._write_in_pieces(frames(rows, round(self._now() * 1000), self._frame_bytes))
             self._segments.bound()
 
     def read(self, start: Position, most: int) -> Batch | None:
@@ -296,6 +292,7 @@ class Spool:
                 segments.seal()
             else:
                 segments.released = position
+            adopted: list[Segment] = []
             for number, size, names, begin in found.segments:
                 content = self._content if names == self._names else Content(names, self._names)
                 segment = Segment(number, begin, size, content, None)
@@ -303,9 +300,10 @@ class Spool:
                     segments.gone.append((segment, None))
                     continue
                 if late:
-                    segment.number = segments.next
-                    self._files.rename(number, segment.number)
-                segments.adopt(segment)
+                    segment.number, segments.next = segments.next, segments.next + 1
+                    self._files.rename(number, segment.number)  # if it fails, all are found anew
+                adopted.append(segment)
+            segments.adopt(adopted)
             self.unreadable += found.lost
             self._entered = self._new_names = True
             segments.bound()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestratord.catalogue import BUILT_IN
+from orchestratord.directory_lock import InUse
 from orchestratord.row import ABSENT, STALE, Row, RowFormat, row_names
 from orchestratord.segment import BadSegment, frames, head, read_head, resume
 from orchestratord.spool import Position, Spool
@@ -441,6 +442,48 @@ def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
     again = spool(tmp_path / "data" / "spool")
     assert read(again)[0] == [1]
     again.close()
+
+
+class Renamed(SpoolFiles):
+    """A directory that another process has at first, and whose disk refuses the second rename."""
+
+    in_use = True
+    renames = 0
+
+    def acquire(self) -> None:
+        """Refuse as long as the test says."""
+        if self.in_use:
+            raise InUse("the directory is in use")
+        super().acquire()
+
+    def rename(self, number: int, new: int) -> None:
+        """Refuse once."""
+        self.renames += 1
+        if self.renames == 2:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        super().rename(number, new)
+
+
+def test_a_spool_that_is_taken_late_by_halves(tmp_path: Path) -> None:
+    """What an earlier process has left is read once, although the disk refuses in the middle of taking it over."""
+    before = spool(tmp_path, segment_bytes=300)
+    for number in range(5):
+        before.append([row(number)])
+    before.close()
+    it = Spool(tmp_path, NAMES, now=lambda: NOW, max_bytes=1 << 20)
+    files = it._files = Renamed(tmp_path)
+    it.open()
+    it.append([row(9)])
+    files.in_use = False
+    it.sync()
+    assert it.problem == os.strerror(errno.EIO)
+    it.sync()
+    assert problem(it) is None
+    assert sorted(read(it)[0]) == [0, 1, 2, 3, 4, 9]
+    assert it.unreadable == 0
+    it.sync()
+    assert it.bytes == sum(path.stat().st_size for path in segments(tmp_path))
+    it.close()
 
 
 def test_memory_has_a_bound(tmp_path: Path) -> None:
