@@ -44,11 +44,15 @@ BEHIND = 2.0
 LAST_SECONDS = 5.0
 
 
-class Lag(Protocol):
-    """What counts how long reports take: `orchestratord.delivery_metrics.DeliveryMetrics`."""
+class Counts(Protocol):
+    """What counts: `orchestratord.delivery_metrics.DeliveryMetrics`."""
 
     def lag(self, seconds: float, reports: int) -> None:
         """Count reports that took so long from their arrival to their acceptance."""
+        ...
+
+    def dropped(self, samples: int) -> None:
+        """Count samples that are given up."""
         ...
 
 
@@ -107,9 +111,10 @@ class Delivery(Service):
         reactor: Any,
         spool: Spool,
         sender: Sender,
-        counts: Lag,
+        counts: Counts,
         now: Callable[[], float],
         *,
+        samples_per_row: int,
         delay: float,
         sync_every: float,
         drain: float,
@@ -120,6 +125,7 @@ class Delivery(Service):
         self._sender = sender
         self._counts = counts
         self._now = now
+        self._samples = samples_per_row
         self._delay = delay
         self._sync_every = sync_every
         self._drain = drain
@@ -190,8 +196,9 @@ class Delivery(Service):
         try:
             await self._emptied
         except TimeoutError:
-            size = self._spool.bytes
-            log.warn("{size} bytes of reports stay in the spool, for the next start to deliver", size=size)
+            size = self._spool.bytes - self._spool.held_bytes
+            if size:
+                log.warn("{size} bytes of reports stay in the spool, for the next start to deliver", size=size)
         finally:
             self._emptied = None
 
@@ -286,6 +293,7 @@ class Delivery(Service):
                 return
             except Exception:  # noqa: BLE001 - one of ours; the same again would fail again
                 log.failure("{reports} reports cannot be delivered and are given up", reports=len(rows))
+                self._counts.dropped(len(rows) * self._samples)
             self._delivered(taken)
             await deferLater(self._reactor, 0)
         lane.working = None
@@ -332,5 +340,6 @@ class Delivery(Service):
         if problem is None:
             log.info("reports are spooled to the disk again")
         else:
-            log.warn("the spool is kept in memory alone: {problem}; trying again", problem=problem)
+            where = str(self._spool.directory)
+            log.warn("the spool is kept in memory alone: {path}: {problem}; trying again", path=where, problem=problem)
         self._problem = problem

@@ -74,6 +74,7 @@ class ScaleOut(MultiService):
             sender,
             metrics,
             time.time,
+            samples_per_row=len(names),
             delay=settings.remote_write_delay,
             sync_every=settings.spool_sync,
             drain=settings.drain_timeout,

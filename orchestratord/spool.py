@@ -55,6 +55,7 @@ class Spool:
         segment_bytes: int = 8 << 20,
         held_bytes: int = 64 << 20,
     ) -> None:
+        self.directory = directory
         self._files = SpoolFiles(directory)
         self._names = tuple(names)
         self._head = head(self._names)

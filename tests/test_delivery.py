@@ -28,6 +28,7 @@ class MemorySpool:
         self.start = Position(0, 0)
         self.released: list[Position] = []
         self.problem: str | None = None
+        self.directory = "spool"
         self.calls: list[str] = []
         self.oldest: float | None = None
         self.bytes = self.held_bytes = 0
@@ -89,12 +90,16 @@ class Lags:
     """Remembers lags."""
 
     def __init__(self) -> None:
-        self.reports = 0
+        self.reports = self.dropped_samples = 0
 
     def lag(self, seconds: float, reports: int) -> None:
         """Count."""
         assert seconds >= 0
         self.reports += reports
+
+    def dropped(self, samples: int) -> None:
+        """Count."""
+        self.dropped_samples += samples
 
 
 class Scene:
@@ -112,6 +117,7 @@ class Scene:
             sender,
             self.lags,
             lambda: NOW + self.clock.seconds(),
+            samples_per_row=9,
             delay=0.1,
             sync_every=1.0,
             drain=15.0,
@@ -282,6 +288,7 @@ def test_an_error_of_ours_holds_up_no_lane() -> None:
     scene.wait()
     with capturedLogs() as events:
         scene.sending.batches[0][1].errback(ValueError("ours"))
+    assert scene.lags.dropped_samples == 9
     assert any("are given up" in (event["log_format"] or "") for event in events)
     scene.sending.at_once = True
     scene.post("a", at=NOW + 10)
@@ -364,7 +371,7 @@ def test_a_disk_that_refuses_is_told_once() -> None:
         scene.wait(1)
     told = [event["log_format"] for event in events if event["log_namespace"] == "orchestratord.delivery"]
     assert told == [
-        "the spool is kept in memory alone: {problem}; trying again",
+        "the spool is kept in memory alone: {path}: {problem}; trying again",
         "reports are spooled to the disk again",
     ]
 

@@ -167,7 +167,8 @@ def test_a_disk_that_refuses_costs_no_report(
     assert daemon.post(full_report("n1")).status_code == 200
     until(lambda: store.instant("page_faults"), "the report in the store")
     until(lambda: (daemon.sample("orchestrator_spool_failures_total") or 0) > 1, "another try")
-    assert daemon.output().count("the spool is kept in memory alone: Not a directory") == 1
+    path = tmp_path / "file" / "data" / "spool"
+    assert daemon.output().count(f"the spool is kept in memory alone: {path}: Not a directory") == 1
 
 
 def test_who_we_are_to_the_store(start: Callable[..., Daemon], tmp_path: Path) -> None:
