@@ -10,32 +10,26 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.twisted import MetricsResource
-from twisted.application.internet import TimerService
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import serverFromString
-from twisted.internet.error import CannotListenError
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from orchestratord import __version__
 from orchestratord.access import Role
-from orchestratord.coalescing import CACHE_BYTES, Coalescing
 from orchestratord.descriptors import connections_that_fit
 from orchestratord.embedded import EmbeddedPrometheus, find_programs, free_port, prepare
 from orchestratord.expiry import Sweep
 from orchestratord.exposition import Exposition, NodeCollector, SampleRenderer, unrendered
 from orchestratord.fleet import StoreFleet, TableFleet
 from orchestratord.history import History
-from orchestratord.identity import authorization, trust
 from orchestratord.keyring import Keyring
-from orchestratord.latest import LatestFromMemory
+from orchestratord.listeners import Listeners, server_tls
 from orchestratord.names import OwnNames
 from orchestratord.nodes import NodeStore
-from orchestratord.options import TLS_PREFIX
 from orchestratord.persistence import Persistence, in_own_thread
 from orchestratord.profiler.agent import ProfilerSettings, host_node_id, profiler_service
+from orchestratord.querying import make_client, make_queries, make_upstreams
 from orchestratord.report import ReportDecoder
 from orchestratord.room import Room
 from orchestratord.scale_out import SWEEP_EVERY, ScaleOut
@@ -43,17 +37,15 @@ from orchestratord.signals import StopOnSignals
 from orchestratord.snapshot import Moment
 from orchestratord.snapshot_file import SnapshotFile
 from orchestratord.telemetry import Telemetry
-from orchestratord.tls import ServerFiles, ServerTls
-from orchestratord.tls_transport import TlsFactory
 from orchestratord.turns import Turns
-from orchestratord.upstream import Upstreams, connection_pool, http_client
-from orchestratord.watched import LOOK_EVERY
+from orchestratord.upstream import connection_pool
+from orchestratord.watched import FileWatch
 from orchestratord.web.admin import Admin
 from orchestratord.web.api import Api, Root
 from orchestratord.web.connections import Connections
 from orchestratord.web.express import Express
 from orchestratord.web.page.pages import Pages
-from orchestratord.web.queries import FEW, HOT_QUERIES, MANY, Queries, QueryResource
+from orchestratord.web.queries import HOT_QUERIES, QueryResource
 from orchestratord.web.reports import AT_ONCE, ReportsResource
 from orchestratord.web.scrape import ScrapeResource
 from orchestratord.web.site import OrchestratorSite
@@ -63,34 +55,16 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from prometheus_client.registry import Collector
-    from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 
     from orchestratord.fleet import Fleet
     from orchestratord.report import Packer, Renderer
     from orchestratord.settings import Settings
-    from orchestratord.upstream import QueryClient
+    from orchestratord.upstream import QueryClient, Upstreams
 
 log = Logger()
 
-#: Connections that may wait to be accepted; the kernel may allow fewer (net.core.somaxconn).
-BACKLOG = 4096
-
-
 #: Seconds that a probe under way gets at the very end, when everything else has stopped.
 _LAST_SECONDS = 1.0
-
-
-class _Listener(NamedTuple):
-    """An open port, and the endpoint description that it was opened by."""
-
-    description: str
-    port: IListeningPort
-
-    @property
-    def address(self) -> str:
-        host: Any = self.port.getHost()
-        name = f"{host.host}:{host.port}" if hasattr(host, "port") else str(getattr(host, "name", host))
-        return f"{name} (TLS)" if self.description.startswith(TLS_PREFIX) else name
 
 
 class _ScaledOut(NamedTuple):
@@ -113,8 +87,6 @@ class Orchestrator(MultiService):
         super().__init__()
         self._reactor = reactor
         self._settings = settings
-        self._listeners: list[_Listener] = []
-        self._admin_listeners: list[_Listener] = []
         #: Not ready any more, but everything is served; then nothing new is.
         self._leaving = self._draining = False
         self._staying: Deferred[None] | None = None
@@ -142,15 +114,17 @@ class Orchestrator(MultiService):
         answers, arriving = Room(settings.max_answers_bytes), Room(settings.max_arriving_bytes)
         self._connections = Connections(settings.max_connections)
         _watch(telemetry, settings, self._connections, turns=turns, answers=answers, arriving=arriving)
-        upstreams = self._upstreams(telemetry, turns, answers)
-        self._site, self._admin_site = self._sites(
+        upstreams = make_upstreams(reactor, settings, self._bases, self._pool, telemetry, turns=turns, answers=answers)
+        self._site, self._admin_site = sites = self._sites(
             nodes, telemetry, upstreams, render=render, answers=answers, arriving=arriving
         )
-        self._tls = _server_tls(settings, telemetry)
-        if self._tls is not None:
-            certificate = TimerService(LOOK_EVERY, self._tls.look)
-            certificate.clock = reactor
-            certificate.setServiceParent(self)
+        tls = server_tls(settings, telemetry.certificate_not_after)
+        if tls is not None:
+            FileWatch(reactor, [(tls.context, lambda: None)]).setServiceParent(self)
+        self._listeners, self._admin_listeners = (
+            Listeners(reactor, descriptions, site, tls)
+            for descriptions, site in zip((settings.listen, settings.admin_listen), sites, strict=True)
+        )
         StopOnSignals(reactor, self.hurry).setServiceParent(self)
 
     def _sites(
@@ -165,17 +139,12 @@ class Orchestrator(MultiService):
     ) -> tuple[OrchestratorSite, OrchestratorSite]:
         """Return what the listeners serve, and what the administrators' do."""
         reactor, settings = self._reactor, self._settings
-        client = self._client(upstreams, nodes, answers)
+        client = make_client(reactor, settings, upstreams, nodes, answers)
         table = TableFleet(nodes, time)
         fleet, forget, pack, settle, more = self._scaled_out(nodes, upstreams) or _ScaledOut(
             table, table.forget, None, None, ()
         )
-        queries = Queries(
-            client,
-            max_length=settings.max_query_length,
-            remembered=MANY if _at_hand(settings) else FEW,
-            written_to=settings.remote_write is not None,
-        )
+        queries = make_queries(settings, client)
         admin = Admin(forget, unhealthy=self._sweep.unhealthy, unready=self._unready)
         api = Api(
             fleet,
@@ -293,43 +262,6 @@ class Orchestrator(MultiService):
         persistence.setServiceParent(self)
         return persistence
 
-    def _upstreams(self, telemetry: Telemetry, turns: Turns, answers: Room) -> Upstreams:
-        settings = self._settings
-        return Upstreams(
-            self._reactor,
-            http_client(self._reactor, self._pool, trust(settings, "prometheus", self._bases)),
-            self._bases,
-            telemetry,
-            headers=settings.prometheus_header,
-            authorization=authorization(settings, "prometheus", self._bases),
-            query_timeout=settings.query_timeout,
-            turns=turns,
-            max_answer_bytes=settings.max_answer_bytes,
-            room=answers,
-        )
-
-    def _client(self, upstreams: Upstreams, nodes: NodeStore, answers: Room) -> QueryClient:
-        """Return what answers queries: Prometheus, asked once for all who ask the same, and perhaps the table."""
-        settings = self._settings
-        shared = Coalescing(
-            self._reactor,
-            upstreams,
-            query_timeout=settings.query_timeout,
-            cache_seconds=settings.query_cache,
-            cache_bytes=min(CACHE_BYTES, settings.max_answers_bytes // 2),
-        )
-        if settings.latest_from_memory == "never":
-            return shared
-        return LatestFromMemory(
-            self._reactor,
-            shared,
-            nodes,
-            settings.catalogue,
-            clocks=time,
-            mode=settings.latest_from_memory,
-            room=answers,
-        )
-
     def privilegedStartService(self) -> None:
         """Take the table back, then open the ports, while there may still be the right to low ones.
 
@@ -341,25 +273,9 @@ class Orchestrator(MultiService):
             self._scale_out.open()
         upstream = self._settings.max_queries * len(self._bases)
         self._connections.limit = connections_that_fit(self._settings.max_connections, upstream)
-        for listeners, site, descriptions in (
-            (self._listeners, self._site, self._settings.listen),
-            (self._admin_listeners, self._admin_site, self._settings.admin_listen),
-        ):
-            for description in descriptions:
-                listeners.append(_Listener(description, self._listen(description, site)))
+        for listeners in (self._listeners, self._admin_listeners):
+            listeners.open()
         super().privilegedStartService()
-
-    def _listen(self, description: str, site: OrchestratorSite) -> IListeningPort:
-        factory: IProtocolFactory = site
-        if self._tls is not None and description.startswith(TLS_PREFIX):
-            factory = TlsFactory(self._tls, site, self._reactor)
-        endpoint = serverFromString(self._reactor, description.removeprefix(TLS_PREFIX))
-        opened: list[Any] = []
-        endpoint.listen(factory).addCallback(_with_backlog, description).addBoth(opened.append)
-        if isinstance(opened[0], Failure):
-            raise _cannot_listen(description, opened[0])
-        port: IListeningPort = opened[0]
-        return port
 
     def startService(self) -> None:
         """Start everything; what needs to know our port starts last."""
@@ -370,8 +286,8 @@ class Orchestrator(MultiService):
         log.info(
             "orchestratord {version} serves on {addresses}; {admin}{delivered}queries go to {upstreams}",
             version=__version__,
-            addresses=", ".join(listener.address for listener in self._listeners),
-            admin="".join(f"probes and administration on {where.address}; " for where in self._admin_listeners),
+            addresses=", ".join(self._listeners.addresses),
+            admin="".join(f"probes and administration on {where}; " for where in self._admin_listeners.addresses),
             delivered=f"reports are delivered to {store}; " if (store := self._settings.remote_write) else "",
             upstreams=", ".join(self._bases),
         )
@@ -404,12 +320,12 @@ class Orchestrator(MultiService):
         if self._settings.drain_delay > 0 and not self._hurried:
             await self._stay(self._settings.drain_delay)
         self._draining = True
-        await _close(self._listeners)
+        await self._listeners.close()
         await self._site.drain(self._settings.drain_timeout)
         await super().stopService()
         await self._pool.closeCachedConnections()
         # The last to go: who asks for our readiness is told to the end.
-        await _close(self._admin_listeners)
+        await self._admin_listeners.close()
         await self._admin_site.drain(min(_LAST_SECONDS, self._settings.drain_timeout))
         log.info("orchestratord has stopped")
 
@@ -433,16 +349,7 @@ class Orchestrator(MultiService):
         return None if self.running else "starting"
 
     def _own_address(self) -> str:
-        """Return `HOST:PORT` under which this very machine reaches the first TCP listener without TLS."""
-        for description, port in self._listeners:
-            host: Any = port.getHost()
-            if description.startswith((TLS_PREFIX, "ssl:")):
-                continue
-            if getattr(host, "type", None) == "TCP":
-                local = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host.host)  # noqa: S104 - read, not bound
-                name = local or (f"[{host.host}]" if ":" in host.host else host.host)
-                return f"{name}:{host.port}"
-        raise RuntimeError("settings promise a tcp: listener")  # pragma: no cover - checked at the start
+        return self._listeners.own_address()
 
 
 def _boot() -> str:
@@ -475,38 +382,6 @@ def _watch(
     telemetry.watch("orchestrator_arriving_held_bytes", "Requests arriving, in bytes.", lambda: arriving.held)
 
 
-def _with_backlog(port: Any, description: str) -> Any:
-    """Let more connections wait to be accepted than Twisted's 50: a fleet reports at the same moment."""
-    if "backlog=" not in description and hasattr(port, "socket"):
-        port.socket.listen(BACKLOG)
-    return port
-
-
-def _cannot_listen(description: str, failure: Any) -> SystemExit:
-    error = failure.value
-    reason = str(error.socketError.strerror if isinstance(error, CannotListenError) else error)
-    return SystemExit(f"orchestratord: cannot listen on {description}: {reason}")
-
-
-async def _close(listeners: list[_Listener]) -> None:
-    for listener in listeners:
-        closed = listener.port.stopListening()
-        if closed is not None:
-            await closed
-
-
-def _at_hand(settings: Settings) -> bool:
-    """Return whether many queries are answered without Prometheus."""
-    return settings.latest_from_memory == "always" or settings.query_cache > 0
-
-
 def _embedded(reactor: Any, settings: Settings, port: int) -> EmbeddedPrometheus:
     programs = find_programs(settings.prometheus_binary)
     return EmbeddedPrometheus(reactor, programs, prepare(settings.data_dir), port, settings.prometheus_retention)
-
-
-def _server_tls(settings: Settings, telemetry: Telemetry) -> ServerTls | None:
-    if settings.tls_certificate is None or settings.tls_key is None:
-        return None
-    files = ServerFiles(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
-    return ServerTls(time.monotonic, files, telemetry.certificate_not_after)

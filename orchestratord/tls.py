@@ -82,18 +82,15 @@ class ServerTls:
         paths = {self._certificate: files.certificate, self._key: files.key}
         if files.client_ca is not None:
             paths[self._ca] = files.client_ca
-        self._context: Watched[tuple[SSL.Context, float]] = Watched(
+        #: What is served with; to be watched, so that a change is seen even if nobody connects.
+        self.context: Watched[tuple[SSL.Context, float]] = Watched(
             seconds, paths, self._parse, changed=lambda value: expires(value[1])
         )
-
-    def look(self) -> None:
-        """Look at the files, even if nobody connects."""
-        self._context.value()
 
     def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """Return the TLS side of a connection just accepted, with the certificate of this moment."""
         del protocol
-        return SSL.Connection(self._context.value()[0], None)
+        return SSL.Connection(self.context.value()[0], None)
 
     def _parse(self, contents: Mapping[str, bytes]) -> tuple[SSL.Context, float]:
         context = _context(SSL.TLS_SERVER_METHOD)

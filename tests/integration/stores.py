@@ -1,4 +1,4 @@
-"""Real stores for the integration tests, which take remote write: Debian's Prometheus and VictoriaMetrics."""
+"""Debian's Prometheus and VictoriaMetrics for the integration tests: they are asked, and take remote write."""
 
 from __future__ import annotations
 
@@ -8,23 +8,25 @@ from typing import TYPE_CHECKING, Any
 import requests
 
 from tests.integration.daemon import PATIENCE, Server, free_port, until
-from tests.integration.prometheus import result
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 
 class Store:
     """A store on a port of its own, which it keeps when it is started again."""
 
-    #: Where it takes remote write.
-    path = "/api/v1/write"
-
     def __init__(self, home: Path) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._home = home
         self._server: Server | None = None
+
+    @property
+    def receiver(self) -> str:
+        """The URL at which it takes remote write."""
+        return f"{self.url}/api/v1/write"
 
     def command(self, home: Path) -> tuple[str, ...]:
         """Return what starts it, with its data below `home`."""
@@ -48,6 +50,12 @@ class Store:
         self._server.wait()
         self._server.close()
 
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self.signal(signal.SIGKILL)
+        assert self._server is not None
+        self._server.wait()
+
     def close(self) -> None:
         """End what is left of it."""
         if self._server is not None:
@@ -67,13 +75,33 @@ class Store:
             return False
 
 
-class PrometheusReceiver(Store):
-    """Prometheus as a receiver, which scrapes nobody; it takes samples that are up to half an hour out of order."""
+class Prometheus(Store):
+    """Prometheus, which scrapes whom it is told to every second; it takes samples up to half an hour out of order."""
+
+    def __init__(self, home: Path, rules: Path | None = None) -> None:
+        """`rules` is a file of rules, which are evaluated every second."""
+        super().__init__(home)
+        self._rules = rules
+        self._jobs: dict[str, Sequence[int]] = {}
+
+    def start(self, target_port: int | None = None, **others: Sequence[int]) -> None:
+        """Start it, and return when it answers. `others` are jobs beside "orchestrator", with the ports of each."""
+        self._jobs = ({} if target_port is None else {"orchestrator": (target_port,)}) | others
+        super().start()
 
     def command(self, home: Path) -> tuple[str, ...]:
         """Return what starts it."""
         config = home / "prometheus.yml"
-        config.write_text("storage: {tsdb: {out_of_order_time_window: 30m}}\n")
+        config.write_text(
+            "global: {scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}\n"
+            f"rule_files: [{self._rules or ''}]\n"
+            "storage: {tsdb: {out_of_order_time_window: 30m}}\n"
+            "scrape_configs:\n"
+            + "".join(
+                f"- {{job_name: {job}, static_configs: [{{targets: {[f'127.0.0.1:{port}' for port in ports]}}}]}}\n"
+                for job, ports in self._jobs.items()
+            )
+        )
         return (
             "prometheus",
             f"--config.file={config}",
@@ -94,3 +122,11 @@ class VictoriaMetrics(Store):
             f"-storageDataPath={home / 'data'}",
             "-retentionPeriod=1d",
         )
+
+
+def result(answer: requests.Response) -> list[dict[str, Any]]:
+    """Return the series of a successful answer."""
+    body = answer.json()
+    assert (answer.status_code, body["status"]) == (200, "success"), body
+    series: list[dict[str, Any]] = body["data"]["result"]
+    return series

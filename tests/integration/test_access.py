@@ -17,7 +17,7 @@ import requests
 
 from tests.certificates import Authority
 from tests.integration.daemon import PATIENCE, TWISTD, Daemon, Server, full_report, report, until
-from tests.integration.prometheus import result
+from tests.integration.stores import result
 from tests.integration.upstream import FakeUpstream, found_nothing
 from tests.tokens import AUDIENCE, ISSUER, claims, jwk, key_set, rsa_key, signed
 

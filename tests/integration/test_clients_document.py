@@ -14,7 +14,7 @@ import pytest
 from tests.certificates import Authority
 from tests.integration.daemon import FAMILIES, LOOPBACK, PATIENCE, Daemon, Server, environment, report, run, until
 from tests.integration.document import blocks, document
-from tests.integration.prometheus import Prometheus, result
+from tests.integration.stores import Prometheus, result
 from tests.integration.upstream import Exchange, FakeUpstream
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from tests.integration.daemon import (
     run,
     until,
 )
-from tests.integration.prometheus import Prometheus, result
+from tests.integration.stores import Prometheus, result
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,7 @@ import requests
 from orchestratord.row import LAST_REPORT
 from tests.certificates import Authority
 from tests.integration.daemon import FAMILIES, Daemon, full_report, report, until
-from tests.integration.stores import PrometheusReceiver
+from tests.integration.stores import Prometheus
 from tests.integration.upstream import Exchange, FakeUpstream
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[PrometheusReceiver]:
+def store(tmp_path: Path) -> Iterator[Prometheus]:
     """Give a Prometheus that takes remote write."""
-    store = PrometheusReceiver(tmp_path / "store")
+    store = Prometheus(tmp_path / "store")
     try:
         store.start()
         yield store
@@ -33,12 +33,12 @@ def store(tmp_path: Path) -> Iterator[PrometheusReceiver]:
         store.close()
 
 
-def options(store: PrometheusReceiver, *more: str) -> tuple[str, ...]:
+def options(store: Prometheus, *more: str) -> tuple[str, ...]:
     """Return what makes a daemon deliver to a store, and ask it."""
-    return ("--prometheus", store.url, "--remote-write", f"{store.url}{store.path}", *more)
+    return ("--prometheus", store.url, "--remote-write", f"{store.receiver}", *more)
 
 
-def samples(store: PrometheusReceiver, name: str) -> dict[str, dict[float, float]]:
+def samples(store: Prometheus, name: str) -> dict[str, dict[float, float]]:
     """Return a family's samples of the last five minutes: by node, the value at each time."""
     return {
         series["metric"]["node_id"]: {at: float(value) for at, value in series["values"]}
@@ -51,7 +51,7 @@ def now() -> float:
     return round(time.time(), 3)
 
 
-def test_a_report_is_in_the_store_as_it_was_posted(start: Callable[..., Daemon], store: PrometheusReceiver) -> None:
+def test_a_report_is_in_the_store_as_it_was_posted(start: Callable[..., Daemon], store: Prometheus) -> None:
     """At its own time, or that of its arrival; with its own values, and the external labels; and nothing else."""
     daemon = start(*options(store, "--external-label", "cluster=blue", "--external-label", "Zone=a"))
     at = now() - 30
@@ -73,7 +73,7 @@ def test_a_report_is_in_the_store_as_it_was_posted(start: Callable[..., Daemon],
     assert daemon.sample("orchestrator_remote_write_samples_total") == 11
 
 
-def test_an_ended_node_is_gone_from_instant_answers(start: Callable[..., Daemon], store: PrometheusReceiver) -> None:
+def test_an_ended_node_is_gone_from_instant_answers(start: Callable[..., Daemon], store: Prometheus) -> None:
     """At its stale limit, or when it is forgotten, and not five minutes later; who goes on stays."""
     daemon = start(*options(store, "--stale-after", "4"))
     for node_id in ("ends", "forgotten", "stays"):
@@ -90,7 +90,7 @@ def test_an_ended_node_is_gone_from_instant_answers(start: Callable[..., Daemon]
     until(one_stays, "an end of the silent one", 4 + 5)
 
 
-def test_a_node_of_another_replica_is_not_ended(start: Callable[..., Daemon], store: PrometheusReceiver) -> None:
+def test_a_node_of_another_replica_is_not_ended(start: Callable[..., Daemon], store: Prometheus) -> None:
     """It has moved: the first replica asks the store before it ends anything."""
     first, second = (start(*options(store, "--stale-after", "2")) for _ in range(2))
     first.post(full_report("n1"))
@@ -106,7 +106,7 @@ def test_a_node_of_another_replica_is_not_ended(start: Callable[..., Daemon], st
 
 
 def test_a_kill_loses_nothing_that_was_answered(
-    start: Callable[..., Daemon], store: PrometheusReceiver, tmp_path: Path
+    start: Callable[..., Daemon], store: Prometheus, tmp_path: Path
 ) -> None:
     """The store is away, the daemon is killed, and started again: every report is delivered, once, in order."""
     data = ("--data-dir", str(tmp_path / "data"))
@@ -129,7 +129,7 @@ def test_a_kill_loses_nothing_that_was_answered(
     assert daemon.sample('orchestrator_remote_write_samples_dropped_total{reason="refused"}') == 0
 
 
-def test_a_store_that_hangs_slows_no_report(start: Callable[..., Daemon], store: PrometheusReceiver) -> None:
+def test_a_store_that_hangs_slows_no_report(start: Callable[..., Daemon], store: Prometheus) -> None:
     """It takes connections and says nothing; when it goes on, nothing is missing."""
     daemon = start(*options(store, "--remote-write-timeout", "1"))
     daemon.post(full_report("first"))
@@ -144,7 +144,7 @@ def test_a_store_that_hangs_slows_no_report(start: Callable[..., Daemon], store:
     until(lambda: len(store.instant("page_faults")) == 101, "all reports in the store")
 
 
-def test_a_bad_report_takes_no_other_with_it(start: Callable[..., Daemon], store: PrometheusReceiver) -> None:
+def test_a_bad_report_takes_no_other_with_it(start: Callable[..., Daemon], store: Prometheus) -> None:
     """Prometheus refuses a request whole for one sample that contradicts another: that one is found, and dropped."""
     first, second = (start(*options(store)) for _ in range(2))
     at = now() - 10
@@ -158,9 +158,7 @@ def test_a_bad_report_takes_no_other_with_it(start: Callable[..., Daemon], store
     assert "refuses 1 reports, which are dropped: answered 400" in second.output()
 
 
-def test_a_disk_that_refuses_costs_no_report(
-    start: Callable[..., Daemon], store: PrometheusReceiver, tmp_path: Path
-) -> None:
+def test_a_disk_that_refuses_costs_no_report(start: Callable[..., Daemon], store: Prometheus, tmp_path: Path) -> None:
     """Reports are answered, and delivered from memory; it is said once, and counted."""
     (tmp_path / "file").write_text("no directory")
     daemon = start(*options(store, "--data-dir", str(tmp_path / "file" / "data")))

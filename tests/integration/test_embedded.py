@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.integration.daemon import Daemon, report, until
-from tests.integration.prometheus import result
+from tests.integration.stores import result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

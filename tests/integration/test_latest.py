@@ -9,7 +9,7 @@ import pytest
 import requests
 
 from tests.integration.daemon import FAMILIES, PATIENCE, free_port, report, until
-from tests.integration.prometheus import Prometheus, result
+from tests.integration.stores import Prometheus, result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

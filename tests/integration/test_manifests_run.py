@@ -144,6 +144,24 @@ def test_the_profiler_runs(folder: str, orchestrator: str, tmp_path: Path, start
         profiler.close()
 
 
+def configured(objects: dict[str, dict[str, Any]], home: Path, port: int) -> str:
+    """Put Prometheus' files where `mapped` has its mounts, with a daemon at that port to scrape; return its rules."""
+    config = {name: item["data"] for name, item in objects.items() if "data" in item}
+    (rules,) = [data["rules.yml"] for name, data in config.items() if name.startswith("ConfigMap/prometheus-rules")]
+    (home / "rules" / "rules.yml").write_text(rules)
+    text = config["ConfigMap/prometheus-config"]["prometheus.yml"]
+    for name in ("rules", "token"):
+        text = text.replace(f"/etc/prometheus-{name}", str(home / name))
+    parsed = yaml.safe_load(text)
+    # Rather than after five seconds, which is longer than all the rest here.
+    parsed["global"]["scrape_interval"] = "1s"
+    # In the place of the SRV record.
+    del parsed["scrape_configs"][0]["dns_sd_configs"]
+    parsed["scrape_configs"][0]["static_configs"] = [{"targets": [f"127.0.0.1:{port}"]}]
+    (home / "config" / "prometheus.yml").write_text(yaml.safe_dump(parsed))
+    return str(rules)
+
+
 @pytest.mark.parametrize("folder", ["k8s", DEV, PRODUCTION])
 def test_prometheus_runs(folder: str, tmp_path: Path) -> None:
     """Prometheus' command line starts, it scrapes with its token, has the rules, and answers the orchestrator."""
@@ -161,19 +179,7 @@ def test_prometheus_runs(folder: str, tmp_path: Path) -> None:
     try:
         daemon.started()
         its, _ = mapped(other, home)
-        config = {name: item["data"] for name, item in objects.items() if "data" in item}
-        (rules,) = [data for name, data in config.items() if name.startswith("ConfigMap/prometheus-rules")]
-        (home / "rules" / "rules.yml").write_text(rules["rules.yml"])
-        text = config["ConfigMap/prometheus-config"]["prometheus.yml"]
-        for name in ("rules", "token"):
-            text = text.replace(f"/etc/prometheus-{name}", str(home / name))
-        parsed = yaml.safe_load(text)
-        # Rather than after five seconds, which is longer than all the rest here.
-        parsed["global"]["scrape_interval"] = "1s"
-        # In the place of the SRV record.
-        del parsed["scrape_configs"][0]["dns_sd_configs"]
-        parsed["scrape_configs"][0]["static_configs"] = [{"targets": [f"127.0.0.1:{daemon.port}"]}]
-        (home / "config" / "prometheus.yml").write_text(yaml.safe_dump(parsed))
+        rules = configured(objects, home, daemon.port)
         prometheus = Server(("prometheus", *its, f"--web.listen-address=127.0.0.1:{port}"), home / "run")
         daemon.post(report("node-1", page_faults=7), headers=bearer(pod, "report"))
 
@@ -184,9 +190,7 @@ def test_prometheus_runs(folder: str, tmp_path: Path) -> None:
 
         until(asked, f"an answer: {prometheus.output()}", 60)
         groups = requests.get(f"http://127.0.0.1:{port}/api/v1/rules", timeout=PATIENCE).json()["data"]["groups"]
-        assert {group["name"] for group in groups} == {
-            group["name"] for group in yaml.safe_load(rules["rules.yml"])["groups"]
-        }
+        assert {group["name"] for group in groups} == {group["name"] for group in yaml.safe_load(rules)["groups"]}
         daemon.signal(SIGTERM)
         daemon.signal(SIGTERM)
         daemon.stop()

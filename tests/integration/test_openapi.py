@@ -11,7 +11,7 @@ import yaml
 
 from tests.description import Operation, Request, check, operation, operations, resolved
 from tests.integration.daemon import PATIENCE, Daemon, report, until
-from tests.integration.prometheus import Prometheus, result
+from tests.integration.stores import Prometheus, result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

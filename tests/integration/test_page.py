@@ -9,7 +9,7 @@ import pytest
 
 from tests.integration.browser import Browser
 from tests.integration.daemon import FAMILIES, Daemon, report, until
-from tests.integration.prometheus import Prometheus, result
+from tests.integration.stores import Prometheus, result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

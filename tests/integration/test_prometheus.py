@@ -14,7 +14,7 @@ import requests
 from prometheus_api_client import PrometheusConnect
 
 from tests.integration.daemon import FAMILIES, PATIENCE, Daemon, free_port, full_report, report, run, until
-from tests.integration.prometheus import Prometheus, result
+from tests.integration.stores import Prometheus, result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -15,8 +15,7 @@ from orchestratord.catalogue import BUILT_IN
 from orchestratord.remote_write import HEADERS, Encoder
 from orchestratord.row import ABSENT, STALE, Row, row_names
 from tests.integration.daemon import PATIENCE, full_report, until
-from tests.integration.prometheus import result
-from tests.integration.stores import PrometheusReceiver, Store, VictoriaMetrics
+from tests.integration.stores import Prometheus, Store, VictoriaMetrics, result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +31,7 @@ LABELS = (("Site", "Köln"), ("zone", "b"))
 FAMILY = NAMES[0]
 
 
-@pytest.fixture(scope="module", params=[PrometheusReceiver, VictoriaMetrics])
+@pytest.fixture(scope="module", params=[Prometheus, VictoriaMetrics])
 def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """Give a store that knows nothing yet."""
     store: Store = request.param(tmp_path_factory.mktemp("store"))
@@ -52,7 +51,7 @@ def row(node_id: str, timestamp: int, *values: float | bytes) -> Row:
 def send(store: Store, rows: Sequence[Row]) -> None:
     """Send rows, which the store must take."""
     body = Encoder(NAMES, LABELS).encode(rows).body
-    answer = requests.post(store.url + store.path, data=body, headers=dict(HEADERS), timeout=PATIENCE)
+    answer = requests.post(store.receiver, data=body, headers=dict(HEADERS), timeout=PATIENCE)
     assert answer.status_code == 204, answer.text
 
 
@@ -112,7 +111,7 @@ def test_a_report_can_be_asked_for_as_soon_as_the_store_sees_it(
     store: Store, start: Callable[..., Daemon], path: str
 ) -> None:
     """Through the daemon as well, whatever the store keeps back for want of certainty by default."""
-    daemon = start("--remote-write", store.url + store.path, "--prometheus", store.url)
+    daemon = start("--remote-write", store.receiver, "--prometheus", store.url)
     node_id = f"seen-{path[1:4].strip('/')}"
     daemon.post(full_report(node_id, 7)).raise_for_status()
     until(lambda: store.instant(selector(node_id)), "the report in the store")

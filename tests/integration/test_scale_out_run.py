@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
-import yaml
 
 from tests.integration.daemon import LOOPBACK, PATIENCE, Daemon, Server, free_port, report, until
-from tests.integration.test_manifests_run import bearer, mapped, probe
+from tests.integration.test_manifests_run import bearer, configured, mapped, probe
 from tests.test_manifests import rendered
 from tests.test_manifests_overlays import SCALE_OUT, orchestrator, pods
 from tests.test_scaling_document import PLAIN, example
@@ -74,17 +73,7 @@ def test_prometheus_as_the_store_runs(tmp_path: Path) -> None:
     try:
         daemon.started()
         arguments, _ = mapped(pods(objects)["Deployment/prometheus"], home)
-        config = {name: item["data"] for name, item in objects.items() if "data" in item}
-        (rules,) = [data for name, data in config.items() if name.startswith("ConfigMap/prometheus-rules")]
-        (home / "rules" / "rules.yml").write_text(rules["rules.yml"])
-        text = config["ConfigMap/prometheus-config"]["prometheus.yml"]
-        for name in ("rules", "token"):
-            text = text.replace(f"/etc/prometheus-{name}", str(home / name))
-        parsed = yaml.safe_load(text)
-        # In the place of the SRV record.
-        del parsed["scrape_configs"][0]["dns_sd_configs"]
-        parsed["scrape_configs"][0]["static_configs"] = [{"targets": [f"127.0.0.1:{daemon.port}"]}]
-        (home / "config" / "prometheus.yml").write_text(yaml.safe_dump(parsed))
+        configured(objects, home, daemon.port)
         url = f"http://127.0.0.1:{port}"
         prometheus = Server(("prometheus", *arguments, f"--web.listen-address=127.0.0.1:{port}"), home / "run")
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.description import PATH
 from tests.integration.daemon import ROOT, Daemon, environment, report, run
-from tests.integration.prometheus import Prometheus
+from tests.integration.stores import Prometheus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

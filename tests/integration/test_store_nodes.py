@@ -7,17 +7,18 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-import requests
 
 from orchestratord.row import LAST_REPORT, STALE
-from tests.integration.daemon import PATIENCE, Server, free_port, report, until
+from tests.integration.daemon import PATIENCE, free_port, report, until
 from tests.integration.samples import Sample, write
+from tests.integration.stores import Prometheus, VictoriaMetrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.integration.daemon import Daemon
+    from tests.integration.stores import Store
 
 pytestmark = pytest.mark.integration
 
@@ -25,51 +26,21 @@ CLUSTER = 'b"l\\ue'
 VALUES = {"page_faults": 52103.0, "fs_write_size_kb": 5210.5, "mem_bytes_allocated": 2.0**63}
 
 
-class Store(Server):
-    """A store on a port of its own, ready when it is made."""
-
-    def __init__(self, kind: str, home: Path) -> None:
-        home.mkdir()
-        address = f"127.0.0.1:{free_port()}"
-        self.url = f"http://{address}"
-        config = home / "prometheus.yml"
-        config.write_text("storage: {tsdb: {out_of_order_time_window: 30m}}\n")
-        commands = {
-            "prometheus": (
-                "prometheus",
-                f"--config.file={config}",
-                f"--storage.tsdb.path={home / 'data'}",
-                f"--web.listen-address={address}",
-                "--web.enable-remote-write-receiver",
-            ),
-            "victoria-metrics": ("victoria-metrics", f"-storageDataPath={home / 'data'}", f"-httpListenAddr={address}"),
-        }
-        super().__init__(commands[kind], home)
-        until(self._ready, f"a store that answers: {self.output()}")
-
-    def report(self, node_id: str, at: float, value: float | bytes | None = None, **more: str) -> None:
-        """Write a node's samples, or the same value for all of them."""
-        samples = [
-            Sample(
-                {"__name__": name, "node_id": node_id, "cluster": CLUSTER, **more}, own if value is None else value, at
-            )
-            for name, own in {**VALUES, LAST_REPORT: round(at * 1000) / 1000}.items()
-        ]
-        write(f"{self.url}/api/v1/write", samples)
-
-    def _ready(self) -> bool:
-        assert self.process.poll() is None, self.output()
-        try:
-            return requests.get(f"{self.url}/api/v1/query?query=1", timeout=PATIENCE).ok
-        except requests.ConnectionError:
-            return False
+def tell(store: Store, node_id: str, at: float, value: float | bytes | None = None, **more: str) -> None:
+    """Write a node's samples, or the same value for all of them."""
+    samples = [
+        Sample({"__name__": name, "node_id": node_id, "cluster": CLUSTER, **more}, own if value is None else value, at)
+        for name, own in {**VALUES, LAST_REPORT: round(at * 1000) / 1000}.items()
+    ]
+    write(store.receiver, samples)
 
 
-@pytest.fixture(params=["prometheus", "victoria-metrics"])
+@pytest.fixture(params=[Prometheus, VictoriaMetrics])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """Each of the stores."""
-    store = Store(request.param, tmp_path / "store")
+    store: Store = request.param(tmp_path / "store")
     try:
+        store.start()
         yield store
     finally:
         store.close()
@@ -77,14 +48,14 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
 
 def test_nodes_are_what_the_store_knows(start: Callable[..., Daemon], store: Store) -> None:
     """From every replica the same: the fresh ones of this cluster, not scraped ones, and ended ones not any more."""
-    options = ("--prometheus", store.url, "--remote-write", f"{store.url}/api/v1/write", "--stale-after", "280")
+    options = ("--prometheus", store.url, "--remote-write", store.receiver, "--stale-after", "280")
     label = ("--external-label", f"cluster={CLUSTER}")
     replicas = [start(*options, *label), start(*options, *label)]
     now = round(time.time(), 3)
     for node_id, at in (("a.b", now - 200), ("ended", now - 2), ("n2", now - 1.5), ("stale", now - 281)):
-        store.report(node_id, at)
-    store.report("elsewhere", now, cluster="green")
-    store.report("scraped", now, job="orchestrator", instance="x")
+        tell(store, node_id, at)
+    tell(store, "elsewhere", now, cluster="green")
+    tell(store, "scraped", now, job="orchestrator", instance="x")
     until(lambda: replicas[0].nodes() == ["a.b", "ended", "n2"], "the nodes that were written")
     assert replicas[1].nodes() == ["a.b", "ended", "n2"]
     for replica in replicas:
@@ -102,7 +73,7 @@ def test_nodes_are_what_the_store_knows(start: Callable[..., Daemon], store: Sto
         assert replica.get("/nodes/a-b").status_code == 404
         page = replica.get("/", headers={"Accept": "text/html"})
         assert (page.status_code, 'href="/nodes/a.b"' in page.text) == (200, True)
-    store.report("ended", time.time(), STALE)
+    tell(store, "ended", time.time(), STALE)
     until(lambda: replicas[0].nodes() == ["a.b", "n2"], "the node to be gone at once")
     assert replicas[1].get("/nodes/ended").status_code == 404
     store.close()
@@ -120,15 +91,16 @@ def test_nodes_are_what_the_store_knows(start: Callable[..., Daemon], store: Sto
 
 def test_a_long_stale_limit(start: Callable[..., Daemon], tmp_path: Path) -> None:
     """Longer than an instant query looks back by itself: VictoriaMetrics is told, which Prometheus 2.42 cannot be."""
-    store = Store("victoria-metrics", tmp_path / "store")
+    store = VictoriaMetrics(tmp_path / "store")
     try:
+        store.start()
         daemon = start(
-            *("--prometheus", store.url, "--remote-write", f"{store.url}/api/v1/write", "--stale-after", "900"),
+            *("--prometheus", store.url, "--remote-write", store.receiver, "--stale-after", "900"),
             *("--external-label", f"cluster={CLUSTER}"),
         )
         now = time.time()
-        store.report("old", now - 800)
-        store.report("stale", now - 901)
+        tell(store, "old", now - 800)
+        tell(store, "stale", now - 901)
         until(lambda: daemon.nodes() == ["old"], "a node that reported 800 s ago")
     finally:
         store.close()

@@ -15,7 +15,7 @@ import requests
 
 from tests.integration.browser import Browser
 from tests.integration.daemon import PATIENCE, ROOT, Daemon, tied
-from tests.integration.prometheus import Prometheus
+from tests.integration.stores import Prometheus
 from tests.pictures.fleet import fleet
 
 if TYPE_CHECKING:

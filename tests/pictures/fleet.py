@@ -5,22 +5,15 @@ from __future__ import annotations
 import math
 import random
 
-#: The kinds of nodes: name, share of the fleet, and how much they do of each of the eight families in 10 s.
+from orchestratord.catalogue import BUILT_IN
+
+#: The kinds of nodes: name, share of the fleet, and how much of each built-in family they do in 10 s, in the
+#: catalogue's order.
 _KINDS = (
     ("web", 0.5, (1.1e9, 42_000, 81_000, 1_900, 36_000, 18_000, 8_200, 4_100)),
     ("batch", 0.25, (3.4e9, 160_000, 22_000, 14_500, 12_000, 96_000, 5_400, 61_000)),
     ("db", 0.15, (2.2e9, 21_000, 140_000, 3_100, 210_000, 820_000, 64_000, 240_000)),
     ("gpu", 0.1, (7.5e9, 380_000, 31_000, 6_400, 5_100, 240_000, 1_900, 22_000)),
-)
-FAMILIES = (
-    "mem_bytes_allocated",
-    "page_faults",
-    "ctx_switches_graceful",
-    "ctx_switches_forced",
-    "fs_read_count",
-    "fs_read_size_kb",
-    "fs_write_count",
-    "fs_write_size_kb",
 )
 
 
@@ -42,7 +35,7 @@ class Node:
         burst = 1.8 if chance.random() < 0.02 else 1.0
         return {
             family: int(base * swing * burst * chance.uniform(0.9, 1.1))
-            for family, base in zip(FAMILIES, self._base, strict=True)
+            for family, base in zip(BUILT_IN.names, self._base, strict=False)
         }
 
 

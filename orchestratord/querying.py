@@ -1,0 +1,82 @@
+"""From Settings to what answers queries: Prometheus, asked once for all who ask the same, and perhaps the table."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from orchestratord.coalescing import CACHE_BYTES, Coalescing
+from orchestratord.identity import authorization, trust
+from orchestratord.latest import LatestFromMemory
+from orchestratord.upstream import Upstreams, http_client
+from orchestratord.web.queries import FEW, MANY, Queries
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from twisted.web.client import HTTPConnectionPool
+
+    from orchestratord.nodes import NodeStore
+    from orchestratord.room import Room
+    from orchestratord.settings import Settings
+    from orchestratord.telemetry import Telemetry
+    from orchestratord.turns import Turns
+    from orchestratord.upstream import QueryClient
+
+
+def make_upstreams(
+    reactor: Any,
+    settings: Settings,
+    bases: Sequence[str],
+    pool: HTTPConnectionPool,
+    telemetry: Telemetry,
+    *,
+    turns: Turns,
+    answers: Room,
+) -> Upstreams:
+    """Return the Prometheus servers at these URLs; raises FilesError if certificates or credentials are not good."""
+    return Upstreams(
+        reactor,
+        http_client(reactor, pool, trust(settings, "prometheus", bases)),
+        bases,
+        telemetry,
+        headers=settings.prometheus_header,
+        authorization=authorization(settings, "prometheus", bases),
+        query_timeout=settings.query_timeout,
+        turns=turns,
+        max_answer_bytes=settings.max_answer_bytes,
+        room=answers,
+    )
+
+
+def make_client(reactor: Any, settings: Settings, upstreams: Upstreams, nodes: NodeStore, answers: Room) -> QueryClient:
+    """Return what answers all queries that are asked of us, by way of the upstreams."""
+    shared = Coalescing(
+        reactor,
+        upstreams,
+        query_timeout=settings.query_timeout,
+        cache_seconds=settings.query_cache,
+        cache_bytes=min(CACHE_BYTES, settings.max_answers_bytes // 2),
+    )
+    if settings.latest_from_memory == "never":
+        return shared
+    return LatestFromMemory(
+        reactor,
+        shared,
+        nodes,
+        settings.catalogue,
+        clocks=time,
+        mode=settings.latest_from_memory,
+        room=answers,
+    )
+
+
+def make_queries(settings: Settings, client: QueryClient) -> Queries:
+    """Return what the routes answer queries with."""
+    at_hand = settings.latest_from_memory == "always" or settings.query_cache > 0
+    return Queries(
+        client,
+        max_length=settings.max_query_length,
+        remembered=MANY if at_hand else FEW,
+        written_to=settings.remote_write is not None,
+    )
