@@ -39,7 +39,7 @@ class Due:
 
 @dataclass(frozen=True)
 class Plan:
-    """One run. All durations are in seconds; `seconds` is for how long nodes report once the store shows all of them."""
+    """One run. All durations are in seconds; `seconds` is how long nodes report once the store shows all of them."""
 
     seed: int
     seconds: float
@@ -100,7 +100,7 @@ def short(seed: int) -> Plan:
     first, second, third = _replicas(seed)
     return Plan(
         seed,
-        seconds=14,
+        seconds=12,
         nodes=60,
         interval=0.5,
         stale_after=3.0,
@@ -111,16 +111,16 @@ def short(seed: int) -> Plan:
         scene=_moved(
             seed,
             0.3,
-            Due(1, Deed.DRAIN, 4, replica=first),
-            Due(1, Deed.DELETE, 1, nodes=1),
-            Due(1.5, Deed.END, nodes=5),
-            Due(2.2, Deed.KILL, 0.5, replica=second),
-            Due(5, Deed.STOP_STORE, 4),
-            Due(5.5, Deed.END, nodes=5),
-            Due(6.3, Deed.RESTART, 0.2, replica=third),
-            Due(9.7, Deed.FREEZE, 1.4, replica=second),
-            Due(11, Deed.FREEZE_STORE, 1),
-            Due(12, Deed.END, nodes=5),
+            Due(0, Deed.DELETE, 0.8, nodes=1),
+            Due(0, Deed.END, nodes=5),
+            Due(0.3, Deed.DRAIN, 4, replica=first),
+            Due(1.2, Deed.KILL, 0.5, replica=second),
+            Due(3.5, Deed.FREEZE, 1.4, replica=third),
+            Due(6, Deed.STOP_STORE, 3),
+            Due(6.3, Deed.END, nodes=5),
+            Due(6.8, Deed.RESTART, 0.2, replica=first),
+            Due(10, Deed.FREEZE_STORE, 0.8),
+            Due(10.5, Deed.END, nodes=5),
         ),
     )
 

@@ -41,7 +41,7 @@ _PATIENCE = 30.0
 class Outcome:
     """What a run with one store has come to.
 
-    `counted` is what all lives of the replicas have counted, `appeared` after how many seconds of reports all nodes were
+    `counted` is what all lives of the replicas have counted, `appeared` after how many seconds all nodes were
     in instant answers.
     """
 

@@ -9,6 +9,7 @@ import time
 from math import inf
 from typing import TYPE_CHECKING
 
+from orchestratord.endings import QUIET
 from orchestratord.row import LAST_REPORT
 from tests.benchmarks import payloads
 from tests.scale.stores import EVERYTHING
@@ -41,9 +42,8 @@ class Watch:
 
     def __init__(self, world: World) -> None:
         self.fresh = Durations()
-        #: When nodes ended that have ended, by the monotonic clock; `deadline` is when each must be gone.
+        #: When nodes ended that have ended, by the monotonic clock.
         self.ended: dict[int, float] = {}
-        self.deadline: dict[int, float] = {}
         #: How long it took until an ended node was in no instant answer; those that were deleted apart, and those that
         #: ended while the store, or a replica, was away.
         self.took: dict[str, list[float]] = {"calm": [], "away": [], "deleted": []}
@@ -54,22 +54,20 @@ class Watch:
         self._book = world.book
         self._account = world.account
         self._gone: dict[int, float] = {}
+        self._returned = -inf
 
     def end(self, node: int) -> None:
         """Note that a node has sent its last report."""
         self.ended[node] = self._book.last(node)
-        self.deadline[node] = self.ended[node] + self._plan.stale_after + self._plan.grace
 
     def delete(self, node: int, began: float, answered: float) -> None:
         """Note that an ended node was deleted."""
         self._book.deleted[node] = began
         self.ended[node] = answered
-        self.deadline[node] = answered + self._plan.grace
 
     def returned(self, now: float) -> None:
-        """Note that the store is back: only from now on the time of those runs that ended before."""
-        for node in self.ended.keys() - self._gone.keys():
-            self.deadline[node] = max(self.deadline[node], now + self._plan.stale_after + self._plan.grace)
+        """Note that the store is back."""
+        self._returned = now
 
     @property
     def remaining(self) -> set[int]:
@@ -108,8 +106,17 @@ class Watch:
                     self._went(node, ended)
             elif node in self._gone:
                 doubt(GONE)
-            elif began > self.deadline.get(node, inf):
+            elif node in self.ended and began > self._due(node):
                 doubt(GOES)
+
+    def _due(self, node: int) -> float:
+        """Return when an ended node must be gone.
+
+        A store that is back is not asked who has ended until it is known to have what all replicas had for it.
+        """
+        if node in self._book.deleted:
+            return self.ended[node] + self._plan.grace
+        return max(self.ended[node] + self._plan.stale_after, self._returned + QUIET) + self._plan.grace
 
     def _went(self, node: int, now: float) -> None:
         self._gone[node] = now
