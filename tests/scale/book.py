@@ -5,6 +5,7 @@ A sample is a time in milliseconds since 1970 and a value. All other times are i
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
@@ -64,6 +65,8 @@ class Findings:
     """What a comparison has come to; `breaks` is called for each breach."""
 
     breaks: Callable[[Breach, str], None]
+    #: By what share a value may come back differently.
+    rounding: float = 0.0
     #: Reports that were answered 200; of them those whose samples are all there, and those that lack one.
     answered: int = 0
     found: int = 0
@@ -74,6 +77,10 @@ class Findings:
     #: Samples that are there more than once, with the same value.
     repeated: int = 0
     counts: Counter[Breach] = field(default_factory=Counter)
+
+    def equal(self, one: float, other: float) -> bool:
+        """Return whether two values are the same to the store."""
+        return math.isclose(one, other, rel_tol=self.rounding)
 
     def found_broken(self, breach: Breach, evidence: str) -> None:
         """Note a breach."""
@@ -148,16 +155,16 @@ class Book:
             findings.samples += 1
             where = f"{family} of {payloads.node_id(node)} is {value!r} at {at}"
             if at in seen:
-                if seen[at] != value:
-                    findings.found_broken(Breach.TWICE, f"{where}, and {seen[at]!r} as well")
-                else:
+                if findings.equal(seen[at], value):
                     findings.repeated += 1
+                else:
+                    findings.found_broken(Breach.TWICE, f"{where}, and {seen[at]!r} as well")
                 continue
             seen[at] = value
             entry = reported.get(at)
             if entry is None or entry.refused or family not in entry.samples():
                 findings.found_broken(Breach.PHANTOM, f"{where}, where there is {entry or 'no report'}")
-            elif entry.samples()[family] != value:
+            elif not findings.equal(entry.samples()[family], value):
                 findings.found_broken(Breach.WRONG, f"{where}, and {entry} has {entry.samples()[family]!r}")
 
     def _find(self, node: int, entries: list[Entry], samples: Samples, findings: Findings) -> None:

@@ -187,7 +187,7 @@ class Scale:
     async def _compare(self, began: float) -> Findings:
         """Compare all that the store has with what was reported."""
         account = self._account
-        findings = Findings(lambda breach, evidence: account.breaks(breach.value, evidence))
+        findings = Findings(lambda breach, evidence: account.breaks(breach.value, evidence), self._store.rounding)
         self._say("comparing every sample")
         self._book.compare(await self._store.samples(began - 60), findings)
         series = await self._store.series(began - 60, time.time() + 60)

@@ -32,6 +32,8 @@ class Store:
     name: ClassVar[str]
     package: ClassVar[str]
     ready_path: ClassVar[str]
+    #: By what share a value may come back differently: a store may keep decimals.
+    rounding: ClassVar[float] = 0.0
 
     def __init__(self, servers: Servers) -> None:
         self.port = free_port()
@@ -166,6 +168,7 @@ class VictoriaMetrics(Store):
     name = "victoria-metrics"
     package = "victoria-metrics"
     ready_path = "/health"
+    rounding = 2**-51
 
     def command(self) -> list[str]:
         """Return how it is started."""

@@ -54,6 +54,7 @@ class Watch:
         self._book = world.book
         self._account = world.account
         self._gone: dict[int, float] = {}
+        self._late: set[int] = set()
         self._returned = -inf
 
     def end(self, node: int) -> None:
@@ -106,7 +107,8 @@ class Watch:
                     self._went(node, ended)
             elif node in self._gone:
                 doubt(GONE)
-            elif node in self.ended and began > self._due(node):
+            elif node in self.ended and began > self._due(node) and node not in self._late:
+                self._late.add(node)
                 doubt(GOES)
 
     def _due(self, node: int) -> float:
