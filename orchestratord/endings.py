@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
@@ -38,6 +39,8 @@ QUIET = 10.0
 ASK_AGAIN = 5.0
 #: The store is asked no more often than this who is silent in it, in seconds: there may be nodes that no replica knows.
 LEAST_SEARCH_EVERY = 30.0
+#: Nodes at most that are asked about again when their end is due elsewhere, and how many seconds after that.
+MOST_AGAIN, AGAIN_AFTER = 10_000, 2.0
 
 _MILLISECOND = 0.001
 
@@ -66,6 +69,17 @@ class Outbox(Protocol):
         ...
 
 
+class _Silent(NamedTuple):
+    """A node to be ended: the time of the last report that is known here, and by how much its clock is behind ours.
+
+    `again`: another replica had heard from it when the store was asked, and that was its last report.
+    """
+
+    heard: float
+    behind: float = 0.0
+    again: bool = False
+
+
 class Endings(Service):
     """Ends the series of nodes that have expired or are forgotten. An `Observer` of the table.
 
@@ -73,8 +87,9 @@ class Endings(Service):
     instant query does not answer any more has ended already. A marker stands where the node became stale, `stale_after`
     after its last report, so that a report that is under way is newer, and several replicas write the same one.
 
-    Now and then the store is asked who is silent in it: a replica that is no more cannot end what it has heard of. Such
-    a node is ended if nothing has come from it between two searches; its clock may be behind.
+    A replica that is no more cannot end what it has heard of. So a node that another one has heard from is asked about
+    once more, when its end is due there; the marker of both is the same. And now and then the store is asked who is
+    silent in it: such a node is ended if nothing has come from it between two searches; its clock may be behind.
 
     `marked(outcome, count)` counts what became of nodes.
     """
@@ -99,8 +114,10 @@ class Endings(Service):
         self._names = names
         self._clocks = clocks
         self._marked = marked
-        #: The nodes to be ended, with the time of the last report that this replica has heard, in Unix seconds.
-        self._silent: dict[str, float] = {}
+        #: The nodes to be ended.
+        self._silent: dict[str, _Silent] = {}
+        #: A heap of those that others have heard from, each with the Unix time of the next question about it.
+        self._elsewhere: list[tuple[float, str, _Silent]] = []
         self._searched = self._asked = float("-inf")
         #: Who was silent at the last search, with the time of the newest report in the store.
         self._suspects: Mapping[str, float] = {}
@@ -126,7 +143,8 @@ class Endings(Service):
     def expired(self, entries: Sequence[Entry]) -> None:
         """Take nodes whose series are to be ended."""
         for entry in entries:
-            self._silent[entry.report.node_id] = _time_of(entry)
+            heard = _time_of(entry)
+            self._silent[entry.report.node_id] = _Silent(heard, entry.report.received_at - heard)
 
     async def forget(self, node_id: str) -> bool:
         """Forget a node at once, here and in the store; return whether anybody knew it. Raises QueryFault."""
@@ -159,17 +177,26 @@ class Endings(Service):
             if seconds >= self._searched + max(self._nodes.stale_after, LEAST_SEARCH_EVERY):
                 self._searched = seconds
                 await self._search()
+            self._remember()
             while self._silent:
                 await self._ask(list(islice(self._silent, AT_ONCE)))
         except QueryFault:
             self._asked = seconds + ASK_AGAIN
             self._marked("unanswered", len(self._silent))
 
+    def _remember(self) -> None:
+        """Take the nodes whose end is due elsewhere, and that have not reported here since."""
+        unix, now = self._clocks.time(), self._clocks.monotonic()
+        while self._elsewhere and self._elsewhere[0][0] <= unix:
+            _, node_id, silent = heapq.heappop(self._elsewhere)
+            if self._nodes.get(node_id, now) is None:
+                self._silent.setdefault(node_id, silent)
+
     async def _search(self) -> None:
         found = await self._store.silent(self._clocks.time() - self._nodes.stale_after)
         for node_id, last in found.items():
             if self._suspects.get(node_id) == last:
-                self._silent.setdefault(node_id, last)
+                self._silent.setdefault(node_id, _Silent(last, again=True))
         self._suspects = found
 
     async def _ask(self, node_ids: Sequence[str]) -> None:
@@ -178,21 +205,27 @@ class Endings(Service):
         outcomes: Counter[str] = Counter()
         rows = []
         for node_id in node_ids:
-            heard = self._silent.pop(node_id, None)
-            if heard is None or self._nodes.get(node_id, now) is not None:
+            silent = self._silent.pop(node_id, None)
+            if silent is None or self._nodes.get(node_id, now) is not None:
                 continue
             stored = known.get(node_id)
-            if stored is None:
-                outcomes["ended_already"] += 1
-            elif stored.last_report > heard + _MILLISECOND / 2:
-                outcomes["heard_elsewhere"] += 1
-            else:
+            if stored is not None and stored.last_report <= silent.heard + _MILLISECOND / 2:
                 outcomes["sent"] += 1
-                at = max(heard, stored.last_report) + self._nodes.stale_after
+                at = max(silent.heard, stored.last_report) + self._nodes.stale_after
                 rows.append(self._marker(node_id, stored.names, at))
+            elif not silent.again:
+                outcomes["ended_already" if stored is None else "heard_elsewhere"] += 1
+                if stored is not None:
+                    self._ask_again(node_id, stored.last_report, silent.behind)
         self._outbox.add(rows)
         for outcome, count in outcomes.items():
             self._marked(outcome, count)
+
+    def _ask_again(self, node_id: str, heard: float, behind: float) -> None:
+        """Ask about a node again that another replica has heard from, when that one must have ended it."""
+        if len(self._elsewhere) < MOST_AGAIN:
+            due = heard + behind + self._nodes.stale_after + AGAIN_AFTER
+            heapq.heappush(self._elsewhere, (due, node_id, _Silent(heard, behind, again=True)))
 
     def _marker(self, node_id: str, names: Container[str], at: float) -> bytes:
         """Return the row that ends the series of these names at a Unix time."""

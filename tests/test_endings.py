@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
 from orchestratord.catalogue import BUILT_IN
-from orchestratord.endings import ASK_AGAIN, LEAST_SEARCH_EVERY, QUIET, Endings
+from orchestratord.endings import ASK_AGAIN, LEAST_SEARCH_EVERY, MOST_AGAIN, QUIET, Endings
 from orchestratord.errors import QueryTimeout
 from orchestratord.fleet import Known
 from orchestratord.nodes import NodeStore
@@ -153,6 +153,59 @@ def test_a_node_that_another_replica_has_heard_is_left_alone() -> None:
     scene.wait(62)
     assert scene.markers() == {}
     assert scene.counted == {"heard_elsewhere": 1}
+
+
+def test_a_node_that_a_dead_replica_heard_last_is_ended() -> None:
+    """Where it became stale, as that replica would have; soon after, and by nobody twice."""
+    scene = Scene()
+    scene.post("a", NOW)
+    scene.store.nodes["a"] = Known(NOW + 10, EVERY_NAME)
+    scene.wait(71)
+    assert scene.markers() == {}
+    scene.wait(2)
+    assert scene.markers() == {"a": NOW + 70}
+    assert scene.counted == {"heard_elsewhere": 1, "sent": 1}
+    scene.wait(10)
+    assert len(scene.outbox.rows) == 1
+
+
+def test_a_clock_that_is_behind_does_not_end_a_node_early() -> None:
+    """Its time is told from its last report here, which came a minute and a half later than it said."""
+    scene = Scene()
+    scene.post("a", NOW - 90)
+    scene.store.nodes["a"] = Known(NOW - 40, EVERY_NAME)
+    scene.wait(111)
+    assert scene.markers() == {}
+    scene.wait(2)
+    assert scene.markers() == {"a": NOW + 20}
+
+
+def test_a_node_that_goes_on_elsewhere_is_left_alone() -> None:
+    """Whoever asks again finds a later report, or has heard from it; and does not ask a third time."""
+    scene = Scene()
+    for node_id in ("elsewhere", "here"):
+        scene.post(node_id, NOW)
+        scene.store.nodes[node_id] = Known(NOW + 10, EVERY_NAME)
+    scene.wait(62)
+    scene.store.nodes["elsewhere"] = Known(NOW + 65, EVERY_NAME)
+    scene.post("here", NOW + 62)
+    scene.wait(30)
+    assert scene.markers() == {}
+    assert scene.counted == {"heard_elsewhere": 2}
+    assert scene.store.asked == [["elsewhere", "here"], ["elsewhere"]]
+
+
+def test_what_is_asked_about_again_has_a_bound() -> None:
+    """The rest is found by a search."""
+    scene = Scene()
+    scene.nodes.max_nodes = MOST_AGAIN + 1
+    for number in range(MOST_AGAIN + 1):
+        scene.post(f"n{number}", NOW)
+        scene.store.nodes[f"n{number}"] = Known(NOW + 10, EVERY_NAME)
+    scene.nodes.expire(61, MOST_AGAIN + 1)
+    scene.clock.advance(61)
+    scene.clock.advance(12)
+    assert len(scene.markers()) == MOST_AGAIN
 
 
 def test_a_node_that_has_ended_is_not_ended_again() -> None:
