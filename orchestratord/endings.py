@@ -180,6 +180,7 @@ class Endings(Service):
             self._remember()
             while self._silent:
                 await self._ask(list(islice(self._silent, AT_ONCE)))
+                self._remember()
         except QueryFault:
             self._asked = seconds + ASK_AGAIN
             self._marked("unanswered", len(self._silent))
@@ -215,17 +216,13 @@ class Endings(Service):
                 rows.append(self._marker(node_id, stored.names, at))
             elif not silent.again:
                 outcomes["ended_already" if stored is None else "heard_elsewhere"] += 1
-                if stored is not None:
-                    self._ask_again(node_id, stored.last_report, silent.behind)
+                if stored is not None and len(self._elsewhere) < MOST_AGAIN:
+                    due = stored.last_report + silent.behind + self._nodes.stale_after + AGAIN_AFTER
+                    heard = _Silent(stored.last_report, silent.behind, again=True)
+                    heapq.heappush(self._elsewhere, (due, node_id, heard))
         self._outbox.add(rows)
         for outcome, count in outcomes.items():
             self._marked(outcome, count)
-
-    def _ask_again(self, node_id: str, heard: float, behind: float) -> None:
-        """Ask about a node again that another replica has heard from, when that one must have ended it."""
-        if len(self._elsewhere) < MOST_AGAIN:
-            due = heard + behind + self._nodes.stale_after + AGAIN_AFTER
-            heapq.heappush(self._elsewhere, (due, node_id, _Silent(heard, behind, again=True)))
 
     def _marker(self, node_id: str, names: Container[str], at: float) -> bytes:
         """Return the row that ends the series of these names at a Unix time."""

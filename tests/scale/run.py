@@ -151,7 +151,7 @@ class Scale:
             return not self._watch.remaining
 
         if not await _until(gone, self._plan.stale_after + self._plan.grace + _PATIENCE):
-            self._say(f"still in instant answers: {sorted(self._watch.remaining)}")
+            self._watch.conclude()
         for replica in self._replicas:
             if await self._watch.listed(replica) != set():
                 self._account.breaks("/nodes is empty when all nodes have ended", f"replica {replica.number}")
@@ -224,6 +224,7 @@ class Scale:
             self._account.longest_stall = max(self._account.longest_stall, now - before - _TICK)
             if now - before > _STALL:
                 self._account.suspensions.begin(NOTHING_WORKS, before, until=now)
+                self._watch.stalled(now - before)
             for replica in self._replicas:
                 replica.check()
 

@@ -54,7 +54,9 @@ class Watch:
         self._book = world.book
         self._account = world.account
         self._gone: dict[int, float] = {}
+        self._began = time.monotonic()
         self._late: set[int] = set()
+        self._stalled: dict[int, float] = {}
         self._returned = -inf
 
     def end(self, node: int) -> None:
@@ -66,9 +68,20 @@ class Watch:
         self._book.deleted[node] = began
         self.ended[node] = answered
 
+    def stalled(self, seconds: float) -> None:
+        """Note that the machine let nobody run for so long."""
+        for node in self.remaining:
+            self._stalled[node] = self._stalled.get(node, 0.0) + seconds
+
     def returned(self, now: float) -> None:
         """Note that the store is back."""
         self._returned = now
+
+    def conclude(self) -> None:
+        """Judge the nodes that have ended and have not gone."""
+        now = time.monotonic()
+        for node in self.remaining:
+            self._account.breaks(GOES, self._known(node, now))
 
     @property
     def remaining(self) -> set[int]:
@@ -99,6 +112,7 @@ class Watch:
         def doubt(promise: str) -> None:
             self._account.unless(Service.QUERIES, began, ended, promise, self._known(node, began))
 
+        excused = self._account.suspensions.covers(Service.QUERIES, began, ended)
         for node in self._book.nodes:
             if node not in seen:
                 if self._surely(node, began, ended):
@@ -107,21 +121,23 @@ class Watch:
                     self._went(node, ended)
             elif node in self._gone:
                 doubt(GONE)
-            elif node in self.ended and began > self._due(node) and node not in self._late:
+            elif node in self.ended and began > self._due(node) and not excused:
                 self._late.add(node)
-                doubt(GOES)
 
     def _due(self, node: int) -> float:
         """Return when an ended node must be gone.
 
         A store that is back is not asked who has ended until it is known to have what all replicas had for it.
         """
+        grace = self._plan.grace + self._stalled.get(node, 0.0)
         if node in self._book.deleted:
-            return self.ended[node] + self._plan.grace
-        return max(self.ended[node] + self._plan.stale_after, self._returned + QUIET) + self._plan.grace
+            return self.ended[node] + grace
+        return max(self.ended[node] + self._plan.stale_after, self._returned + QUIET) + grace
 
     def _went(self, node: int, now: float) -> None:
         self._gone[node] = now
+        if node in self._late:
+            self._account.breaks(GOES, self._known(node, now))
         calm = not self._account.suspensions.any(self.ended[node] - self._plan.interval, now)
         kind = "deleted" if node in self._book.deleted else "calm" if calm else "away"
         self.took[kind].append(now - self.ended[node])
@@ -198,7 +214,10 @@ class Watch:
         """Return what may explain why a node was there, or was not."""
         last = self._book.entries(node)[-1]
         known = f"{last}, sent {now - last.sent:.2f} s before"
-        return known if node not in self.ended else f"{known}; it had ended {now - self.ended[node]:.2f} s before"
+        if node not in self.ended:
+            return known
+        ended = self.ended[node]
+        return f"{known}; it had ended {now - ended:.2f} s before, {ended - self._began:.1f} s after the beginning"
 
 
 def _numbers(names: object) -> set[int]:
