@@ -77,11 +77,11 @@ def long(seed: int) -> Plan:
             Due(10, Deed.DRAIN, 14, replica=first),
             Due(12, Deed.DELETE, 3.5, nodes=1),
             Due(14, Deed.END, nodes=30),
+            # Its nodes repeat elsewhere what it reads when it goes on: it comes to two replicas, and late.
+            Due(22, Deed.FREEZE, 3, replica=third),
             # Some of them were heard last by the replica that is killed then.
             Due(29, Deed.END, nodes=20),
             Due(30, Deed.KILL, 6, replica=second),
-            # Its nodes repeat elsewhere what it reads when it goes on: it comes to two replicas, and late.
-            Due(38, Deed.FREEZE, 4, replica=third),
             Due(45, Deed.STOP_STORE, 30),
             Due(50, Deed.END, nodes=20),
             Due(56, Deed.RESTART, 1, replica=third),

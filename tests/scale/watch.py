@@ -10,6 +10,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from orchestratord.endings import QUIET
+from orchestratord.sender import LONGEST_WAIT
 from orchestratord.row import LAST_REPORT
 from tests.benchmarks import payloads
 from tests.scale.stores import EVERYTHING
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 #: Seconds that an answer may take.
 _PATIENCE = 5.0
+#: Seconds after which a store that is back is known to have what all replicas had for it, and is asked who has ended.
+_BACK = LONGEST_WAIT + QUIET
 #: By how much a node's age may be wrong.
 _SLACK = 1.0
 _FAMILIES = f"count by (node_id) ({EVERYTHING})"
@@ -125,14 +128,11 @@ class Watch:
                 self._late.add(node)
 
     def _due(self, node: int) -> float:
-        """Return when an ended node must be gone.
-
-        A store that is back is not asked who has ended until it is known to have what all replicas had for it.
-        """
+        """Return when an ended node must be gone."""
         grace = self._plan.grace + self._stalled.get(node, 0.0)
         if node in self._book.deleted:
             return self.ended[node] + grace
-        return max(self.ended[node] + self._plan.stale_after, self._returned + QUIET) + grace
+        return max(self.ended[node] + self._plan.stale_after, self._returned + _BACK) + grace
 
     def _went(self, node: int, now: float) -> None:
         self._gone[node] = now
