@@ -25,6 +25,8 @@ NAMES = (*FAMILIES, LAST_REPORT)
 
 #: Samples as a store has them, by node id and family.
 Samples = dict[tuple[str, str], list[tuple[int, float]]]
+#: Moments at which series had ended, in milliseconds, by node id and family.
+Ends = dict[tuple[str, str], set[int]]
 
 
 class Breach(Enum):
@@ -197,24 +199,26 @@ class Book:
             if many > 1:
                 findings.found_broken(Breach.SERIES, f"there are {many} series of {name}{{node_id={node_id!r}}}")
 
-    def compare_ends(self, ends: Mapping[str, Iterable[int]], stale_after: float, findings: Findings) -> None:
-        """Look at the moments, in milliseconds, at which series had ended, by node id.
+    def compare_ends(self, ends: Ends, stale_after: float, findings: Findings) -> None:
+        """Look at the moments, in milliseconds, at which series had ended, by node id and family.
 
-        No such moment may lie between two reports that are closer than the stale limit.
+        No such moment may lie between two reports that are closer than the stale limit, but for a family that the first
+        of them has not.
         """
-        for node_id, moments in ends.items():
+        for (node_id, family), moments in ends.items():
             node = node_number(node_id)
-            times = [entry.at for entry in self._entries.get(-1 if node is None else node, []) if entry.answered < inf]
+            entries = [entry for entry in self._entries.get(-1 if node is None else node, []) if entry.answered < inf]
             wrong = [
-                (moment, before, after)
-                for before, after in pairwise(times)
-                if after - before < stale_after * 1000
+                (moment, before.at, after.at)
+                for before, after in pairwise(entries)
+                if after.at - before.at < stale_after * 1000 and family in before.samples()
                 for moment in moments
-                if before <= moment < after
+                if before.at <= moment < after.at
             ]
             if wrong:
-                moment, before, after = wrong[0]
+                moment, first, second = wrong[0]
                 findings.found_broken(
                     Breach.ENDED,
-                    f"{node_id} had ended at {moment} ({len(wrong)} moments), and reported at {before} and {after}",
+                    f"{family} of {node_id} had ended at {moment} ({len(wrong)} moments), and was reported at {first}"
+                    f" and {second}",
                 )

@@ -10,8 +10,8 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from orchestratord.endings import QUIET
-from orchestratord.sender import LONGEST_WAIT
 from orchestratord.row import LAST_REPORT
+from orchestratord.sender import LONGEST_WAIT
 from tests.benchmarks import payloads
 from tests.scale.stores import EVERYTHING
 from tests.soak.account import Durations
