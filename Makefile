@@ -124,7 +124,7 @@ debian-test: WANTED = $(PYTHON):python3 ensurepip:python3-venv git:git prometheu
 	setpriv:util-linux victoria-metrics:victoria-metrics bpftrace:bpftrace kubectl:kubernetes-client systemd-analyze:systemd unshare:util-linux \
 	curl:curl openssl:openssl faketime:faketime ip:iproute2 nft:nftables \
 	chromium:chromium /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf:fonts-dejavu-core \
-	haproxy:haproxy victoria-metrics:victoria-metrics jq:jq go:golang-go gcc:gcc /usr/include/stdio.h:libc6-dev curl-config:libcurl4-openssl-dev /usr/include/jansson.h:libjansson-dev
+	haproxy:haproxy jq:jq go:golang-go gcc:gcc /usr/include/stdio.h:libc6-dev curl-config:libcurl4-openssl-dev /usr/include/jansson.h:libjansson-dev
 
 debian-screenshots: WANTED = pngquant:pngquant
 

@@ -187,8 +187,22 @@ def test_a_marker_between_two_reports(moment: int, wrong: int) -> None:
     for number in (0, 1, 2, 10, 13):
         entry(book, 0).at = AT + 2000 * number
     findings = Findings(lambda *_: None)
-    book.compare_ends({ID: {moment}}, 10, findings)
+    book.compare_ends({(ID, LAST_REPORT): {moment}}, 10, findings)
     assert findings.counts[Breach.ENDED] == wrong
+
+
+def test_a_marker_for_a_family_that_is_not_reported() -> None:
+    """The family may end with the first report that lacks it, not before, and no other."""
+    book = Book()
+    entries = [entry(book, number) for number in range(8)]
+    for family, moment, wrong in (
+        (FAMILIES[-1], entries[6].at, 0),
+        (FAMILIES[-1], entries[6].at - 1, 1),
+        (FAMILIES[0], entries[6].at, 1),
+    ):
+        findings = Findings(lambda *_: None)
+        book.compare_ends({(ID, family): {moment}}, 10, findings)
+        assert findings.counts[Breach.ENDED] == wrong
 
 
 def test_who_must_be_seen() -> None:

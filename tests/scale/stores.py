@@ -15,10 +15,11 @@ from tests.benchmarks.servers import ServerError, free_port
 from tests.scale.book import NAMES
 from tests.soak.client import Connection, NoAnswer
 from tests.soak.processes import ended, ready
+from tests.soak.readings import FAMILIES
 
 if TYPE_CHECKING:
     from tests.benchmarks.servers import Server, Servers
-    from tests.scale.book import Samples
+    from tests.scale.book import Ends, Samples
 
 #: Seconds that it may take to read everything.
 _PATIENCE = 60.0
@@ -93,8 +94,8 @@ class Store:
         """Return every sample of ours since a moment, Unix seconds, by node and family."""
         raise NotImplementedError
 
-    async def ends(self, began: float, step: float) -> dict[str, set[int]]:
-        """Return at which moments of its life, in milliseconds, a node's series had ended, by node id.
+    async def ends(self, began: float, step: float) -> Ends:
+        """Return at which moments of its life, in milliseconds, a series had ended, by node id and family.
 
         They are looked for since `began`, Unix seconds, every `step` seconds if the store does not tell them itself.
         """
@@ -149,16 +150,17 @@ class Prometheus(Store):
                 samples.setdefault((series["metric"]["node_id"], family), []).extend(values)
         return samples
 
-    async def ends(self, began: float, step: float) -> dict[str, set[int]]:
-        """Return at which moments a node's series did not answer, between two at which they did."""
+    async def ends(self, began: float, step: float) -> Ends:
+        """Return at which moments a series did not answer, between two at which it did; of two that all reports have."""
         last = time.time()
-        asked = {"query": LAST_REPORT, "start": f"{began:.3f}", "end": f"{last:.3f}", "step": f"{step:g}"}
-        body = json.loads(await self._get(f"/api/v1/query_range?{urlencode(asked)}"))
-        ends: dict[str, set[int]] = {}
-        for series in body["data"]["result"]:
-            steps = {round((at - began) / step) for at, _ in series["values"]}
-            gaps = set(range(min(steps), max(steps))) - steps
-            ends[series["metric"]["node_id"]] = {round((began + gap * step) * 1000) for gap in gaps}
+        ends: Ends = {}
+        for family in (FAMILIES[0], LAST_REPORT):
+            asked = {"query": family, "start": f"{began:.3f}", "end": f"{last:.3f}", "step": f"{step:g}"}
+            body = json.loads(await self._get(f"/api/v1/query_range?{urlencode(asked)}"))
+            for series in body["data"]["result"]:
+                steps = {round((at - began) / step) for at, _ in series["values"]}
+                gaps = set(range(min(steps), max(steps))) - steps
+                ends[series["metric"]["node_id"], family] = {round((began + gap * step) * 1000) for gap in gaps}
         return ends
 
 
@@ -191,12 +193,10 @@ class VictoriaMetrics(Store):
             samples[key] = [(at, value) for at, value in values if value is not None]
         return samples
 
-    async def ends(self, began: float, step: float) -> dict[str, set[int]]:  # noqa: ARG002 - it tells them itself
+    async def ends(self, began: float, step: float) -> Ends:  # noqa: ARG002 - it tells them itself
         """Return the moments of all stale markers."""
-        ends: dict[str, set[int]] = {}
-        for (node_id, _), values in (await self._export(began)).items():
-            ends.setdefault(node_id, set()).update(at for at, value in values if value is None)
-        return ends
+        exported = (await self._export(began)).items()
+        return {key: {at for at, value in values if value is None} for key, values in exported}
 
     async def _export(self, began: float) -> dict[tuple[str, str], list[tuple[int, float | None]]]:
         exported: dict[tuple[str, str], list[tuple[int, float | None]]] = {}
