@@ -32,8 +32,8 @@ log = Logger()
 LOOK_EVERY = 1.0
 #: Nodes that the store is asked about at once.
 AT_ONCE = 200
-#: For how long the store must have been well, and nothing have waited for it, before it is asked, in seconds: what
-#: other replicas have heard is in it then.
+#: For how long the store must have been well, as far as is known here, and nothing have waited for it, before it is
+#: asked, in seconds: what other replicas have heard is in it then.
 QUIET = 10.0
 #: Seconds until the store is asked again if it gave no answer.
 ASK_AGAIN = 5.0
@@ -119,6 +119,8 @@ class Endings(Service):
         #: A heap of those that others have heard from, each with the Unix time of the next question about it.
         self._elsewhere: list[tuple[float, str, _Silent]] = []
         self._searched = self._asked = float("-inf")
+        #: Since when the store has answered, or this has run; None if it did not answer at last.
+        self._answering: float | None = None
         #: Who was silent at the last search, with the time of the newest report in the store.
         self._suspects: Mapping[str, float] = {}
         self._loop = LoopingCall(self._look)
@@ -128,6 +130,7 @@ class Endings(Service):
     def startService(self) -> None:
         """Begin to look."""
         super().startService()
+        self._answering = self._reactor.seconds()
         self._loop.start(LOOK_EVERY, now=False)
 
     def stopService(self) -> None:
@@ -174,6 +177,11 @@ class Endings(Service):
         if self._outbox.quiet_for() < QUIET or seconds < self._asked:
             return
         try:
+            if self._answering is None:
+                await (self._store.known(list(islice(self._silent, 1))) if self._silent else self._search())
+                self._answering = seconds
+            if seconds < self._answering + QUIET:
+                return
             if seconds >= self._searched + max(self._nodes.stale_after, LEAST_SEARCH_EVERY):
                 self._searched = seconds
                 await self._search()
@@ -183,6 +191,7 @@ class Endings(Service):
                 self._remember()
         except QueryFault:
             self._asked = seconds + ASK_AGAIN
+            self._answering = None
             self._marked("unanswered", len(self._silent))
 
     def _remember(self) -> None:

@@ -251,8 +251,37 @@ def test_a_store_that_does_not_answer_is_asked_again() -> None:
     assert scene.markers() == {}
     assert scene.counted["unanswered"] > 0
     scene.store.fault = None
-    scene.wait(ASK_AGAIN + 1)
+    scene.wait(ASK_AGAIN + QUIET + 1)
     assert scene.markers() == {"a": NOW + 60}
+
+
+def test_a_store_that_answers_again_is_given_time() -> None:
+    """It may not have yet what the other replicas had for it while it was away."""
+    scene = Scene()
+    scene.post("a", NOW)
+    scene.store.fault = QueryTimeout("no answer")
+    scene.wait(70)
+    scene.store.fault = None
+    scene.wait(ASK_AGAIN + 1)
+    asked = len(scene.store.asked)
+    scene.wait(QUIET - 3)
+    assert scene.markers() == {}
+    assert len(scene.store.asked) == asked
+    scene.store.nodes["a"] = Known(NOW + 65, EVERY_NAME)
+    scene.wait(5)
+    assert scene.markers() == {}
+    assert scene.counted["heard_elsewhere"] == 1
+
+
+def test_a_replica_that_has_just_started_gives_it_time_too() -> None:
+    """It does not know for how long the store has been there."""
+    scene = Scene()
+    scene.post("a", NOW - 60)
+    scene.nodes.expire(61, 1)
+    scene.wait(QUIET - 1)
+    assert scene.store.asked == []
+    scene.wait(2)
+    assert scene.markers() == {"a": NOW}
 
 
 def test_many_nodes_are_asked_about_a_few_at_a_time() -> None:
@@ -271,7 +300,7 @@ def test_a_node_that_no_replica_knows_is_found_in_the_store() -> None:
     """Its replica is gone. It is ended if nothing has come from it between two searches."""
     scene = Scene()
     scene.store.nodes["a"] = Known(NOW - 100, EVERY_NAME)
-    scene.wait(2)
+    scene.wait(QUIET + 2)
     assert scene.markers() == {}
     scene.wait(60)
     assert scene.markers() == {"a": NOW - 40}

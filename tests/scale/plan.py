@@ -82,12 +82,12 @@ def long(seed: int) -> Plan:
             # Some of them were heard last by the replica that is killed then.
             Due(29, Deed.END, nodes=20),
             Due(30, Deed.KILL, 6, replica=second),
+            # It loses all nodes to the others, and has nothing to deliver that would tell it how the store is.
+            Due(40, Deed.DRAIN, 42, replica=second),
             Due(45, Deed.STOP_STORE, 30),
             Due(50, Deed.END, nodes=20),
             Due(56, Deed.RESTART, 1, replica=third),
             Due(65, Deed.KILL, 1, replica=first),
-            # Those that were heard by a replica that hears nothing any more, and by others since.
-            Due(68, Deed.DRAIN, 18, replica=second),
             Due(92, Deed.FREEZE_STORE, 8),
             Due(95, Deed.END, nodes=10),
             Due(103, Deed.END, nodes=20),

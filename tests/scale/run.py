@@ -77,6 +77,7 @@ class Scale:
         await self._store.start()
         await side_by_side.start_all(self._replicas)
         await self._front.start([replica.port for replica in self._replicas])
+        self._watch.returned(time.monotonic())
         self._say(f"seed {self._plan.seed}: {self._plan.nodes} nodes report to 3 replicas before {self._store.name}")
         watch = self._watch
         async with asyncio.TaskGroup() as group:

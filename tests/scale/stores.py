@@ -151,7 +151,7 @@ class Prometheus(Store):
         return samples
 
     async def ends(self, began: float, step: float) -> Ends:
-        """Return at which moments a series did not answer, between two at which it did; of two that all reports have."""
+        """Return when a series did not answer, between two moments at which it did; of two that all reports have."""
         last = time.time()
         ends: Ends = {}
         for family in (FAMILIES[0], LAST_REPORT):

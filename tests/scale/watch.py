@@ -77,7 +77,7 @@ class Watch:
             self._stalled[node] = self._stalled.get(node, 0.0) + seconds
 
     def returned(self, now: float) -> None:
-        """Note that the store is back."""
+        """Note that the store is back, or that all has begun."""
         self._returned = now
 
     def conclude(self) -> None:
