@@ -74,11 +74,11 @@ def long(seed: int) -> Plan:
         scene=_moved(
             seed,
             2.0,
-            Due(10, Deed.DRAIN, 14, replica=first),
-            Due(12, Deed.DELETE, 3.5, nodes=1),
-            Due(14, Deed.END, nodes=30),
+            Due(3, Deed.DRAIN, 14, replica=first),
             # Its nodes repeat elsewhere what it reads when it goes on: it comes to two replicas, and late.
-            Due(22, Deed.FREEZE, 3, replica=third),
+            Due(4, Deed.FREEZE, 3, replica=third),
+            Due(12, Deed.END, nodes=30),
+            Due(14, Deed.DELETE, 3.5, nodes=1),
             # Some of them were heard last by the replica that is killed then.
             Due(29, Deed.END, nodes=20),
             Due(30, Deed.KILL, 6, replica=second),
