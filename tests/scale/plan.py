@@ -88,9 +88,9 @@ def long(seed: int) -> Plan:
             Due(50, Deed.END, nodes=20),
             Due(56, Deed.RESTART, 1, replica=third),
             Due(65, Deed.KILL, 1, replica=first),
-            Due(92, Deed.FREEZE_STORE, 8),
-            Due(95, Deed.END, nodes=10),
-            Due(103, Deed.END, nodes=20),
+            Due(97, Deed.FREEZE_STORE, 8),
+            Due(99, Deed.END, nodes=10),
+            Due(108, Deed.END, nodes=20),
         ),
     )
 
