@@ -15,7 +15,7 @@ from orchestratord.sender import LONGEST_WAIT
 from tests.benchmarks import payloads
 from tests.scale.stores import EVERYTHING
 from tests.soak.account import Durations
-from tests.soak.client import Connection, NoAnswer
+from tests.soak.client import Connection, NoAnswer, once
 from tests.soak.readings import node_number
 from tests.soak.suspensions import Service
 
@@ -148,14 +148,15 @@ class Watch:
             await asyncio.sleep(self._plan.look_every)
             if not replica.up:
                 continue
+            life = replica.life
             began = time.monotonic()
-            listed = await self.listed(replica)
+            listed, why = await self.listed(replica)
             ended = time.monotonic()
-            if listed is None or not replica.up:
+            if listed is None:
                 self._account.looks["failed"] += 1
-                self._account.unless(
-                    Service.LISTINGS, began, ended, Service.LISTINGS.value, f"replica {replica.number}"
-                )
+                if replica.up and replica.life == life:
+                    said = f"replica {replica.number}: {why}"
+                    self._account.unless(Service.LISTINGS, began, ended, Service.LISTINGS.value, said)
                 continue
             self._account.looks["/nodes"] += 1
             self._judge_listing(listed, began, ended, f"replica {replica.number}")
@@ -170,15 +171,15 @@ class Watch:
             elif node in listed and self.ended.get(node, inf) + self._plan.stale_after + _SLACK < began:
                 doubt(UNLISTED)
 
-    async def listed(self, replica: Replica) -> set[int] | None:
-        """Return what a replica's /nodes has; None if it is not answered 200."""
+    async def listed(self, replica: Replica) -> tuple[set[int] | None, str]:
+        """Return what a replica's /nodes has; None, and why, if it is not answered 200."""
         try:
-            connection = Connection(replica.port)
-            answer = await connection.ask(payloads.get("/nodes").replace(b"keep-alive", b"close"), _PATIENCE)
-            connection.close()
-        except NoAnswer:
-            return None
-        return _numbers(json.loads(answer.body)["nodes"]) if answer.status == 200 else None
+            answer = await once(replica.port, payloads.get("/nodes").replace(b"keep-alive", b"close"), _PATIENCE)
+        except NoAnswer as error:
+            return None, str(error)
+        if answer.status != 200:
+            return None, f"{answer.status} {answer.body[:200]!r}"
+        return _numbers(json.loads(answer.body)["nodes"]), ""
 
     async def freshness(self) -> None:
         """Follow one report after the other from its POST into the store's answers, until cancelled."""
