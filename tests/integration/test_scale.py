@@ -104,6 +104,7 @@ async def look(store: Store) -> None:
         assert answer.status in {200, 204}, answer
 
     async def found() -> Findings:
+        await store.hurry()
         findings = Findings(lambda *_: None, store.rounding)
         book.compare(await store.samples(now - 60), findings)
         book.compare_series(await store.series(now - 60, now + 60), {"cluster": "soak"}, findings)

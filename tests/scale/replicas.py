@@ -41,15 +41,15 @@ class Replica:
     def __init__(self, number: int, plan: Plan, store: Store, servers: Servers, account: Account) -> None:
         self.number = number
         self.port = free_port()
-        #: Whether it is to be there.
+        #: Whether it is to be there, and how often it was started.
         self.up = False
+        self.life = 0
         #: The most bytes that its spool had.
         self.spool_peak = 0
         self._plan = plan
         self._store = store
         self._servers = servers
         self._account = account
-        self._lives = 0
         self._server: Server | None = None
         #: What it counted in the lives that are over, and in this one.
         self._counted: Counter[str] = Counter()
@@ -57,7 +57,7 @@ class Replica:
 
     async def start(self) -> None:
         """Start it, and return when it is ready."""
-        self._lives += 1
+        self.life += 1
         plan = self._plan
         options = {
             "listen": f"tcp:{self.port}:interface=127.0.0.1",
@@ -75,7 +75,7 @@ class Replica:
             command += [f"--{name}", value]
         for name, value in EXTERNAL.items():
             command += ["--external-label", f"{name}={value}"]
-        name = f"replica-{self.number}-life-{self._lives}"
+        name = f"replica-{self.number}-life-{self.life}"
         self._server = self._servers.start(name, command, self.port, None, machine.ALL)
         await ready(self._server)
         self.up = True

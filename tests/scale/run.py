@@ -128,14 +128,12 @@ class Scale:
 
         async def same() -> bool:
             listed = [await self._watch.listed(replica) for replica in self._replicas]
-            return all(names == due for names in listed)
+            return all(names == due for names, _ in listed)
 
         if not await _until(same, self._plan.stale_after + self._plan.grace):
             for replica in self._replicas:
-                names = await self._watch.listed(replica)
-                said = (
-                    "no answer" if names is None else f"missing {sorted(due - names)}, too many {sorted(names - due)}"
-                )
+                names, why = await self._watch.listed(replica)
+                said = why if names is None else f"missing {sorted(due - names)}, too many {sorted(names - due)}"
                 self._account.breaks("/nodes is the same from every replica", f"replica {replica.number}: {said}")
 
     async def _end_all(self) -> None:
@@ -154,8 +152,9 @@ class Scale:
         if not await _until(gone, self._plan.stale_after + self._plan.grace + _PATIENCE):
             self._watch.conclude()
         for replica in self._replicas:
-            if await self._watch.listed(replica) != set():
-                self._account.breaks("/nodes is empty when all nodes have ended", f"replica {replica.number}")
+            names, why = await self._watch.listed(replica)
+            if names != set():
+                self._account.breaks("/nodes is empty when all nodes have ended", f"{replica.number}: {names} {why}")
 
     async def _drained(self, replica: Replica) -> None:
         """Wait until the store has all that a replica has heard."""

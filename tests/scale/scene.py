@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 #: Seconds for a server that has just been let go on until it answers as before.
 _MOMENT = 1.0
 _PATIENCE = 10.0
+#: Seconds before a deletion is tried again.
+_PAUSE = 0.2
 
 
 class Scene:
@@ -110,18 +112,21 @@ class Scene:
                 await self._delete(node)
 
     async def _delete(self, node: int) -> None:
-        """Delete a node at the front, as an operator does: whichever replica that reaches has heard from it."""
+        """Delete a node at the front, as an operator does; once more, if that reached a replica that was just killed."""
         path = f"/nodes/{payloads.node_id(node)}"
         request = payloads.get(path).replace(b"GET", b"DELETE", 1).replace(b"keep-alive", b"close")
         began = time.monotonic()
-        try:
-            status = (await once(self._front.port, request, _PATIENCE)).status
-        except NoAnswer as error:
-            self._account.breaks("a node that has ended is deleted", f"{path}: {error}")
-            return
-        self._account.reports[f"deleted: {status}"] += 1
+        status, said = 0, ""
+        while status not in {204, 404} and time.monotonic() < began + _PATIENCE:
+            try:
+                answer = await once(self._front.port, request, _PATIENCE)
+            except NoAnswer as error:
+                said = str(error)
+            else:
+                status, said = answer.status, f"{answer.status} {answer.body[:200]!r}"
+            await asyncio.sleep(_PAUSE)
         if status != 204:
-            self._account.breaks("a node that has ended is deleted", f"{path}: {status}")
+            self._account.breaks("a node that has ended is deleted", f"{path}: {said}")
             return
         self._watch.delete(node, began, time.monotonic())
 
