@@ -17,8 +17,8 @@ WORKERS ?= 2
 PROMETHEUS_RULE := k8s/overlays/operator/prometheus-rule.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help run test tools image test-image fuzz bench soak screenshots lint format rules clean \
-	debian-run debian-test debian-screenshots debian-bench debian-image
+.PHONY: help run test tools image test-image fuzz bench soak soak-scale screenshots lint format rules clean \
+	debian-run debian-test debian-screenshots debian-bench debian-soak-scale debian-image
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ bench: debian-bench $(VENV)/.installed-bench ## Measure every case beside its pe
 
 soak: debian-run $(VENV)/.installed ## Report from 5,000 nodes while faults happen at random (MINUTES=10; SEED=... repeats; WRITE=1 writes docs/RELIABILITY.md)
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(WRITE),--write) $(ARGS)
+
+soak-scale: debian-soak-scale $(VENV)/.installed ## Report to three orchestrators before real stores while all of them fail (STORE=prometheus|victoria-metrics, SEED=..., WRITE=1 writes docs/SCALING.md)
+	$(BIN)/python -m tests.scale $(if $(STORE),--store $(STORE)) $(if $(SEED),--seed $(SEED)) $(if $(WRITE),--write) $(ARGS)
 
 screenshots: debian-test debian-screenshots $(VENV)/.installed-test ## Take the pictures in docs/pictures anew, of the real thing under a fleet that might be one
 	$(BIN)/python -m tests.pictures
@@ -121,16 +124,19 @@ debian-test: WANTED = $(PYTHON):python3 ensurepip:python3-venv git:git prometheu
 	setpriv:util-linux victoria-metrics:victoria-metrics bpftrace:bpftrace kubectl:kubernetes-client systemd-analyze:systemd unshare:util-linux \
 	curl:curl openssl:openssl faketime:faketime ip:iproute2 nft:nftables \
 	chromium:chromium /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf:fonts-dejavu-core \
-	jq:jq go:golang-go gcc:gcc /usr/include/stdio.h:libc6-dev curl-config:libcurl4-openssl-dev /usr/include/jansson.h:libjansson-dev
+	haproxy:haproxy jq:jq go:golang-go gcc:gcc /usr/include/stdio.h:libc6-dev curl-config:libcurl4-openssl-dev /usr/include/jansson.h:libjansson-dev
 
 debian-screenshots: WANTED = pngquant:pngquant
 
 debian-bench: WANTED = $(PYTHON):python3 ensurepip:python3-venv setpriv:util-linux wrk:wrk prometheus:prometheus \
 	prometheus-pushgateway:prometheus-pushgateway victoria-metrics:victoria-metrics
 
+debian-soak-scale: WANTED = $(PYTHON):python3 ensurepip:python3-venv setpriv:util-linux haproxy:haproxy \
+	prometheus:prometheus victoria-metrics:victoria-metrics
+
 debian-image: WANTED = $(PYTHON):python3 ensurepip:python3-venv buildah:buildah $(if $(BASE),,debootstrap:debootstrap)
 
-debian-run debian-test debian-screenshots debian-bench debian-image:
+debian-run debian-test debian-screenshots debian-bench debian-soak-scale debian-image:
 	@missing=; \
 	for word in $(WANTED) $(NICE); do \
 	  command -v $${word%:*} >/dev/null || [ -f $${word%:*} ] || $(PYTHON) -c "import $${word%:*}" 2>/dev/null || missing="$$missing $${word#*:}"; \

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
@@ -31,13 +32,15 @@ log = Logger()
 LOOK_EVERY = 1.0
 #: Nodes that are decided about at once: a millisecond or two.
 AT_ONCE = 1000
-#: For how long the store must have been well, and nothing have waited for it, before it is asked, in seconds: what
-#: other replicas have heard is in it then.
+#: For how long the store must have been well, as far as is known here, and nothing have waited for it, before it is
+#: asked, in seconds: what other replicas have heard is in it then.
 QUIET = 10.0
 #: Seconds until the store is asked again if it gave no answer.
 ASK_AGAIN = 5.0
 #: The store is asked no more often than this who is silent in it, in seconds: there may be nodes that no replica knows.
 LEAST_SEARCH_EVERY = 30.0
+#: Nodes at most that are asked about again when their end is due elsewhere, and how many seconds after that.
+MOST_AGAIN, AGAIN_AFTER = 10_000, 2.0
 
 _MILLISECOND = 0.001
 
@@ -70,6 +73,17 @@ class Outbox(Protocol):
         ...
 
 
+class _Silent(NamedTuple):
+    """A node to be ended: the time of the last report that is known here, and by how much its clock is behind ours.
+
+    `again`: another replica had heard from it when the store was asked, and that was its last report.
+    """
+
+    heard: float
+    behind: float = 0.0
+    again: bool = False
+
+
 class Endings(Service):
     """Ends the series of nodes that have expired or are forgotten. An `Observer` of the table.
 
@@ -77,8 +91,9 @@ class Endings(Service):
     instant query does not answer any more has ended already. A marker stands where the node became stale, `stale_after`
     after its last report, so that a report that is under way is newer, and several replicas write the same one.
 
-    Now and then the store is asked who is silent in it: a replica that is no more cannot end what it has heard of. Such
-    a node is ended if nothing has come from it between two searches; its clock may be behind.
+    A replica that is no more cannot end what it has heard of. So a node that another one has heard from is asked about
+    once more, when its end is due there; the marker of both is the same. And now and then the store is asked who is
+    silent in it: such a node is ended if nothing has come from it between two searches; its clock may be behind.
 
     `marked(outcome, count)` counts what became of nodes.
     """
@@ -103,9 +118,13 @@ class Endings(Service):
         self._names = names
         self._clocks = clocks
         self._marked = marked
-        #: The nodes to be ended, with the time of the last report that this replica has heard, in Unix seconds.
-        self._silent: dict[str, float] = {}
+        #: The nodes to be ended.
+        self._silent: dict[str, _Silent] = {}
+        #: A heap of those that others have heard from, each with the Unix time of the next question about it.
+        self._elsewhere: list[tuple[float, str, _Silent]] = []
         self._searched = self._asked = float("-inf")
+        #: Since when the store has answered, or this has run; None if it did not answer at last.
+        self._answering: float | None = None
         #: Who was silent at the last search, with the time of the newest report in the store.
         self._suspects: Mapping[str, float] = {}
         self._loop = LoopingCall(self._look)
@@ -115,6 +134,7 @@ class Endings(Service):
     def startService(self) -> None:
         """Begin to look."""
         super().startService()
+        self._answering = self._reactor.seconds()
         self._loop.start(LOOK_EVERY, now=False)
 
     def stopService(self) -> None:
@@ -134,7 +154,8 @@ class Endings(Service):
     def expired(self, entries: Sequence[Entry]) -> None:
         """Take nodes whose series are to be ended."""
         for entry in entries:
-            self._silent[entry.report.node_id] = _time_of(entry)
+            heard = _time_of(entry)
+            self._silent[entry.report.node_id] = _Silent(heard, entry.report.received_at - heard)
         # If the store cannot be asked for long: the oldest have ended by themselves, or are found by a search.
         excess = len(self._silent) - self._nodes.max_nodes
         if excess > 0:
@@ -171,36 +192,45 @@ class Endings(Service):
         if self._outbox.quiet_for() < QUIET or seconds < self._asked:
             return
         try:
+            if self._answering is None:
+                await (self._store.heard(list(islice(self._silent, 1))) if self._silent else self._search())
+                self._answering = seconds
+            if seconds < self._answering + QUIET:
+                return
             if seconds >= self._searched + max(self._nodes.stale_after, LEAST_SEARCH_EVERY):
                 self._searched = seconds
                 await self._search()
+            self._remember()
             while self._silent:
                 await self._ask(list(islice(self._silent, AT_ONCE)))
+                self._remember()
         except QueryFault:
             self._asked = seconds + ASK_AGAIN
+            self._answering = None
             self._marked("unanswered", len(self._silent))
+
+    def _remember(self) -> None:
+        """Take the nodes whose end is due elsewhere, and that have not reported here since."""
+        unix, now = self._clocks.time(), self._clocks.monotonic()
+        while self._elsewhere and self._elsewhere[0][0] <= unix:
+            _, node_id, silent = heapq.heappop(self._elsewhere)
+            if self._nodes.get(node_id, now) is None:
+                self._silent.setdefault(node_id, silent)
 
     async def _search(self) -> None:
         found = await self._store.silent(self._clocks.time() - self._nodes.stale_after)
         now = self._clocks.monotonic()
         for node_id, last in found.items():
             if self._suspects.get(node_id) == last and self._nodes.get(node_id, now) is None:
-                self._silent.setdefault(node_id, last)
+                self._silent.setdefault(node_id, _Silent(last, again=True))
         self._suspects = found
 
     async def _ask(self, node_ids: Sequence[str]) -> None:
         """Settle the ends of these nodes. Of most another replica has heard, which takes the store little to say."""
         last = await self._store.heard(node_ids)
-        ends: list[str] = []
         outcomes: Counter[str] = Counter()
-        for node_id in node_ids:
-            if node_id in self._silent:
-                outcome = self._outcome(node_id, last.get(node_id))
-                if outcome == "sent":
-                    ends.append(node_id)
-                else:
-                    del self._silent[node_id]
-                    outcomes[outcome] += 1
+        silent = [node_id for node_id in node_ids if node_id in self._silent]
+        ends = [node_id for node_id in silent if not self._left_alone(node_id, last.get(node_id), outcomes)]
         self._count(outcomes)
         if ends:
             await self._end(ends)
@@ -214,22 +244,31 @@ class Endings(Service):
             if node_id not in self._silent:
                 continue
             stored = known.get(node_id)
-            # No marker where nothing says when the node last reported: another replica may have heard from it.
-            last = stored.last_report if stored is not None and LAST_REPORT in stored.names else None
-            outcome = self._outcome(node_id, last)
-            heard = self._silent.pop(node_id)
-            outcomes[outcome] += 1
-            if outcome == "sent" and stored is not None:
-                at = max(heard, stored.last_report) + self._nodes.stale_after
+            if stored is None or LAST_REPORT not in stored.names:
+                # No marker where nothing says when the node last reported: another replica may have heard from it.
+                self._left_alone(node_id, None, outcomes)
+            elif not self._left_alone(node_id, stored.last_report, outcomes):
+                outcomes["sent"] += 1
+                at = max(self._silent.pop(node_id).heard, stored.last_report) + self._nodes.stale_after
                 rows.append(self._marker(node_id, stored.names, at))
         self._outbox.add(rows)
         self._count(outcomes)
 
-    def _outcome(self, node_id: str, last: float | None) -> str:
-        """Return what is to become of a node's series, if the store says that it last reported at this time."""
-        if last is None:
-            return "ended_already"
-        return "heard_elsewhere" if last > self._silent[node_id] + _MILLISECOND / 2 else "sent"
+    def _left_alone(self, node_id: str, last: float | None, outcomes: Counter[str]) -> bool:
+        """Return whether a node's series are not to be ended, if the store says that it last reported at this time.
+
+        It is forgotten here then, until it is asked about once more if another replica has heard from it.
+        """
+        silent = self._silent[node_id]
+        if last is not None and last <= silent.heard + _MILLISECOND / 2:
+            return False
+        del self._silent[node_id]
+        if not silent.again:
+            outcomes["ended_already" if last is None else "heard_elsewhere"] += 1
+            if last is not None and len(self._elsewhere) < MOST_AGAIN:
+                due = last + silent.behind + self._nodes.stale_after + AGAIN_AFTER
+                heapq.heappush(self._elsewhere, (due, node_id, _Silent(last, silent.behind, again=True)))
+        return True
 
     def _count(self, outcomes: Counter[str]) -> None:
         for outcome, count in outcomes.items():

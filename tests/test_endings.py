@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
 from orchestratord.catalogue import BUILT_IN
-from orchestratord.endings import ASK_AGAIN, LEAST_SEARCH_EVERY, QUIET, Endings
+from orchestratord.endings import ASK_AGAIN, LEAST_SEARCH_EVERY, MOST_AGAIN, QUIET, Endings
 from orchestratord.errors import QueryTimeout
 from orchestratord.fleet import Known
 from orchestratord.nodes import NodeStore
@@ -164,6 +164,59 @@ def test_a_node_that_another_replica_has_heard_is_left_alone() -> None:
     assert scene.counted == {"heard_elsewhere": 1}
 
 
+def test_a_node_that_a_dead_replica_heard_last_is_ended() -> None:
+    """Where it became stale, as that replica would have; soon after, and by nobody twice."""
+    scene = Scene()
+    scene.post("a", NOW)
+    scene.store.nodes["a"] = Known(NOW + 10, EVERY_NAME)
+    scene.wait(71)
+    assert scene.markers() == {}
+    scene.wait(2)
+    assert scene.markers() == {"a": NOW + 70}
+    assert scene.counted == {"heard_elsewhere": 1, "sent": 1}
+    scene.wait(10)
+    assert len(scene.outbox.rows) == 1
+
+
+def test_a_clock_that_is_behind_does_not_end_a_node_early() -> None:
+    """Its time is told from its last report here, which came a minute and a half later than it said."""
+    scene = Scene()
+    scene.post("a", NOW - 90)
+    scene.store.nodes["a"] = Known(NOW - 40, EVERY_NAME)
+    scene.wait(111)
+    assert scene.markers() == {}
+    scene.wait(2)
+    assert scene.markers() == {"a": NOW + 20}
+
+
+def test_a_node_that_goes_on_elsewhere_is_left_alone() -> None:
+    """Whoever asks again finds a later report, or has heard from it; and does not ask a third time."""
+    scene = Scene()
+    for node_id in ("elsewhere", "here"):
+        scene.post(node_id, NOW)
+        scene.store.nodes[node_id] = Known(NOW + 10, EVERY_NAME)
+    scene.wait(62)
+    scene.store.nodes["elsewhere"] = Known(NOW + 65, EVERY_NAME)
+    scene.post("here", NOW + 62)
+    scene.wait(30)
+    assert scene.markers() == {}
+    assert scene.counted == {"heard_elsewhere": 2}
+    assert scene.store.asked == [["elsewhere", "here"], ["elsewhere"]]
+
+
+def test_what_is_asked_about_again_has_a_bound() -> None:
+    """The rest is found by a search."""
+    scene = Scene()
+    scene.nodes.max_nodes = MOST_AGAIN + 1
+    for number in range(MOST_AGAIN + 1):
+        scene.post(f"n{number}", NOW)
+        scene.store.nodes[f"n{number}"] = Known(NOW + 10, EVERY_NAME)
+    scene.nodes.expire(61, MOST_AGAIN + 1)
+    scene.clock.advance(61)
+    scene.clock.advance(12)
+    assert len(scene.markers()) == MOST_AGAIN
+
+
 def test_a_node_that_has_ended_is_not_ended_again() -> None:
     """The store answers nothing of it any more."""
     scene = Scene()
@@ -207,7 +260,7 @@ def test_a_store_that_does_not_answer_is_asked_again() -> None:
     assert scene.markers() == {}
     assert scene.counted["unanswered"] > 0
     scene.store.fault = None
-    scene.wait(ASK_AGAIN + 1)
+    scene.wait(ASK_AGAIN + QUIET + 1)
     assert scene.markers() == {"a": NOW + 60}
 
 
@@ -224,6 +277,35 @@ def test_a_store_that_cannot_be_asked_costs_no_memory() -> None:
     scene.outbox.quiet = QUIET
     scene.wait(1)
     assert scene.store.asked == [["n2-1", "n2-2", "n3-0", "n3-1", "n3-2"]]
+
+
+def test_a_store_that_answers_again_is_given_time() -> None:
+    """It may not have yet what the other replicas had for it while it was away."""
+    scene = Scene()
+    scene.post("a", NOW)
+    scene.store.fault = QueryTimeout("no answer")
+    scene.wait(70)
+    scene.store.fault = None
+    scene.wait(ASK_AGAIN + 1)
+    asked = len(scene.store.asked)
+    scene.wait(QUIET - 3)
+    assert scene.markers() == {}
+    assert len(scene.store.asked) == asked
+    scene.store.nodes["a"] = Known(NOW + 65, EVERY_NAME)
+    scene.wait(5)
+    assert scene.markers() == {}
+    assert scene.counted["heard_elsewhere"] == 1
+
+
+def test_a_replica_that_has_just_started_gives_it_time_too() -> None:
+    """It does not know for how long the store has been there."""
+    scene = Scene()
+    scene.post("a", NOW - 60)
+    scene.nodes.expire(61, 1)
+    scene.wait(QUIET - 1)
+    assert scene.store.asked == []
+    scene.wait(2)
+    assert scene.markers() == {"a": NOW}
 
 
 def test_many_nodes_are_asked_about_a_few_at_a_time() -> None:
@@ -298,7 +380,7 @@ def test_a_node_that_no_replica_knows_is_found_in_the_store() -> None:
     """Its replica is gone. It is ended if nothing has come from it between two searches."""
     scene = Scene()
     scene.store.nodes["a"] = Known(NOW - 100, EVERY_NAME)
-    scene.wait(2)
+    scene.wait(QUIET + 2)
     assert scene.markers() == {}
     scene.wait(60)
     assert scene.markers() == {"a": NOW - 40}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import subprocess
 import time
@@ -10,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.benchmarks import machine, payloads
-from tests.benchmarks.servers import ServerError, Servers, free_port
-from tests.soak.client import NoAnswer, once
+from tests.benchmarks import machine
+from tests.benchmarks.servers import Servers, free_port
 from tests.soak.ledger import kept_since
+from tests.soak.processes import PATIENCE, ended, ready, said
 
 if TYPE_CHECKING:
     from tests.benchmarks.servers import Server
@@ -21,10 +20,6 @@ if TYPE_CHECKING:
     from tests.soak.ledger import Ledger
     from tests.soak.plan import Plan
     from tests.soak.relay import Relay
-
-#: Seconds that a server has for its start, and the daemon for its end.
-PATIENCE = 30.0
-_READY = payloads.get("/-/ready").replace(b"keep-alive", b"close")
 
 
 @dataclass(frozen=True)
@@ -74,20 +69,20 @@ class Field:
         for name, value in options.items():
             command += [f"--{name}", value]
         self._daemon = self._servers.start(f"daemon-{self._lives}", command, self.port, None)
-        await self._ready(self._daemon)
+        await ready(self._daemon)
 
     async def kill_daemon(self) -> None:
         """End the daemon as a power cut would."""
         daemon = self._running()
         daemon.process.kill()
-        await self._ended(daemon)
+        await ended(self._servers, daemon)
         self._died(clean=False)
 
     async def stop_daemon(self, account: Account) -> None:
         """End the daemon as an operator does."""
         daemon = self._running()
         daemon.process.terminate()
-        if await self._ended(daemon):
+        if await ended(self._servers, daemon):
             account.breaks("SIGTERM ends it with exit code 0", f"exit code {daemon.process.returncode}: {said(daemon)}")
         self._died(clean=True)
 
@@ -113,13 +108,13 @@ class Field:
         self._prometheus = self._servers.prometheus(
             self.port, self.prometheus_port, every=self.plan.scrape_every, ready=None
         )
-        await self._ready(self._prometheus)
+        await ready(self._prometheus)
 
     async def kill_prometheus(self) -> None:
         """End Prometheus as a power cut would."""
         assert self._prometheus is not None
         self._prometheus.process.kill()
-        await self._ended(self._prometheus)
+        await ended(self._servers, self._prometheus)
 
     def freeze_prometheus(self, *, frozen: bool) -> None:
         """Let Prometheus accept and never answer, or run again."""
@@ -134,32 +129,6 @@ class Field:
     def _running(self) -> Server:
         assert self._daemon is not None
         return self._daemon
-
-    async def _ready(self, server: Server) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline:
-            server.check()
-            try:
-                if (await once(server.port, _READY, 5)).status == 200:
-                    return
-            except NoAnswer:
-                pass
-            await asyncio.sleep(0.02)
-        raise ServerError(f"{server.name} was not ready within {PATIENCE:g} s: {said(server)}")
-
-    async def _ended(self, server: Server) -> int:
-        deadline = time.monotonic() + PATIENCE
-        while (code := server.process.poll()) is None:
-            if time.monotonic() > deadline:
-                raise ServerError(f"{server.name} did not end within {PATIENCE:g} s")
-            await asyncio.sleep(0.01)
-        self._servers.stop(server)
-        return code
-
-
-def said(server: Server) -> str:
-    """Return the end of what a server has logged."""
-    return server.log.read_text(errors="replace")[-800:]
 
 
 def _help() -> str:

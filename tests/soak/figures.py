@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from tests.soak.account import Durations
     from tests.soak.run import Outcome
 
-_BEGIN, _END = "<!-- soak: begin -->", "<!-- soak: end -->"
 _FLAT = 0.05
 #: Descriptors that come and go: connections of the moment.
 _DESCRIPTORS = 100
@@ -50,16 +49,16 @@ def rows(outcome: Outcome) -> list[tuple[str, str]]:
     return [
         ("reports sent", f"{reports['sent']:,}"),
         ("answered 200", f"{reports['200']:,}, {reports['superseded']:,} of them superseded"),
-        ("refused, by status; without an answer", _counts(ends)),
+        ("refused, by status; without an answer", counted(ends)),
         ("lost", f"**{account.lost}**"),
         ("there and not answered 200; wrong values; stale and served", _phantoms(account.broken)),
         ("looks at nodes; at whole tables; that a fault cut short", _three(account.looks, "nodes", "tables", "failed")),
         ("report p50 / p99", _times(account.report_times)),
         ("query p50 / p99", _times(account.query_times)),
-        ("queries, by outcome", _counts(account.queries)),
+        ("queries, by outcome", counted(account.queries)),
         ("queries that failed, or were late, without a fault", str(len(outcome.failed))),
-        ("faults", _counts(account.faults)),
-        ("hostile requests, by answer", _counts(account.hostile)),
+        ("faults", counted(account.faults)),
+        ("hostile requests, by answer", counted(account.hostile)),
         ("longest time without a report answered 200", f"{account.longest_gap:.2f} s ({account.gap_during})"),
         ("longest time that the machine did not let the load itself run", f"{account.longest_stall:.2f} s"),
         ("daemon's memory, all nodes in", _megabytes(outcome.first.resident)),
@@ -86,16 +85,18 @@ def markdown(outcome: Outcome) -> str:
     return "\n".join([*(f"- {line}." for line in head), "", "| what | figure |", "|---|---|", *table])
 
 
-def write(text: str, path: Path) -> None:
-    """Put the text between the two marks of a document."""
-    before, begin, rest = path.read_text().partition(_BEGIN)
-    _, end, after = rest.partition(_END)
+def write(text: str, path: Path, name: str = "soak") -> None:
+    """Put the text between the two marks of a document that have this name."""
+    begin_mark, end_mark = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, begin, rest = path.read_text().partition(begin_mark)
+    _, end, after = rest.partition(end_mark)
     if not begin or not end:
-        raise ValueError(f"{path} has no {_BEGIN} and {_END}")
+        raise ValueError(f"{path} has no {begin_mark} and {end_mark}")
     path.write_text(f"{before}{begin}\n{text}\n{end}{after}")
 
 
-def _counts(counts: Counter[str] | dict[str, int]) -> str:
+def counted(counts: Counter[str] | dict[str, int]) -> str:
+    """Return counts as a text."""
     return "; ".join(f"{name} {count:,}" for name, count in sorted(counts.items())) or "none"
 
 
