@@ -87,8 +87,7 @@ def test_an_ended_node_is_gone_from_instant_answers(start: Callable[..., Daemon]
         daemon.post(full_report("stays"))
         return [one["metric"]["node_id"] for one in store.instant('{node_id=~".+",__name__!=""}')] == ["stays"] * 9
 
-    # 10 s after its start, at which it does not know for how long the store has been there.
-    until(one_stays, "an end of the silent one", 10 + 5)
+    until(one_stays, "an end of the silent one", 4 + 5)
 
 
 def test_a_node_of_another_replica_is_not_ended(start: Callable[..., Daemon], store: Prometheus) -> None:

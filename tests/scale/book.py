@@ -52,6 +52,8 @@ class Entry:
     answered: float = inf
     left: float = inf
     refused: bool = False
+    #: Who answered it.
+    replica: int | None = None
 
     def samples(self) -> dict[str, float]:
         """Return the samples that a store has of it, by family."""

@@ -51,6 +51,7 @@ def rows(outcome: Outcome) -> list[tuple[str, str]]:
         ("nodes that ended", f"{len(watch.ended)}, {len(watch.remaining)} of them still in instant answers"),
         ("gone from instant answers, median / most", _took(took["calm"])),
         ("the same where the store or a replica was away meanwhile", _took(took["away"])),
+        ("the same where all replicas that had heard from it lately were restarted", _took(took["searched"])),
         ("the same after DELETE", _took(took["deleted"])),
         ("from the first reports until all nodes were in instant answers", f"{outcome.appeared:.1f} s"),
         ("from the POST into the store's answers, p50 / p99", _times(watch.fresh)),

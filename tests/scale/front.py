@@ -29,6 +29,7 @@ defaults
     option redispatch 1
 frontend front
     bind 127.0.0.1:{port}
+    http-response set-header x-replica %s
     default_backend orchestrators
 backend orchestrators
     balance roundrobin

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 import time
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 _PATIENCE, _WHOLE_PATIENCE = 5.0, 8.0
 #: Seconds before it repeats one.
 _PAUSE = (0.05, 0.25)
+#: By what share an interval may be shorter or longer: else each node would find the same replica every time.
+_JITTER = 0.1
+_REPLICA = re.compile(rb"\r\nx-replica: replica-(\d+)\r\n")
 
 
 class Nodes:
@@ -69,7 +73,7 @@ class Nodes:
             while True:
                 now = time.monotonic()
                 while due < now:
-                    due += self._plan.interval
+                    due += self._plan.interval * chance.uniform(1 - _JITTER, 1 + _JITTER)
                 while now < due and node not in self._silent:
                     await asyncio.sleep(min(due - now, 0.5))
                     now = time.monotonic()
@@ -123,6 +127,8 @@ class Nodes:
             self._account.breaks("the newest report of a node is accepted", f"{entry}: {answer.body[:200]!r}")
             return
         entry.answered = now
+        if served := _REPLICA.search(answer.head):
+            entry.replica = int(served[1])
         if self._next is not None:
             self._next.set_result(entry)
             self._next = None

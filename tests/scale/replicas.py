@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
+import time
 from collections import Counter
+from math import inf
 from typing import TYPE_CHECKING
 
 from tests.benchmarks import machine, payloads
@@ -44,6 +46,8 @@ class Replica:
         #: Whether it is to be there, and how often it was started.
         self.up = False
         self.life = 0
+        #: When its last life ended.
+        self.ended = -inf
         #: The most bytes that its spool had.
         self.spool_peak = 0
         self._plan = plan
@@ -124,6 +128,7 @@ class Replica:
     def _ends(self) -> Server:
         assert self._server is not None
         self.up = False
+        self.ended = time.monotonic()
         self._counted = self.counted()
         self._counts = {}
         return self._server

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 _TICK, _STALL = 0.05, 0.5
 #: Seconds for what takes a moment, and longer on a busy machine.
 _PATIENCE = 30.0
+#: Seconds for the ends of nodes that nobody remembers.
+_LONG_PATIENCE = 150.0
 
 
 @dataclass(frozen=True)
@@ -147,10 +149,10 @@ class Scale:
         await asyncio.gather(*(self._drained(replica) for replica in self._replicas))
 
         async def gone() -> bool:
-            return not self._watch.remaining
+            return not self._watch.remaining - self._watch.late
 
-        if not await _until(gone, self._plan.stale_after + self._plan.grace + _PATIENCE):
-            self._watch.conclude()
+        await _until(gone, _LONG_PATIENCE)
+        self._watch.conclude()
         for replica in self._replicas:
             names, why = await self._watch.listed(replica)
             if names != set():

@@ -112,18 +112,20 @@ class Scene:
                 await self._delete(node)
 
     async def _delete(self, node: int) -> None:
-        """Delete a node at the front, as an operator does; once more, if that reached one just killed."""
+        """Delete a node at the front, as an operator does; again, if that reached a replica that was just killed."""
         path = f"/nodes/{payloads.node_id(node)}"
         request = payloads.get(path).replace(b"GET", b"DELETE", 1).replace(b"keep-alive", b"close")
         began = time.monotonic()
         status, said = 0, ""
-        while status not in {204, 404} and time.monotonic() < began + _PATIENCE:
+        while True:
             try:
                 answer = await once(self._front.port, request, _PATIENCE)
             except NoAnswer as error:
                 said = str(error)
             else:
                 status, said = answer.status, f"{answer.status} {answer.body[:200]!r}"
+            if status in {204, 404} or time.monotonic() > began + _PATIENCE:
+                break
             await asyncio.sleep(_PAUSE)
         if status != 204:
             self._account.breaks("a node that has ended is deleted", f"{path}: {said}")

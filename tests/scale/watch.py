@@ -9,7 +9,7 @@ import time
 from math import inf
 from typing import TYPE_CHECKING
 
-from orchestratord.endings import QUIET
+from orchestratord.endings import LEAST_SEARCH_EVERY, QUIET
 from orchestratord.row import LAST_REPORT
 from orchestratord.sender import LONGEST_WAIT
 from tests.benchmarks import payloads
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _PATIENCE = 5.0
 #: Seconds after which a store that is back is known to have what all replicas had for it, and is asked who has ended.
 _BACK = LONGEST_WAIT + QUIET
+#: Seconds that a replica may take for its start.
+_START = 10.0
 #: By how much a node's age may be wrong.
 _SLACK = 1.0
 _FAMILIES = f"count by (node_id) ({EVERYTHING})"
@@ -47,9 +49,11 @@ class Watch:
         self.fresh = Durations()
         #: When nodes ended that have ended, by the monotonic clock.
         self.ended: dict[int, float] = {}
-        #: How long it took until an ended node was in no instant answer; those that were deleted apart, and those that
-        #: ended while the store, or a replica, was away.
-        self.took: dict[str, list[float]] = {"calm": [], "away": [], "deleted": []}
+        #: Those that were in an instant answer when they should not have been any more.
+        self.late: set[int] = set()
+        #: How long it took until an ended node was in no instant answer; apart are those that ended while a
+        #: server was away, those that no replica remembered, and those that were deleted.
+        self.took: dict[str, list[float]] = {"calm": [], "away": [], "searched": [], "deleted": []}
         self._plan = world.plan
         self._store = world.store
         self._replicas = world.replicas
@@ -58,7 +62,6 @@ class Watch:
         self._account = world.account
         self._gone: dict[int, float] = {}
         self._began = time.monotonic()
-        self._late: set[int] = set()
         self._stalled: dict[int, float] = {}
         self._returned = -inf
 
@@ -125,21 +128,37 @@ class Watch:
             elif node in self._gone:
                 doubt(GONE)
             elif node in self.ended and began > self._due(node) and not excused:
-                self._late.add(node)
+                self.late.add(node)
 
     def _due(self, node: int) -> float:
         """Return when an ended node must be gone."""
-        grace = self._plan.grace + self._stalled.get(node, 0.0)
+        plan = self._plan
+        grace = plan.grace + self._stalled.get(node, 0.0)
         if node in self._book.deleted:
             return self.ended[node] + grace
-        return max(self.ended[node] + self._plan.stale_after, self._returned + _BACK) + grace
+        due = max(self.ended[node] + plan.stale_after, self._returned + _BACK) + grace
+        if self._remembered(node):
+            return due
+        # It is to be found in the store, by two searches.
+        latest = max(replica.ended for replica in self._replicas)
+        return max(due, latest + _START + QUIET) + 2 * max(plan.stale_after, LEAST_SEARCH_EVERY) + grace
+
+    def _remembered(self, node: int) -> bool:
+        """Return whether one of the replicas that had lately heard from a node that ended has been there ever since."""
+        return any(
+            entry.replica is not None and self._replicas[entry.replica].ended < entry.answered
+            for entry in self._book.entries(node)
+            if self.ended[node] - self._plan.stale_after < entry.answered < inf
+        )
 
     def _went(self, node: int, now: float) -> None:
         self._gone[node] = now
-        if node in self._late:
+        if node in self.late:
             self._account.breaks(GOES, self._known(node, now))
         calm = not self._account.suspensions.any(self.ended[node] - self._plan.interval, now)
-        kind = "deleted" if node in self._book.deleted else "calm" if calm else "away"
+        kind = "calm" if calm else "away"
+        if node in self._book.deleted or not self._remembered(node):
+            kind = "deleted" if node in self._book.deleted else "searched"
         self.took[kind].append(now - self.ended[node])
 
     async def listings(self) -> None:

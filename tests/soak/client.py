@@ -25,10 +25,11 @@ class NoAnswer(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer; its body unpacked."""
+    """A whole answer; its body unpacked, its head as it came."""
 
     status: int
     body: bytes
+    head: bytes = b""
 
 
 class Connection:
@@ -109,7 +110,7 @@ async def _read(reader: asyncio.StreamReader) -> tuple[Answer, bool]:
         body = b"" if status in {204, 304} else await reader.read()
     if _GZIP.search(head):
         body = gzip.decompress(body)
-    return Answer(status, body), _CLOSE.search(head) is not None or head.startswith(b"HTTP/1.0")
+    return Answer(status, body, head), _CLOSE.search(head) is not None or head.startswith(b"HTTP/1.0")
 
 
 async def _chunks(reader: asyncio.StreamReader) -> bytes:
