@@ -141,6 +141,8 @@ class Delivery(Service):
         self._unread = True
         self._feeding: Any = None
         self._problem: str | None = None
+        #: When a report was last found to have waited for the store, by the reactor's clock.
+        self._behind = float("-inf")
         self._emptied: Deferred[None] | None = None
         self._syncing = LoopingCall(self._sync)
         self._syncing.clock = reactor
@@ -232,13 +234,17 @@ class Delivery(Service):
             self._feed_after(self._delay)
 
     def quiet_for(self) -> float:
-        """Return for how long the store has been well, in seconds; 0 if reports have been waiting for it."""
+        """Return for how long the store has been well and no report has waited for it, in seconds.
+
+        As far as this was asked: a store that hangs for less than `--remote-write-timeout` is no trouble to the sender,
+        and yet all replicas have something to deliver when it goes on.
+        """
+        seconds: float = self._reactor.seconds()
         oldest = self._spool.oldest
         # The clock may have been set back: then nothing says how long it has been.
         if oldest is not None and abs(self._now() - oldest) > BEHIND:
-            return 0.0
-        seconds: float = self._reactor.seconds()
-        return seconds - self._sender.last_trouble
+            self._behind = seconds
+        return seconds - max(self._sender.last_trouble, self._behind)
 
     def _feed_after(self, seconds: float) -> None:
         self._stop_feeding()
