@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
@@ -16,7 +16,7 @@ from orchestratord.errors import QueryFault
 from orchestratord.row import ABSENT, LAST_REPORT, STALE, Row
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 
     from twisted.python.failure import Failure
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from orchestratord.nodes import Entry, NodeStore
     from orchestratord.report import NodeReport
     from orchestratord.row import RowFormat
+
+_T = TypeVar("_T")
 
 log = Logger()
 
@@ -35,6 +37,8 @@ AT_ONCE = 1000
 #: For how long the store must have been well, as far as is known here, and nothing have waited for it, before it is
 #: asked, in seconds: what other replicas have heard is in it then.
 QUIET = 10.0
+#: Seconds after which an answer is too late to go by.
+LATE = 2.0
 #: Seconds until the store is asked again if it gave no answer.
 ASK_AGAIN = 5.0
 #: The store is asked no more often than this who is silent in it, in seconds: there may be nodes that no replica knows.
@@ -71,6 +75,10 @@ class Outbox(Protocol):
     def add(self, rows: Sequence[bytes]) -> None:
         """Deliver rows."""
         ...
+
+
+class _Late(Exception):
+    """The store has taken long to answer: it has hung, or we have."""
 
 
 class _Silent(NamedTuple):
@@ -189,13 +197,13 @@ class Endings(Service):
     async def _settle(self) -> None:
         """Decide about the nodes that are waiting for it, if the store can be asked now."""
         seconds = self._reactor.seconds()
-        if self._outbox.quiet_for() < QUIET or seconds < self._asked:
+        if seconds < self._asked:
             return
         try:
             if self._answering is None:
-                await (self._store.heard(list(islice(self._silent, 1))) if self._silent else self._search())
+                await (self._heard(list(islice(self._silent, 1))) if self._silent else self._search())
                 self._answering = seconds
-            if seconds < self._answering + QUIET:
+            if min(self._outbox.quiet_for(), seconds - self._answering) < QUIET:
                 return
             if seconds >= self._searched + max(self._nodes.stale_after, LEAST_SEARCH_EVERY):
                 self._searched = seconds
@@ -204,6 +212,9 @@ class Endings(Service):
             while self._silent:
                 await self._ask(list(islice(self._silent, AT_ONCE)))
                 self._remember()
+        except _Late:
+            # What the other replicas had for it meanwhile may not be in it yet.
+            self._answering = self._reactor.seconds()
         except QueryFault:
             self._asked = seconds + ASK_AGAIN
             self._answering = None
@@ -227,7 +238,7 @@ class Endings(Service):
 
     async def _ask(self, node_ids: Sequence[str]) -> None:
         """Settle the ends of these nodes. Of most another replica has heard, which takes the store little to say."""
-        last = await self._store.heard(node_ids)
+        last = await self._heard(node_ids)
         outcomes: Counter[str] = Counter()
         silent = [node_id for node_id in node_ids if node_id in self._silent]
         ends = [node_id for node_id in silent if not self._left_alone(node_id, last.get(node_id), outcomes)]
@@ -237,7 +248,7 @@ class Endings(Service):
 
     async def _end(self, node_ids: Sequence[str]) -> None:
         """End the series of nodes of which nobody seems to have heard; what the store says now decides."""
-        known = await self._store.known(node_ids)
+        known = await self._timely(self._store.known(node_ids))
         outcomes: Counter[str] = Counter()
         rows: list[bytes] = []
         for node_id in node_ids:
@@ -253,6 +264,16 @@ class Endings(Service):
                 rows.append(self._marker(node_id, stored.names, at))
         self._outbox.add(rows)
         self._count(outcomes)
+
+    async def _heard(self, node_ids: Sequence[str]) -> Mapping[str, float]:
+        return await self._timely(self._store.heard(node_ids))
+
+    async def _timely(self, answer: Awaitable[_T]) -> _T:
+        began = self._reactor.seconds()
+        said = await answer
+        if self._reactor.seconds() - began > LATE:
+            raise _Late
+        return said
 
     def _left_alone(self, node_id: str, last: float | None, outcomes: Counter[str]) -> bool:
         """Return whether a node's series are not to be ended, if the store says that it last reported at this time.

@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
 from orchestratord.catalogue import BUILT_IN
-from orchestratord.endings import ASK_AGAIN, LEAST_SEARCH_EVERY, MOST_AGAIN, QUIET, Endings
+from orchestratord.endings import ASK_AGAIN, LATE, LEAST_SEARCH_EVERY, MOST_AGAIN, QUIET, Endings
 from orchestratord.errors import QueryTimeout
 from orchestratord.fleet import Known
 from orchestratord.nodes import NodeStore
@@ -34,6 +34,8 @@ class Store:
         self.asked_for_all: list[list[str]] = []
         self.searches = 0
         self.fault: Exception | None = None
+        #: What its answers wait for, if it hangs; they are what it knew when it was asked.
+        self.hanging: Deferred[None] | None = None
 
     async def heard(self, node_ids: Sequence[str]) -> Mapping[str, float]:
         """Return when these last reported."""
@@ -41,6 +43,8 @@ class Store:
         if self.fault:
             raise self.fault
         found = {node_id: self.nodes.get(node_id) for node_id in node_ids}
+        if self.hanging is not None:
+            await self.hanging
         return {node_id: one.last_report for node_id, one in found.items() if one and LAST_REPORT in one.names}
 
     async def known(self, node_ids: Sequence[str]) -> Mapping[str, Known]:
@@ -295,6 +299,42 @@ def test_a_store_that_answers_again_is_given_time() -> None:
     scene.wait(5)
     assert scene.markers() == {}
     assert scene.counted["heard_elsewhere"] == 1
+
+
+def test_an_answer_that_comes_late_is_not_gone_by() -> None:
+    """The store has hung, and what the other replicas had for it meanwhile is not in it yet."""
+    scene = Scene()
+    scene.post("a", NOW)
+    hanging: Deferred[None] = Deferred()
+    scene.store.hanging = hanging
+    scene.wait(61)
+    assert len(scene.store.asked) == 1
+    scene.wait(LATE + 1)
+    scene.store.hanging = None
+    hanging.callback(None)
+    scene.wait(QUIET - 1)
+    assert len(scene.store.asked) == 1
+    scene.store.nodes["a"] = Known(NOW + 55, EVERY_NAME)
+    scene.wait(2)
+    assert scene.markers() == {}
+    assert scene.counted == {"heard_elsewhere": 1}
+
+
+def test_it_is_asked_whether_it_is_back_while_reports_still_wait() -> None:
+    """Both take their time, but not one after the other."""
+    scene = Scene()
+    scene.post("a", NOW)
+    scene.store.fault = QueryTimeout("no answer")
+    scene.wait(62)
+    scene.outbox.quiet = 0.0
+    scene.wait(20)
+    assert scene.counted["unanswered"] > 0
+    scene.store.fault = None
+    scene.wait(QUIET + ASK_AGAIN)
+    assert scene.markers() == {}
+    scene.outbox.quiet = QUIET
+    scene.wait(1)
+    assert scene.markers() == {"a": NOW + 60}
 
 
 def test_a_replica_that_has_just_started_gives_it_time_too() -> None:
