@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from orchestratord.breath import breathing
+from orchestratord.breath import breathing, pause
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -61,15 +61,18 @@ def sorted_by_id(entries: list[Entry]) -> Iterator[Entry]:
     def by_id(entry: Entry) -> str:
         return entry.report.node_id
 
+    if len(entries) <= _SORTED:
+        return iter(sorted(entries, key=by_id))
     starts = breathing(range(0, len(entries), _SORTED), 2)
     blocks = [sorted(entries[start : start + _SORTED], key=by_id) for start in starts]
     return merge(*blocks, key=by_id)
 
 
 def _nodes_json(items: Iterator[Any], size: int) -> list[bytes]:
-    breathed = breathing(items, size)
     parts: list[bytes] = []
-    while block := list(islice(breathed, size)):
+    while block := list(islice(items, size)):
+        if parts:
+            pause()
         parts.append((b"," if parts else _OPENING) + _encode(block)[1:-1])
     if not parts:
         return [_OPENING + _CLOSING]
