@@ -87,7 +87,8 @@ def test_an_ended_node_is_gone_from_instant_answers(start: Callable[..., Daemon]
         daemon.post(full_report("stays"))
         return [one["metric"]["node_id"] for one in store.instant('{node_id=~".+",__name__!=""}')] == ["stays"] * 9
 
-    until(one_stays, "an end of the silent one", 4 + 5)
+    # From 10 s after its start on: until then it does not know for how long the store has been there.
+    until(one_stays, "an end of the silent one", 10 + 4 + 5)
 
 
 def test_a_node_of_another_replica_is_not_ended(start: Callable[..., Daemon], store: Prometheus) -> None:
