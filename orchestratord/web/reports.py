@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from twisted.internet.defer import CancelledError, Deferred
@@ -19,6 +19,7 @@ from orchestratord.web.answers import ConstantAnswer, failure_body, json_body, m
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from orchestratord.clocks import Clocks
     from orchestratord.nodes import NodeStore, Updated
     from orchestratord.report import NodeReport, ReportDecoder
     from orchestratord.telemetry import Telemetry
@@ -36,18 +37,6 @@ LOGGED_EACH_SECOND = 10
 _ACCEPTED = ConstantAnswer({"status": "Metrics updated", "accepted": 1, "superseded": 0})
 _ACCEPTED_CLOSE = ConstantAnswer({"status": "Metrics updated", "accepted": 1, "superseded": 0}, closes=True)
 _DRAINING = "the orchestrator is shutting down; report to its successor"
-
-
-class Clocks(Protocol):
-    """The two times of a report's arrival, in seconds."""
-
-    def monotonic(self) -> float:
-        """Return the time by which nodes age."""
-        ...
-
-    def time(self) -> float:
-        """Return the Unix time."""
-        ...
 
 
 class ReportsResource(Resource):

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     from twisted.python.failure import Failure
 
+    from orchestratord.clocks import Clocks
     from orchestratord.exposition import Encoder, Exposition
     from orchestratord.nodes import NodeStore
     from orchestratord.telemetry import Telemetry
-    from orchestratord.web.reports import Clocks
     from orchestratord.web.request import BoundedRequest
 
 log = Logger()

@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
     from orchestratord.catalogue import Catalogue, Family
+    from orchestratord.clocks import Clocks
     from orchestratord.fleet import Fleet
     from orchestratord.history import History
     from orchestratord.nodes import Entry
     from orchestratord.telemetry import Telemetry
     from orchestratord.upstream import Answer, QueryClient
-    from orchestratord.web.reports import Clocks
     from orchestratord.web.request import BoundedRequest
 
 #: Seconds for which a page, and Prometheus' answer to a graph, is given to all who ask.
