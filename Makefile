@@ -8,6 +8,7 @@ ARGS ?=
 SECONDS ?= 60
 TARGET ?=
 BASE ?=
+BEFORE ?=
 SUITE ?= bookworm
 STAGE ?= orchestrator
 TAG ?= $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' orchestratord/__init__.py)
@@ -48,8 +49,15 @@ image: debian-image $(VENV)/.installed-image ## Build the image and its bill of 
 test-image: debian-test $(VENV)/.installed-test image ## Build the image, run it as Kubernetes would, and test it
 	$(BIN)/pytest image
 
-bench: debian-bench $(VENV)/.installed-bench ## Measure every case beside its peers and write BENCHMARKS.md (CASE=... for one)
-	$(BIN)/python -m tests.benchmarks $(if $(CASE),--case $(CASE)) $(ARGS)
+bench: debian-bench $(VENV)/.installed-bench $(if $(BEFORE),build/before-$(BEFORE)/bin/twistd) ## Measure every case beside its peers and write BENCHMARKS.md (CASE=... for one; BEFORE=COMMIT compares with that version only)
+	$(BIN)/python -m tests.benchmarks $(if $(CASE),--case $(CASE)) $(if $(BEFORE),--before build/before-$(BEFORE)/bin/twistd) $(ARGS)
+
+# An earlier version in an environment of its own, installed from what git has of it.
+build/before-%/bin/twistd:
+	rm -rf build/before-$* && mkdir -p build/before-$*/source
+	git archive $* | tar -x -C build/before-$*/source
+	$(PYTHON) -m venv build/before-$*
+	build/before-$*/bin/pip install --quiet --disable-pip-version-check build/before-$*/source
 
 soak: debian-run $(VENV)/.installed ## Report from 5,000 nodes while faults happen at random (MINUTES=10; SEED=... repeats; WRITE=1 writes docs/RELIABILITY.md)
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(WRITE),--write) $(ARGS)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tests.benchmarks import machine
 from tests.benchmarks.cases import CASES
+from tests.benchmarks.cases.before import Before
 from tests.benchmarks.http11 import HttpError
 from tests.benchmarks.load import LoadError
 from tests.benchmarks.plan import Plan, progress
@@ -33,7 +34,8 @@ def main() -> int:
     rows, failures = _run(options)
     text = _text(options, rows, failures, time.monotonic() - began)
     print(text)  # noqa: T201 - a program's output
-    output = options.output or (None if options.case or options.quick else Path("BENCHMARKS.md"))
+    partial = options.case or options.quick or options.before
+    output = options.output or (None if partial else Path("BENCHMARKS.md"))
     if output:
         output.write_text(text)
     return 1 if failures else 0
@@ -47,20 +49,22 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="how often each side is measured [default: 3]")
     parser.add_argument("--output", type=Path, help="where the table goes [default: BENCHMARKS.md if all cases run]")
     parser.add_argument("--quick", action="store_true", help="one short round with few nodes: whether it works at all")
+    parser.add_argument("--before", type=Path, metavar="TWISTD", help="only compare with the daemon of this twistd")
     return parser.parse_args()
 
 
 def _run(options: argparse.Namespace) -> tuple[list[Row], list[str]]:
     rows: list[Row] = []
     failures: list[str] = []
-    for name in options.case or CASES:
+    cases = {"before": Before(options.before.resolve())} if options.before else CASES
+    for name in options.case or cases:
         # A directory for each case: what one has stored must not slow down the next.
         with tempfile.TemporaryDirectory(prefix="orchestrator-bench-") as home, Servers(Path(home)) as servers:
             quick = Plan(Path(home), rounds=1, seconds=1, nodes=10_000)
             plan = quick if options.quick else Plan(Path(home), rounds=options.rounds)
             progress(name, "starts")
             try:
-                rows += CASES[name](plan, servers)
+                rows += cases[name](plan, servers)
             except _FAILURES as error:
                 failures.append(f"{name}: {error}")
                 progress(name, f"FAILED: {error}")

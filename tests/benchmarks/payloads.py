@@ -101,6 +101,17 @@ def queries(count: int, path: str, *, gzip: bool = False) -> list[bytes]:
     return [get(path + quote(text), gzip=gzip) for text in texts]
 
 
+def ranked(count: int, names: int, path: str) -> list[bytes]:
+    """Return `count` queries of one family for `names` nodes each, as schedulers send them; 0 names: for all nodes."""
+    chance = random.Random(0)
+    family = next(iter(FAMILIES))
+    texts = []
+    for _ in range(count):
+        nodes = "|".join(node_id(chance.randrange(5_000)) for _ in range(names))
+        texts.append(f'{family}{{node_id=~"{nodes}"}}' if names else family)
+    return [get(path + quote(text)) for text in texts]
+
+
 def post(path: str, body: bytes, *, kind: str = "application/json", close: bool = False) -> bytes:
     """Return a POST."""
     return _head("POST", path, close=close) + (

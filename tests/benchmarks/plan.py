@@ -28,9 +28,16 @@ class Plan:
         """Measure each side once a round, one side after the other; return a value a round for each side."""
         measured: dict[str, list[T]] = {name: [] for name in sides}
         for number in range(self.rounds):
-            for name, measure in sides.items():
-                measured[name].append(measure())
-                progress(case, f"round {number + 1} of {self.rounds}, {name}: {_shown(measured[name][-1])}")
+            for name, value in self.interleave_once(f"{case}: round {number + 1} of {self.rounds}", sides).items():
+                measured[name].append(value)
+        return measured
+
+    def interleave_once(self, case: str, sides: Mapping[str, Callable[[], T]]) -> dict[str, T]:
+        """Measure each side once, one after the other."""
+        measured: dict[str, T] = {}
+        for name, measure in sides.items():
+            measured[name] = measure()
+            progress(case, f"{name}: {_shown(measured[name])}")
         return measured
 
 

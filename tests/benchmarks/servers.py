@@ -96,13 +96,27 @@ class Servers:
             server.process.kill()
             server.process.wait()
 
-    def daemon(self, *options: str, ready: str | None = "/-/ready", turns: Path | None = None) -> Server:
-        """Start ours; `turns` is a file for the reactor's long turns, which twistd is run with a stopwatch for."""
+    def daemon(
+        self,
+        *options: str,
+        ready: str | None = "/-/ready",
+        turns: Path | None = None,
+        program: Path | None = None,
+    ) -> Server:
+        """Start ours; `turns` is a file for the reactor's long turns, which twistd is run with a stopwatch for.
+
+        `program` is the twistd of another installation, which is started in place of this one.
+        """
         port = free_port()
         listen = f"tcp:{port}:interface=127.0.0.1"
         twistd = [sys.executable, str(HERE / "turns.py"), str(turns)] if turns else [python_program("twistd")]
+        if program is not None:
+            twistd = [str(program)]
         return self.start(
-            "ours", [*twistd, "-n", "--pidfile=", "orchestrator", "--listen", listen, *options], port, ready
+            "before" if program else "ours",
+            [*twistd, "-n", "--pidfile=", "orchestrator", "--listen", listen, *options],
+            port,
+            ready,
         )
 
     def floor(self) -> Server:
