@@ -46,6 +46,7 @@ from orchestratord.web.connections import Connections
 from orchestratord.web.express import Express
 from orchestratord.web.page.pages import Pages
 from orchestratord.web.queries import HOT_QUERIES, QueryResource
+from orchestratord.web.readers import Readers
 from orchestratord.web.reports import AT_ONCE, ReportsResource
 from orchestratord.web.scrape import ScrapeResource
 from orchestratord.web.site import OrchestratorSite
@@ -113,7 +114,9 @@ class Orchestrator(MultiService):
         turns = Turns(settings.max_queries, settings.query_queue)
         answers, arriving = Room(settings.max_answers_bytes), Room(settings.max_arriving_bytes)
         self._connections = Connections(settings.max_connections)
-        _watch(telemetry, settings, self._connections, turns=turns, answers=answers, arriving=arriving)
+        self._readers = Readers(reactor)
+        answers.free = self._readers.free_memory
+        _watch(telemetry, settings, self._connections, self._readers, turns=turns, answers=answers, arriving=arriving)
         upstreams = make_upstreams(reactor, settings, self._bases, self._pool, telemetry, turns=turns, answers=answers)
         self._site, self._admin_site = sites = self._sites(
             nodes, telemetry, upstreams, render=render, answers=answers, arriving=arriving
@@ -173,6 +176,7 @@ class Orchestrator(MultiService):
             max_body=settings.max_report_bytes,
             arriving=arriving,
             connections=self._connections,
+            readers=self._readers,
             request_timeout=settings.request_timeout,
             idle_timeout=settings.idle_timeout,
             answer_timeout=settings.answer_timeout,
@@ -361,7 +365,14 @@ def _boot() -> str:
 
 
 def _watch(
-    telemetry: Telemetry, settings: Settings, connections: Connections, *, turns: Turns, answers: Room, arriving: Room
+    telemetry: Telemetry,
+    settings: Settings,
+    connections: Connections,
+    readers: Readers,
+    *,
+    turns: Turns,
+    answers: Room,
+    arriving: Room,
 ) -> None:
     telemetry.watch("orchestrator_nodes_limit", "Nodes that the table holds at most.", lambda: settings.max_nodes)
     telemetry.watch(
@@ -374,6 +385,17 @@ def _watch(
         "orchestrator_connections_refused",
         "Connections refused because there were --max-connections.",
         lambda: connections.refused,
+        counter=True,
+    )
+    telemetry.watch(
+        "orchestrator_slow_readers",
+        "Connections whose clients read more slowly than they are answered.",
+        lambda: len(readers),
+    )
+    telemetry.watch(
+        "orchestrator_slow_readers_cut",
+        "Connections cut because their clients read too slowly, at their deadline or to make room for others.",
+        lambda: readers.cut,
         counter=True,
     )
     telemetry.watch("orchestrator_queries_in_flight", "Queries that Prometheus is at.", lambda: turns.taken)

@@ -27,6 +27,7 @@ from orchestratord.web.connections import Connections
 from orchestratord.web.express import Express
 from orchestratord.web.page.pages import Pages
 from orchestratord.web.queries import HOT_QUERIES, Queries, QueryResource
+from orchestratord.web.readers import Readers
 from orchestratord.web.reports import AT_ONCE, ReportsResource
 from orchestratord.web.scrape import ScrapeResource
 from orchestratord.web.site import OrchestratorSite
@@ -80,6 +81,17 @@ class NarrowTransport(StringTransport):
 
     narrow = False
     producer: Any
+    #: As a TCP connection of Twisted has them: what was not sent yet.
+    offset = _tempDataLen = 0
+
+    @property
+    def dataBuffer(self) -> bytes:
+        """What the client has not read."""
+        return self.value()
+
+    def fileno(self) -> int:
+        """Raise ValueError: there is no kernel."""
+        raise ValueError("not a socket")
 
     def write(self, data: bytes) -> None:
         """Take data, and stop whoever writes if nobody reads."""
@@ -197,6 +209,7 @@ class Wire:
         self.undelivered: str | None = None
         self.arriving = Room(max_arriving)
         self.connections = Connections(max_connections)
+        self.readers = Readers(self.clock)
         self.nodes = NodeStore(stale_after=60, max_nodes=max_nodes)
         self.in_thread: Callable[[Callable[[], Any]], Deferred[Any]] = maybeDeferred
         self.queries = queries = Queries(self.upstreams, max_length=1000)
@@ -263,6 +276,7 @@ class Wire:
             max_body=max_body,
             arriving=self.arriving,
             connections=self.connections,
+            readers=self.readers,
             request_timeout=30,
             idle_timeout=60,
             answer_timeout=20,
@@ -283,6 +297,7 @@ class Wire:
             max_body=self.site.max_body,
             arriving=self.arriving,
             connections=self.connections,
+            readers=self.readers,
             request_timeout=30,
             idle_timeout=60,
             answer_timeout=20,

@@ -15,6 +15,7 @@ from twisted.web.server import NOT_DONE_YET
 
 from orchestratord.errors import Busy
 from orchestratord.web.answers import fault_body, method_not_allowed_body
+from orchestratord.web.readers import Slots
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -33,7 +34,7 @@ log = Logger()
 SLICE_SECONDS = 0.002
 #: Nodes whose lines of one family are joined in one call: a tenth of a millisecond.
 BLOCK = 1000
-#: Scrapes at a time; each holds a copy of the table.
+#: Scrapes at a time, until they are read; each holds a copy of the table.
 MAX_SCRAPES = 10
 #: Scrapes at a time that the fallback answers: it makes an object of each sample, 400 bytes of memory for one.
 MAX_FALLBACKS = 2
@@ -69,8 +70,8 @@ class ScrapeResource(Resource):
         self._telemetry = telemetry
         self._clocks = clocks
         self._fallback = fallback
-        self._scrapes = 0
-        self._fallbacks = 0
+        self._scrapes = Slots(MAX_SCRAPES, f"{MAX_SCRAPES} scrapes are under way already; try again")
+        self._fallbacks = Slots(MAX_FALLBACKS, f"{MAX_FALLBACKS} scrapes of this kind are under way already; try again")
 
     def render(self, request: BoundedRequest) -> bytes | int:
         """Answer a scrape."""
@@ -83,12 +84,14 @@ class ScrapeResource(Resource):
             request.setHeader(b"Content-Type", content_type.encode())
             request.finish()  # with no Content-Length: only the whole exposition would tell
             return NOT_DONE_YET
-        if self._scrapes >= MAX_SCRAPES:
-            return fault_body(request, Busy(f"{MAX_SCRAPES} scrapes are under way already; try again"))
-        if b"name[]" in request.args or not content_type.startswith(_FORMATS):
-            return self._fall_back(request)
-        self._scrapes += 1
-        request.notifyFinish().addBoth(self._over)
+        common = b"name[]" not in request.args and content_type.startswith(_FORMATS)
+        try:
+            (self._scrapes if common else self._fallbacks).take(request)
+        except Busy as fault:
+            return fault_body(request, fault)
+        if not common:
+            body: bytes | int = self._fallback.render(request)
+            return body
         request.setHeader(b"Content-Type", content_type.encode())
         parts = self._parts(encoder)
         if gzip_accepted(_header(request, b"Accept-Encoding")):
@@ -98,17 +101,6 @@ class ScrapeResource(Resource):
         request.notifyFinish().addErrback(lambda _: sending.cancel())
         sending.addErrback(lambda failure: _failed(request, failure))
         return NOT_DONE_YET
-
-    def _fall_back(self, request: BoundedRequest) -> bytes | int:
-        if self._fallbacks >= MAX_FALLBACKS:
-            return fault_body(request, Busy(f"{MAX_FALLBACKS} scrapes of this kind are under way already; try again"))
-        self._fallbacks += 1
-        request.notifyFinish().addBoth(self._fallback_over)
-        body: bytes | int = self._fallback.render(request)
-        return body
-
-    def _fallback_over(self, _: object) -> None:
-        self._fallbacks -= 1
 
     def _parts(self, encoder: Encoder) -> Iterator[bytes]:
         blocks = []
@@ -134,9 +126,6 @@ class ScrapeResource(Resource):
             request.setHeader(b"Content-Length", b"%d" % sum(map(len, ready)))
         request.write(b"".join(ready))
         request.finish()
-
-    def _over(self, _: object) -> None:
-        self._scrapes -= 1
 
 
 def _compressed(parts: Iterable[bytes]) -> Iterator[bytes]:
