@@ -34,6 +34,7 @@ from orchestratord.report import ReportDecoder
 from orchestratord.room import Room
 from orchestratord.scale_out import SWEEP_EVERY, ScaleOut
 from orchestratord.signals import StopOnSignals
+from orchestratord.slices import Slices
 from orchestratord.snapshot import Moment
 from orchestratord.snapshot_file import SnapshotFile
 from orchestratord.telemetry import Telemetry
@@ -115,6 +116,7 @@ class Orchestrator(MultiService):
         answers, arriving = Room(settings.max_answers_bytes), Room(settings.max_arriving_bytes)
         self._connections = Connections(settings.max_connections)
         self._readers = Readers(reactor)
+        self._slices = Slices(reactor)
         answers.free = self._readers.free_memory
         _watch(telemetry, settings, self._connections, self._readers, turns=turns, answers=answers, arriving=arriving)
         upstreams = make_upstreams(reactor, settings, self._bases, self._pool, telemetry, turns=turns, answers=answers)
@@ -165,6 +167,7 @@ class Orchestrator(MultiService):
             time,
             max_bytes=settings.max_report_bytes,
             draining=lambda: self._draining,
+            slices=self._slices,
             settle=settle,
         )
         site = partial(
@@ -222,7 +225,7 @@ class Orchestrator(MultiService):
                 registry.register(collector)
             ProcessCollector(registry=registry)
         exposition = Exposition(catalogue, own, nodes=exposed)
-        return ScrapeResource(self._reactor, nodes, exposition, telemetry, time, fallback=MetricsResource(everything))
+        return ScrapeResource(self._slices, nodes, exposition, telemetry, time, fallback=MetricsResource(everything))
 
     def _pages(self, nodes: NodeStore, fleet: Fleet, client: QueryClient, telemetry: Telemetry) -> Pages:
         history = History(self._reactor, telemetry, nodes, time.monotonic, HOT_QUERIES)

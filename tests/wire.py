@@ -21,6 +21,7 @@ from orchestratord.fleet import TableFleet
 from orchestratord.history import History
 from orchestratord.nodes import NodeStore
 from orchestratord.room import Room
+from orchestratord.slices import Slices
 from orchestratord.web.admin import Admin
 from orchestratord.web.api import Api, Root
 from orchestratord.web.connections import Connections
@@ -83,11 +84,16 @@ class NarrowTransport(StringTransport):
     producer: Any
     #: As a TCP connection of Twisted has them: what was not sent yet.
     offset = _tempDataLen = 0
+    _said = b""
 
     @property
     def dataBuffer(self) -> bytes:
-        """What the client has not read."""
-        return self.value()
+        """What the client has not read, or what a test says is there."""
+        return self._said or self.value()
+
+    @dataBuffer.setter
+    def dataBuffer(self, data: bytes) -> None:
+        self._said = data
 
     def fileno(self) -> int:
         """Raise ValueError: there is no kernel."""
@@ -244,6 +250,7 @@ class Wire:
             in_thread=lambda work: self.in_thread(work),  # noqa: PLW0108 - a test may change it
             admin=None if admin_elsewhere else self.admin,
         )
+        slices = Slices(self.clock)
         reports = ReportsResource(
             self.clock,
             decoder(max_batch=max_batch),
@@ -252,9 +259,10 @@ class Wire:
             self.clocks,
             max_bytes=max_body,
             draining=lambda: self.draining,
+            slices=slices,
         )
         scrape = ScrapeResource(
-            self.clock,
+            slices,
             self.nodes,
             Exposition(BUILT_IN, self.metrics.registry),
             self.metrics.telemetry,

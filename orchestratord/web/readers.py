@@ -1,4 +1,4 @@
-"""Clients that read their answers slowly, or not at all: they have a deadline for progress, and make room for others."""
+"""Clients that read their answers slowly: they have a deadline for progress, and make room for others."""
 
 from __future__ import annotations
 
@@ -139,11 +139,11 @@ def _unsent(transport: Any) -> int:
     waiting = 0
     inner = getattr(transport, "transport", None)  # what TLS writes to
     if inner is not None:
-        waiting += sum(map(len, getattr(transport, "_waiting", ()))) + sum(map(len, transport._appSendBuffer))
+        waiting += sum(map(len, getattr(transport, "_waiting", ()))) + sum(map(len, transport._appSendBuffer))  # noqa: SLF001 - Twisted has no other
         transport = inner
     if not hasattr(transport, "_tempDataLen"):
         return waiting
-    waiting += len(transport.dataBuffer) - transport.offset + transport._tempDataLen
+    waiting += len(transport.dataBuffer) - transport.offset + transport._tempDataLen  # noqa: SLF001
     try:
         (queued,) = unpack("i", ioctl(transport.fileno(), TIOCOUTQ, b"\0" * 4))
     except (OSError, ValueError):  # it has just been closed

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from isal import isal_zlib
 from prometheus_client.exposition import choose_encoder, gzip_accepted
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from orchestratord.clocks import Clocks
     from orchestratord.exposition import Encoder, Exposition
     from orchestratord.nodes import NodeStore
+    from orchestratord.slices import Slices
     from orchestratord.telemetry import Telemetry
     from orchestratord.web.request import BoundedRequest
 
@@ -55,7 +55,7 @@ class ScrapeResource(Resource):
 
     def __init__(
         self,
-        reactor: Any,
+        slices: Slices,
         nodes: NodeStore,
         exposition: Exposition,
         telemetry: Telemetry,
@@ -64,7 +64,7 @@ class ScrapeResource(Resource):
         fallback: Any,
     ) -> None:
         super().__init__()
-        self._reactor = reactor
+        self._slices = slices
         self._nodes = nodes
         self._exposition = exposition
         self._telemetry = telemetry
@@ -118,7 +118,7 @@ class ScrapeResource(Resource):
             if time.perf_counter() >= until:
                 request.write(b"".join(ready))
                 ready.clear()
-                await deferLater(self._reactor, 0)
+                await self._slices.turn()
                 if request.waiting > AHEAD:
                     await request.ready()
                 until = time.perf_counter() + SLICE_SECONDS

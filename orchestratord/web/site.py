@@ -38,8 +38,8 @@ class OrchestratorSite(server.Site):
 
     `express` answers plain reports, if there is one; `hot` are leaves, by their whole path, reached past the tree;
     `gate` says who may have what; `redacted` takes tokens out of what is to be logged. `max_body` is in bytes;
-    `arriving` the memory for all requests that arrive; `connections` counts with those of other sites, and `readers` are the
-    slow ones of all of them.
+    `arriving` the memory for all requests that arrive; `connections` counts with those of other sites, and `readers`
+    are the slow ones of all of them.
     `request_timeout`, for a whole request to arrive, a TLS handshake before it included, `idle_timeout`, for a
     kept-alive connection between requests, and `answer_timeout`, for a client to take an answer, are in seconds.
     `settle` is called before an answer is written that might go out in this very turn of the reactor.

@@ -14,8 +14,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from orchestratord.errors import BadReport, Fault
 from orchestratord.exposition import REPORT_DELAY, report_delay
-from orchestratord.report import MAX_AHEAD, gunzip
+from orchestratord.report import MAX_AHEAD
 from orchestratord.row import LAST_REPORT
+from orchestratord.unpacking import MAX_MEMBERS, SLACK, STEP_IN, STEP_OUT, gunzip_in_steps
 from tests import fakes
 from tests.fakes import FAMILIES, NOW
 
@@ -39,11 +40,8 @@ def check(data: bytes, decoder: Decoder = _DECODER) -> None:
     """Fail unless the body is answered as the contract has it."""
     way, rest = data[:1], data[1:]
     try:
-        if way == b"z":
-            body = gunzip(rest, LIMIT)
-            assert len(body) <= LIMIT
-        else:
-            body = gunzip(gzip.compress(rest, 1), LIMIT) if way == b"g" else rest
+        packed = rest if way == b"z" else gzip.compress(rest, 1) if way == b"g" else None
+        body = rest if packed is None else _unpacked(packed)
         reports = decoder.decode(body, NOW).reports
     except Fault as fault:
         assert 400 <= fault.status < 500
@@ -55,6 +53,20 @@ def check(data: bytes, decoder: Decoder = _DECODER) -> None:
     _reads_the_same(body, reports)
     for report in reports:
         _is_valid(report)
+
+
+def _unpacked(packed: bytes) -> bytes:
+    """Return what is in a packed body: in bounded steps, and no more of them than there is to take, or to give."""
+    parts: list[bytes] = []
+    most = len(packed) // (STEP_IN // 2) + LIMIT // STEP_OUT + MAX_MEMBERS + 2
+    for part in gunzip_in_steps(packed, LIMIT):
+        parts.append(part)
+        assert len(part) <= STEP_OUT
+        assert len(parts) <= most
+    body = b"".join(parts)
+    assert len(body) <= LIMIT
+    assert len(packed) <= len(body) + SLACK + STEP_IN
+    return body
 
 
 def _reads_the_same(body: bytes, reports: list[NodeReport]) -> None:
