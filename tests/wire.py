@@ -178,9 +178,12 @@ class FakeMetricsResource(Resource):
 
     isLeaf = True
     never = False
+    asked: Any = None
 
     def render(self, request: Request) -> bytes | int:
         """Answer what is rare, or never."""
+        names = (b"Accept", b"Accept-Encoding")
+        self.asked = [request.requestHeaders.getRawHeaders(name) for name in names]
         if self.never:
             return NOT_DONE_YET
         request.setHeader(b"content-type", b"text/plain")

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.web import http, server
 from twisted.web.resource import Resource
 
-from orchestratord.access import FRONT_PAGE, INDEX, Role, rule
+from orchestratord.access import FRONT_PAGE, INDEX, Role, cleaned, rule
 from orchestratord.errors import BodyTooLarge, Fault
 from orchestratord.web.answers import fault_body
 from orchestratord.web.negotiation import prefers_html
@@ -55,7 +55,8 @@ class BoundedRequest(server.Request):
     def gotLength(self, length: int | None) -> None:
         """Refuse whom the gate does not let in, and a body that says it is too long, before any of it is read."""
         super().gotLength(length)
-        self.method, self.uri = self.channel.request_line
+        self.method, target = self.channel.request_line
+        self.uri = cleaned(target)
         self.rule = rule(self.method, self.uri)
         if self.rule is INDEX and self.wants_page("text/plain"):
             self.rule = FRONT_PAGE
@@ -88,7 +89,7 @@ class BoundedRequest(server.Request):
         if self.channel.site.closing:
             self.channel.persistent = False
             self.responseHeaders.setRawHeaders(b"Connection", [b"close"])
-        super().requestReceived(command, path, version)
+        super().requestReceived(command, cleaned(path), version)
 
     def process(self) -> None:
         """Go straight to a hot leaf: the way through the tree takes 70 us, and Klein's routing most of it."""

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from isal import isal_zlib
-from prometheus_client.exposition import choose_encoder, gzip_accepted
+from prometheus_client.exposition import choose_encoder
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.web.resource import Resource
@@ -14,6 +14,7 @@ from twisted.web.server import NOT_DONE_YET
 
 from orchestratord.errors import Busy
 from orchestratord.web.answers import fault_body, method_not_allowed_body
+from orchestratord.web.negotiation import VARY, accepts_gzip, exposition_accept
 from orchestratord.web.readers import Slots
 
 if TYPE_CHECKING:
@@ -79,7 +80,10 @@ class ScrapeResource(Resource):
         self._telemetry.nodes(self._nodes.count(self._clocks.monotonic()))
         if request.method not in {b"GET", b"HEAD"}:
             return method_not_allowed_body(request, ["GET", "HEAD"])
-        encoder, content_type = choose_encoder(_header(request, b"Accept"))
+        accept = exposition_accept(_header(request, b"Accept"))
+        encoder, content_type = choose_encoder(accept)
+        gzip = accepts_gzip(_header(request, b"Accept-Encoding"))
+        request.setHeader(b"Vary", VARY)
         if request.method == b"HEAD":
             request.setHeader(b"Content-Type", content_type.encode())
             request.finish()  # with no Content-Length: only the whole exposition would tell
@@ -90,11 +94,14 @@ class ScrapeResource(Resource):
         except Busy as fault:
             return fault_body(request, fault)
         if not common:
+            # It reads the headers by itself, without their weights.
+            request.requestHeaders.setRawHeaders(b"Accept", [accept])
+            request.requestHeaders.setRawHeaders(b"Accept-Encoding", [b"gzip" if gzip else b"identity"])
             body: bytes | int = self._fallback.render(request)
             return body
         request.setHeader(b"Content-Type", content_type.encode())
         parts = self._parts(encoder)
-        if gzip_accepted(_header(request, b"Accept-Encoding")):
+        if gzip:
             request.setHeader(b"Content-Encoding", b"gzip")
             parts = _compressed(parts)
         sending = Deferred.fromCoroutine(self._send(request, parts))

@@ -225,9 +225,10 @@ def test_promtool_query(house: House) -> None:
     assert "parse error" in wrong.stderr
 
 
-def test_prometheus_api_client(house: House) -> None:
-    """Python's prometheus-api-client works against the daemon."""
-    with PrometheusConnect(url=house.daemon.url) as client:
+@pytest.mark.parametrize("end", ["", "/"])
+def test_prometheus_api_client(house: House, end: str) -> None:
+    """Python's prometheus-api-client works against the daemon, also with a slash at the end of its URL."""
+    with PrometheusConnect(url=house.daemon.url + end) as client:
         assert client.check_prometheus_connection()
         (series,) = client.get_current_metric_value("mem_bytes_allocated", label_config={"node_id": "n1"})
         assert (series["metric"]["node_id"], series["value"][1]) == ("n1", "1000")
