@@ -25,6 +25,7 @@ from orchestratord.fleet import StoreFleet, TableFleet
 from orchestratord.history import History
 from orchestratord.keyring import Keyring
 from orchestratord.listeners import Listeners, server_tls
+from orchestratord.memory import memory_limit, tls_connections_that_fit
 from orchestratord.names import OwnNames
 from orchestratord.nodes import NodeStore
 from orchestratord.persistence import Persistence, in_own_thread
@@ -127,7 +128,7 @@ class Orchestrator(MultiService):
         if tls is not None:
             FileWatch(reactor, [(tls.context, lambda: None)]).setServiceParent(self)
         self._listeners, self._admin_listeners = (
-            Listeners(reactor, descriptions, site, tls)
+            Listeners(reactor, descriptions, site, tls, self._connections)
             for descriptions, site in zip((settings.listen, settings.admin_listen), sites, strict=True)
         )
         StopOnSignals(reactor, self.hurry).setServiceParent(self)
@@ -279,7 +280,9 @@ class Orchestrator(MultiService):
         if self._scale_out is not None:
             self._scale_out.open()
         upstream = self._settings.max_queries * len(self._bases)
-        self._connections.limit = connections_that_fit(self._settings.max_connections, upstream)
+        self._connections.limit = fit = connections_that_fit(self._settings.max_connections, upstream)
+        serves_tls = self._settings.tls_certificate is not None
+        self._connections.tls_limit = tls_connections_that_fit(fit, memory_limit(), serves_tls=serves_tls)
         for listeners in (self._listeners, self._admin_listeners):
             listeners.open()
         super().privilegedStartService()
@@ -384,9 +387,15 @@ def _watch(
         lambda: settings.stale_after,
     )
     telemetry.watch("orchestrator_connections", "Connections of clients.", lambda: connections.open)
+    telemetry.watch("orchestrator_connections_tls", "Connections of clients in TLS.", lambda: connections.tls_open)
+    telemetry.watch(
+        "orchestrator_connections_tls_limit",
+        "Connections in TLS that there may be: --max-connections, or what fits into a quarter of the memory limit.",
+        lambda: connections.tls_limit,
+    )
     telemetry.watch(
         "orchestrator_connections_refused",
-        "Connections refused because there were --max-connections.",
+        "Connections refused because there were --max-connections, or as many in TLS as there may be.",
         lambda: connections.refused,
         counter=True,
     )
