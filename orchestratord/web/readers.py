@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 from fcntl import ioctl
 from itertools import islice
@@ -23,6 +24,9 @@ PROGRESS_SECONDS = 10.0
 PROGRESS_BYTES = 10_000
 #: Seconds for which a client may be slow before it has to make room for another one.
 GRACE_SECONDS = 1.0
+#: Slow readers at a time, each of which has a piece of its answer, 128 KiB, on its connection: beyond this, each new
+#: one takes the place of another, unless all have just come.
+MOST = 512
 #: Slow readers that are compared when one has to make room: a millisecond.
 _COMPARED = 128
 #: Bytes of answers that wait for slow readers and are in no other bound: of pages and documents.
@@ -55,9 +59,14 @@ class Readers:
 
     def slow(self, channel: BoundedChannel) -> None:
         """Take note of a connection whose client does not read as fast as it is answered."""
-        if channel not in self._slow:
-            now, taken = self._reactor.seconds(), _taken(channel)
-            self._slow[channel] = _Progress(now, taken, now, taken)
+        if channel in self._slow:
+            return
+        now, taken = self._reactor.seconds(), _taken(channel)
+        if len(self._slow) >= MOST:
+            oldest, progress = next(iter(self._slow.items()))
+            if progress.since + GRACE_SECONDS <= now:
+                self._cut(oldest)
+        self._slow[channel] = _Progress(now, taken, now, taken)
 
     def caught_up(self, channel: BoundedChannel) -> None:
         """Forget a connection whose client has read all that was written, or that has ended."""
@@ -136,16 +145,16 @@ def _taken(channel: BoundedChannel) -> int:
 
 def _unsent(transport: Any) -> int:
     """Return how many bytes wait here, or in the kernel: sent perhaps, but not yet acknowledged by the client."""
-    waiting = 0
+    waiting: int = 0
     inner = getattr(transport, "transport", None)  # what TLS writes to
     if inner is not None:
-        waiting += sum(map(len, getattr(transport, "_waiting", ()))) + sum(map(len, transport._appSendBuffer))  # noqa: SLF001 - Twisted has no other
+        for parts in (getattr(transport, "_waiting", ()), getattr(transport, "_appSendBuffer", ())):
+            waiting += sum(map(len, parts))
         transport = inner
     if not hasattr(transport, "_tempDataLen"):
         return waiting
-    waiting += len(transport.dataBuffer) - transport.offset + transport._tempDataLen  # noqa: SLF001
-    try:
+    waiting += len(transport.dataBuffer) - transport.offset + transport._tempDataLen  # noqa: SLF001 - it has no other
+    with suppress(OSError, ValueError):  # it may just have been closed
         (queued,) = unpack("i", ioctl(transport.fileno(), TIOCOUTQ, b"\0" * 4))
-    except (OSError, ValueError):  # it has just been closed
-        return waiting
-    return waiting + int(queued)
+        waiting += queued
+    return waiting

@@ -84,9 +84,9 @@ class ReportsResource(Resource):
         if request.method != b"POST":
             return method_not_allowed_body(request, ["POST"])
         try:
-            parts = self._body(request)
-            body = next(parts, b"")
-            more = next(parts, None) if len(body) <= AT_ONCE else b""
+            unpacking = self._body(request)
+            body = next(unpacking, b"")
+            more = next(unpacking, None) if len(body) <= AT_ONCE else b""
             if more is None:
                 self._telemetry.report_body(len(body))
                 decoded = self._decoder.decode(body, self._clocks.time())
@@ -95,7 +95,7 @@ class ReportsResource(Resource):
         except Exception:  # noqa: BLE001 - a Fault, or one of ours
             return self._failure_body(request, Failure())
         finished = request.notifyFinish()
-        storing = Deferred.fromCoroutine(self._store_long(request, [body, more], parts))
+        storing = Deferred.fromCoroutine(self._store_long(request, [body, more], unpacking))
         finished.addErrback(lambda _: storing.cancel())
         storing.addErrback(lambda failure: self._answer_failure(request, failure))
         storing.addErrback(lambda failure: log.failure("a long batch failed", failure))
@@ -124,19 +124,19 @@ class ReportsResource(Resource):
                 raise UnsupportedBody(f"Content-Encoding must be gzip or none, not {shown}")
         return iter((body,))
 
-    async def _store_long(self, request: BoundedRequest, begun: list[bytes], parts: Iterator[bytes]) -> None:
-        """Store what does not fit into one slice of the reactor's time: a long body, of which some parts have begun."""
-        size = sum(map(len, begun))
-        for part in parts:
-            begun.append(part)
-            size += len(part)
-            if len(begun) > 1 and not request.channel.hold_more(len(part)):
-                raise Busy("the batches that are being read fill their memory; try again")
+    async def _store_long(self, request: BoundedRequest, begun: list[bytes], unpacking: Iterator[bytes]) -> None:
+        """Store a long body, the first parts of which are here, in slices of the reactor's time."""
+        if request.requestHeaders.hasHeader(b"Content-Encoding"):
+            _hold(request, sum(map(len, begun)))
+        for unpacked in unpacking:
+            begun.append(unpacked)
+            _hold(request, len(unpacked))
             await self._slices.turn()
         body = b"".join(begun)
         begun.clear()
         self._telemetry.report_body(len(body))
-        _hold_decoded(request, len(body))
+        # What is decoded of one alone fits always.
+        _hold(request, min(DECODED_FACTOR * len(body), request.channel.site.arriving.limit // 2))
         reports: list[NodeReport] = []
         unknown = 0
         for part in self._decoder.decode_in_slices(body, self._clocks.time()):
@@ -205,10 +205,9 @@ class ReportsResource(Resource):
             request.finish()
 
 
-def _hold_decoded(request: BoundedRequest, size: int) -> None:
-    """Hold what a long batch takes while it is decoded; one alone fits always. Raises Busy."""
-    channel = request.channel
-    if not channel.hold_more(min(DECODED_FACTOR * size, channel.site.arriving.limit // 2)):
+def _hold(request: BoundedRequest, size: int) -> None:
+    """Hold so much more memory for a long body. Raises Busy."""
+    if not request.channel.hold_more(size):
         raise Busy("the batches that are being read fill their memory; try again")
 
 

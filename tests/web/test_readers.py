@@ -8,7 +8,7 @@ from orchestratord.room import Room
 from orchestratord.upstream import Answer
 from orchestratord.web import api
 from orchestratord.web.outgoing import PIECE
-from orchestratord.web.readers import GRACE_SECONDS, PROGRESS_SECONDS
+from orchestratord.web.readers import GRACE_SECONDS, MOST, PROGRESS_SECONDS
 from tests.fakes import body
 from tests.wire import Connection, Wire, request
 
@@ -145,5 +145,32 @@ def test_what_was_cut_is_written_no_more() -> None:
     written = len(connection.transport.value())
     asking.write(BIG)
     asking.finish()
-    assert (asking.waiting, len(connection.transport.value())) == (0, written)  # type: ignore[attr-defined]
+    assert (asking.waiting, len(connection.transport.value())) == (0, written)
     connection.leave()
+
+
+def test_slow_readers_are_so_many() -> None:
+    """Each has a piece of its answer on its connection: one too many takes the place of the one that was slow first."""
+    wire = Wire()
+    big_answer(wire)
+    wire.site.waiting.limit = 10**12
+    first, second = slow(wire, "/query?q=up"), slow(wire, "/query?q=up")
+    for _ in range(MOST - 2):
+        slow(wire, "/query?q=up")
+    slow(wire, "/query?q=up")
+    assert (len(wire.readers), wire.readers.cut) == (MOST + 1, 0)
+    wire.clock.advance(GRACE_SECONDS)
+    slow(wire, "/query?q=up")
+    assert [first.transport.disconnected, second.transport.disconnected] == [True, False]
+    assert wire.readers.cut == 1
+
+
+def test_a_long_answer_that_is_at_hand_is_written_as_far_as_it_is_read() -> None:
+    """It does not take the short way, which would put all of it on a connection that may not be read."""
+    wire = Wire()
+    for kept in (Answer(200, b"application/json", bytes(PIECE)), Answer(200, b"application/json", bytes(PIECE + 1))):
+        big_answer(wire)
+        wire.upstreams.asked.clear()
+        wire.upstreams.kept = kept
+        slow(wire, "/query?q=up")
+        assert len(wire.upstreams.asked) == (len(kept.body) > PIECE)
