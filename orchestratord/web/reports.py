@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
@@ -33,6 +33,8 @@ log = Logger()
 AT_ONCE = 32_768
 #: What a longer body takes of memory while it is decoded, as a multiple of its length: the body itself, its reports.
 DECODED_FACTOR = 8
+#: Long gzip bodies that are unpacked at a time; what comes out is held when it is whole.
+UNPACKED_AT_ONCE = 4
 #: Nodes that are named in the log when they first report, in a second.
 LOGGED_EACH_SECOND = 10
 
@@ -69,6 +71,7 @@ class ReportsResource(Resource):
     ) -> None:
         super().__init__()
         self._slices = slices
+        self._unpacking = DeferredSemaphore(UNPACKED_AT_ONCE)
         self._decoder = decoder
         self._nodes = nodes
         self._telemetry = telemetry
@@ -126,14 +129,19 @@ class ReportsResource(Resource):
 
     async def _store_long(self, request: BoundedRequest, begun: list[bytes], unpacking: Iterator[bytes]) -> None:
         """Store a long body, the first parts of which are here, in slices of the reactor's time."""
+        held = sum(map(len, begun))
         if request.requestHeaders.hasHeader(b"Content-Encoding"):
-            _hold(request, sum(map(len, begun)))
-        for unpacked in unpacking:
-            begun.append(unpacked)
-            _hold(request, len(unpacked))
-            await self._slices.turn()
-        body = b"".join(begun)
-        begun.clear()
+            _hold(request, held)
+        await self._unpacking.acquire()
+        try:
+            for unpacked in unpacking:
+                begun.append(unpacked)
+                await self._slices.turn()
+            body = b"".join(begun)
+            begun.clear()
+            _hold(request, len(body) - held)
+        finally:
+            self._unpacking.release()
         self._telemetry.report_body(len(body))
         # What is decoded of one alone fits always.
         _hold(request, min(DECODED_FACTOR * len(body), request.channel.site.arriving.limit // 2))

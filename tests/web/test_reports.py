@@ -10,7 +10,7 @@ from twisted.logger import capturedLogs
 
 from orchestratord.report import SLICE
 from orchestratord.unpacking import STEP_OUT
-from orchestratord.web.reports import AT_ONCE, LOGGED_EACH_SECOND
+from orchestratord.web.reports import AT_ONCE, LOGGED_EACH_SECOND, UNPACKED_AT_ONCE
 from tests.fakes import NOW, body
 from tests.wire import Wire, request, turn
 
@@ -237,14 +237,32 @@ def test_a_gzip_body_that_is_made_to_take_long() -> None:
     assert wire.counted("invalid") == 1
 
 
-def test_what_is_unpacked_is_held_before_it_is_whole() -> None:
-    """Many bodies that grow at the same time share the memory for what arrives."""
+def test_what_is_unpacked_is_held() -> None:
+    """With all else that arrives; a bomb has no room either, but is too large first."""
     wire = Wire(max_nodes=10_000, max_arriving=800_000)
+    for size, status in ((900_000, 503), (2_000_000, 413)):
+        connection = wire.connect()
+        connection.send(
+            request("POST", "/update_metrics", gzip.compress(b" " * size + body()), Content_Encoding="gzip")
+        )
+        wire.clock.pump([0] * 20)
+        assert connection.answers()[0].status == status
+        assert wire.arriving.held == 0
+
+
+def test_bodies_that_are_unpacked_are_few_at_a_time() -> None:
+    """The others wait, packed; one whose client leaves gives its place away, or never takes it."""
+    wire = Wire()
     packed = gzip.compress(b" " * 900_000 + body())
-    connection = wire.connect()
-    connection.send(request("POST", "/update_metrics", packed, Content_Encoding="gzip"))
-    wire.clock.pump([0] * 20)
-    assert connection.answers()[0].status == 503
+    connections = [wire.connect() for _ in range(UNPACKED_AT_ONCE + 3)]
+    for connection in connections:
+        connection.send(request("POST", "/update_metrics", packed, Content_Encoding="gzip"))
+    assert wire.arriving.held < len(connections) * 600_000
+    connections[0].leave()
+    connections[UNPACKED_AT_ONCE + 1].leave()
+    wire.clock.pump([0] * 100)
+    answered = [len(connection.answers()) for connection in connections]
+    assert answered == [0, *[1] * UNPACKED_AT_ONCE, 0, 1]
     assert wire.arriving.held == 0
 
 
