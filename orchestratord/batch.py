@@ -23,18 +23,19 @@ _COMMA = re.compile(rb"[ \t\r\n]{0,100},")
 _decode = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
-def split(body: bytes, most: int) -> Iterator[list[msgspec.Raw]]:
+def split(body: bytes, most: int, window: int = WINDOW) -> Iterator[list[msgspec.Raw]]:
     """Yield the items of an array, as they are, a window of them at a time; there are `most` at the most.
 
-    An array of objects without further objects in them is split window by window; any other in one step.
+    `window` is in bytes. An array of objects without further objects in them is split window by window; any other in
+    one step.
 
     Raises msgspec's and Python's errors of decoding where it is no JSON, BodyTooLarge if there are more, BadReport if
     it would take too long to tell.
     """
     found = 0
     at = body.index(b"[") + 1
-    while len(body) - at > WINDOW:
-        items, after = _window(body, at)
+    while len(body) - at > window:
+        items, after = _window(body, at, window)
         if not items:
             yield _rest(_whole(body)[found:], found, most)
             return
@@ -49,9 +50,9 @@ def split(body: bytes, most: int) -> Iterator[list[msgspec.Raw]]:
     yield _rest(items or _whole(body)[found:], found, most)
 
 
-def _window(body: bytes, at: int) -> tuple[list[msgspec.Raw], int]:
+def _window(body: bytes, at: int, window: int) -> tuple[list[msgspec.Raw], int]:
     """Return the items that begin at `at`, which is within the array, and where the next one begins; or nothing."""
-    end = at + WINDOW
+    end = at + window
     for _ in range(_TRIES):
         end = body.rfind(b"}", at, end)
         if end < 0:
