@@ -66,11 +66,32 @@ _EXACT = {
 _STATIC = Rule("/static/<name>", None)
 _NODE = Rule("/nodes/<id>", Role.QUERY)
 _FORGET = Rule("/nodes/<id>", Role.ADMIN)
+#: A step that is empty, or begins with a dot, and a slash at the end.
+_UNCLEAN = re.compile(rb"/(?:/|\.|%2[eE]|\Z)")
 _LABEL_VALUES = Rule("/api/v1/label/<name>/values", Role.QUERY)
 
 
+def cleaned(target: bytes) -> bytes:
+    """Return a request's target with a clean path: without empty steps, `.` and `..`, and without a slash at its end.
+
+    Prometheus redirects to the clean path; here it is served as if it had been asked for, since a client that follows a
+    redirect loses the form that it has posted. An encoded slash is a character of a name, and stays.
+    """
+    path, mark, query = target.partition(b"?")
+    if not path.startswith(b"/") or _UNCLEAN.search(path) is None:
+        return target
+    steps: list[bytes] = []
+    for step in path.split(b"/"):
+        plain = step.replace(b"%2e", b".").replace(b"%2E", b".")
+        if plain == b"..":
+            del steps[-1:]
+        elif plain not in {b"", b"."}:
+            steps.append(step)
+    return b"/" + b"/".join(steps) + mark + query
+
+
 def rule(method: bytes, target: bytes) -> Rule | None:
-    """Return the rule of a request by its target as it was sent, query string and all; None: there is no such route.
+    """Return the rule of a request by its cleaned target, query string and all; None: there is no such route.
 
     What is no route here is answered 404 by the tree, whether it has such a route or not: none is open by oversight.
     """

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 
     from orchestratord.settings import Settings
+    from orchestratord.tls_transport import Bound
 
 #: Connections that may wait to be accepted; the kernel may allow fewer (net.core.somaxconn).
 BACKLOG = 4096
@@ -28,12 +29,13 @@ class Listeners:
     """Listens by endpoint descriptions, those with `tls:` before them in TLS, for which there is a `tls` then."""
 
     def __init__(
-        self, reactor: Any, descriptions: Sequence[str], factory: IProtocolFactory, tls: ServerTls | None
+        self, reactor: Any, descriptions: Sequence[str], factory: IProtocolFactory, tls: ServerTls | None, bound: Bound
     ) -> None:
         self._reactor = reactor
         self._descriptions = descriptions
         self._factory = factory
         self._tls = tls
+        self._bound = bound
         self._opened: list[_Listener] = []
 
     def open(self) -> None:
@@ -68,7 +70,7 @@ class Listeners:
     def _listen(self, description: str) -> IListeningPort:
         factory = self._factory
         if self._tls is not None and description.startswith(TLS_PREFIX):
-            factory = TlsFactory(self._tls, factory, self._reactor)
+            factory = TlsFactory(self._tls, factory, self._reactor, self._bound)
         endpoint = serverFromString(self._reactor, description.removeprefix(TLS_PREFIX))
         opened: list[Any] = []
         endpoint.listen(factory).addCallback(_with_backlog, description).addBoth(opened.append)

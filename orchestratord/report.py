@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import zlib
+import re
 from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from orchestratord.batch import split
 from orchestratord.catalogue import MAX_VALUE
 from orchestratord.errors import AheadOfClock, BadReport, BodyTooLarge
 
@@ -25,6 +26,11 @@ MAX_AHEAD = 600
 
 #: Reports that are decoded in one go: about a millisecond of a reactor's time.
 SLICE = 250
+
+_ARRAY, _BLANK = re.compile(rb"[ \t\r\n]*+\["), re.compile(rb"[ \t\r\n]*+")
+
+#: Bytes of a report that has names in it that are in no catalogue. Telling them apart takes 0.3 us each.
+MAX_UNKNOWN = 65_536
 
 
 class NodeReport(msgspec.Struct, frozen=True, gc=False):
@@ -118,15 +124,18 @@ class ReportDecoder:
         if not is_batch(body):
             yield self._one(body, received_at, "$")
             return
-        items = _split(body)
-        if len(items) > self._max_batch:
-            raise BodyTooLarge(f"a batch of {len(items)} reports is over the limit of {self._max_batch}")
-        for start in range(0, len(items), SLICE):
-            parts = [
-                self._one(item, received_at, f"$[{start + offset}]")
-                for offset, item in enumerate(items[start : start + SLICE])
-            ]
-            yield Decoded([part.reports[0] for part in parts], sum(part.unknown_names for part in parts))
+        first = 0
+        try:
+            for items in split(body, self._max_batch):
+                for start in range(0, len(items), SLICE):
+                    parts = [
+                        self._one(item, received_at, f"$[{first + start + offset}]")
+                        for offset, item in enumerate(items[start : start + SLICE])
+                    ]
+                    yield Decoded([part.reports[0] for part in parts], sum(part.unknown_names for part in parts))
+                first += len(items)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise BadReport(f"{_malformed(error, body)} - at $") from None
 
     def _one(self, item: bytes | msgspec.Raw, received_at: float, path: str) -> Decoded:
         unknown = 0
@@ -136,6 +145,10 @@ class ReportDecoder:
             except msgspec.ValidationError:
                 wire = self._lenient.decode(item)
                 bytes(item).decode()  # msgspec passes over what is not asked for, and does not look whether it is text
+                if memoryview(item).nbytes > MAX_UNKNOWN:
+                    raise BodyTooLarge(
+                        f"a report with unknown names is over the limit of {MAX_UNKNOWN} bytes - at {path}"
+                    ) from None
                 unknown = len(msgspec.json.decode(item, type=dict[str, msgspec.Raw]).keys() - self._known)
             return Decoded([self._report(wire, received_at)], unknown)
         except msgspec.ValidationError as error:
@@ -175,30 +188,7 @@ class _Ahead(msgspec.ValidationError):
 
 def is_batch(body: bytes) -> bool:
     """Return whether a body is an array of reports, if it is anything."""
-    return body.lstrip(b" \t\r\n")[:1] == b"["
-
-
-def gunzip(body: bytes, limit: int) -> bytes:
-    """Return the unpacked body of a gzip-encoded request, without ever unpacking more than `limit` bytes.
-
-    Raises BodyTooLarge over the limit, BadReport if it is not gzip, or ends early.
-    """
-    parts: list[bytes] = []
-    left = limit
-    while body:
-        member = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
-        try:
-            part = member.decompress(body, left + 1)
-        except zlib.error as error:
-            raise BadReport(f"the body is not valid gzip ({error}) - at $") from None
-        left -= len(part)
-        if left < 0:
-            raise BodyTooLarge(f"the unpacked body is over the limit of {limit} bytes")
-        if not member.eof:
-            raise BadReport("the gzip body ends early - at $")
-        parts.append(part)
-        body = member.unused_data
-    return b"".join(parts)
+    return _ARRAY.match(body) is not None
 
 
 def _wire_type(catalogue: Catalogue, *, forbid_unknown_fields: bool) -> type[msgspec.Struct]:
@@ -225,13 +215,6 @@ def _single(name: str) -> Any:
     return lambda wire: (get(wire),)
 
 
-def _split(body: bytes) -> Sequence[msgspec.Raw]:
-    try:
-        return msgspec.json.decode(body, type=list[msgspec.Raw])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadReport(f"{_malformed(error, body)} - at $") from None
-
-
 def _located(text: str, path: str) -> str:
     """Give msgspec's error text the path that the contract promises: bare, and within the batch."""
     what, found, where = text.rpartition(" - at `$")
@@ -241,7 +224,7 @@ def _located(text: str, path: str) -> str:
 
 
 def _malformed(error: Exception, body: bytes | msgspec.Raw) -> str:
-    if not len(bytes(body).strip(b" \t\r\n")):
+    if _BLANK.fullmatch(bytes(body)):
         return "the body is empty: a report is a JSON object"
     if isinstance(error, UnicodeDecodeError):
         return f"the body is not UTF-8 ({error.reason})"

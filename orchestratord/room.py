@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Room:
     """So many bytes, for all holders together. Belongs to the reactor thread."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, free: Callable[[], bool] | None = None) -> None:
         self.limit = limit
+        #: Frees some of what is lent, where there is no room; False if nothing could be freed.
+        self.free = free
         self._lent = 0
         #: What leases held that nobody ended: they may be collected on any thread, and appending is safe there.
         self._dropped: deque[int] = deque()
@@ -21,12 +27,17 @@ class Room:
 
     def lend(self, size: int) -> bool:
         """Lend so many bytes more, or take them back if it is less than 0; False if there is no room."""
-        while self._dropped:
-            self._lent -= self._dropped.popleft()
-        if size > 0 and self._lent + size > self.limit:
-            return False
+        self._collect()
+        while size > 0 and self._lent + size > self.limit:
+            if size > self.limit or self.free is None or not self.free():
+                return False
+            self._collect()
         self._lent += size
         return True
+
+    def _collect(self) -> None:
+        while self._dropped:
+            self._lent -= self._dropped.popleft()
 
     def drop(self, size: int) -> None:
         """Take back what nobody has any more, on any thread."""

@@ -25,6 +25,7 @@ from orchestratord.fleet import StoreFleet, TableFleet
 from orchestratord.history import History
 from orchestratord.keyring import Keyring
 from orchestratord.listeners import Listeners, server_tls
+from orchestratord.memory import memory_limit, tls_connections_that_fit
 from orchestratord.names import OwnNames
 from orchestratord.nodes import NodeStore
 from orchestratord.persistence import Persistence, in_own_thread
@@ -34,6 +35,7 @@ from orchestratord.report import ReportDecoder
 from orchestratord.room import Room
 from orchestratord.scale_out import SWEEP_EVERY, ScaleOut
 from orchestratord.signals import StopOnSignals
+from orchestratord.slices import Slices
 from orchestratord.snapshot import Moment
 from orchestratord.snapshot_file import SnapshotFile
 from orchestratord.telemetry import Telemetry
@@ -46,6 +48,7 @@ from orchestratord.web.connections import Connections
 from orchestratord.web.express import Express
 from orchestratord.web.page.pages import Pages
 from orchestratord.web.queries import HOT_QUERIES, QueryResource
+from orchestratord.web.readers import Readers
 from orchestratord.web.reports import AT_ONCE, ReportsResource
 from orchestratord.web.scrape import ScrapeResource
 from orchestratord.web.site import OrchestratorSite
@@ -113,7 +116,10 @@ class Orchestrator(MultiService):
         turns = Turns(settings.max_queries, settings.query_queue)
         answers, arriving = Room(settings.max_answers_bytes), Room(settings.max_arriving_bytes)
         self._connections = Connections(settings.max_connections)
-        _watch(telemetry, settings, self._connections, turns=turns, answers=answers, arriving=arriving)
+        self._readers = Readers(reactor)
+        self._slices = Slices(reactor)
+        answers.free = self._readers.free_memory
+        _watch(telemetry, settings, self._connections, self._readers, turns=turns, answers=answers, arriving=arriving)
         upstreams = make_upstreams(reactor, settings, self._bases, self._pool, telemetry, turns=turns, answers=answers)
         self._site, self._admin_site = sites = self._sites(
             nodes, telemetry, upstreams, render=render, answers=answers, arriving=arriving
@@ -122,7 +128,7 @@ class Orchestrator(MultiService):
         if tls is not None:
             FileWatch(reactor, [(tls.context, lambda: None)]).setServiceParent(self)
         self._listeners, self._admin_listeners = (
-            Listeners(reactor, descriptions, site, tls)
+            Listeners(reactor, descriptions, site, tls, self._connections)
             for descriptions, site in zip((settings.listen, settings.admin_listen), sites, strict=True)
         )
         StopOnSignals(reactor, self.hurry).setServiceParent(self)
@@ -162,6 +168,7 @@ class Orchestrator(MultiService):
             time,
             max_bytes=settings.max_report_bytes,
             draining=lambda: self._draining,
+            slices=self._slices,
             settle=settle,
         )
         site = partial(
@@ -173,6 +180,7 @@ class Orchestrator(MultiService):
             max_body=settings.max_report_bytes,
             arriving=arriving,
             connections=self._connections,
+            readers=self._readers,
             request_timeout=settings.request_timeout,
             idle_timeout=settings.idle_timeout,
             answer_timeout=settings.answer_timeout,
@@ -218,7 +226,7 @@ class Orchestrator(MultiService):
                 registry.register(collector)
             ProcessCollector(registry=registry)
         exposition = Exposition(catalogue, own, nodes=exposed)
-        return ScrapeResource(self._reactor, nodes, exposition, telemetry, time, fallback=MetricsResource(everything))
+        return ScrapeResource(self._slices, nodes, exposition, telemetry, time, fallback=MetricsResource(everything))
 
     def _pages(self, nodes: NodeStore, fleet: Fleet, client: QueryClient, telemetry: Telemetry) -> Pages:
         history = History(self._reactor, telemetry, nodes, time.monotonic, HOT_QUERIES)
@@ -272,7 +280,9 @@ class Orchestrator(MultiService):
         if self._scale_out is not None:
             self._scale_out.open()
         upstream = self._settings.max_queries * len(self._bases)
-        self._connections.limit = connections_that_fit(self._settings.max_connections, upstream)
+        self._connections.limit = fit = connections_that_fit(self._settings.max_connections, upstream)
+        serves_tls = self._settings.tls_certificate is not None
+        self._connections.tls_limit = tls_connections_that_fit(fit, memory_limit(), serves_tls=serves_tls)
         for listeners in (self._listeners, self._admin_listeners):
             listeners.open()
         super().privilegedStartService()
@@ -361,7 +371,14 @@ def _boot() -> str:
 
 
 def _watch(
-    telemetry: Telemetry, settings: Settings, connections: Connections, *, turns: Turns, answers: Room, arriving: Room
+    telemetry: Telemetry,
+    settings: Settings,
+    connections: Connections,
+    readers: Readers,
+    *,
+    turns: Turns,
+    answers: Room,
+    arriving: Room,
 ) -> None:
     telemetry.watch("orchestrator_nodes_limit", "Nodes that the table holds at most.", lambda: settings.max_nodes)
     telemetry.watch(
@@ -370,10 +387,27 @@ def _watch(
         lambda: settings.stale_after,
     )
     telemetry.watch("orchestrator_connections", "Connections of clients.", lambda: connections.open)
+    telemetry.watch("orchestrator_connections_tls", "Connections of clients in TLS.", lambda: connections.tls_open)
+    telemetry.watch(
+        "orchestrator_connections_tls_limit",
+        "Connections in TLS that there may be: --max-connections, or what fits into a quarter of the memory limit.",
+        lambda: connections.tls_limit,
+    )
     telemetry.watch(
         "orchestrator_connections_refused",
-        "Connections refused because there were --max-connections.",
+        "Connections refused because there were --max-connections, or as many in TLS as there may be.",
         lambda: connections.refused,
+        counter=True,
+    )
+    telemetry.watch(
+        "orchestrator_slow_readers",
+        "Connections whose clients read more slowly than they are answered.",
+        lambda: len(readers),
+    )
+    telemetry.watch(
+        "orchestrator_slow_readers_cut",
+        "Connections cut because their clients read too slowly, at their deadline or to make room for others.",
+        lambda: readers.cut,
         counter=True,
     )
     telemetry.watch("orchestrator_queries_in_flight", "Queries that Prometheus is at.", lambda: turns.taken)

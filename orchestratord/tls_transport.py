@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.protocol import connectionDone
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
@@ -14,6 +14,18 @@ if TYPE_CHECKING:
 
 #: Bytes encrypted in one turn of the reactor: a millisecond's work. 45 MB at once would hold it for 70.
 SLICE_BYTES = 524_288
+
+
+class Bound(Protocol):
+    """How many connections there may be: `orchestratord.web.connections.Connections`."""
+
+    def admits_tls(self) -> bool:
+        """Return whether there may be another one."""
+        ...
+
+    def count_tls(self, change: int) -> None:
+        """Count connections that have begun, or ended."""
+        ...
 
 
 class TlsTransport(BufferingTLSTransport):
@@ -87,13 +99,32 @@ class TlsTransport(BufferingTLSTransport):
 
 
 class TlsFactory(TLSMemoryBIOFactory):
-    """Wraps the connections of a factory in TLS, whose side of it `creator` makes; `clock` is the reactor."""
+    """Wraps the connections of a factory in TLS, whose side of it `creator` makes; `clock` is the reactor.
 
-    def __init__(self, creator: IOpenSSLServerConnectionCreator, wrapped: IProtocolFactory, clock: Any) -> None:
+    `bound` says how many connections there may be; more are closed at once.
+    """
+
+    def __init__(
+        self, creator: IOpenSSLServerConnectionCreator, wrapped: IProtocolFactory, clock: Any, bound: Bound
+    ) -> None:
         super().__init__(creator, False, wrapped, clock)
         self.clock = clock
+        self._bound = bound
 
     def buildProtocol(self, addr: Any) -> TlsTransport | None:  # type: ignore[override]  # IProtocolFactory allows it
         """Return the TLS side of a connection just accepted; None, to close it, if the wrapped factory says so."""
+        if not self._bound.admits_tls():
+            return None
         wrapped = self.wrappedFactory.buildProtocol(addr)
         return None if wrapped is None else TlsTransport(self, wrapped)
+
+    def registerProtocol(self, p: Any) -> None:
+        """Count a connection that has begun; Twisted calls this twice."""
+        if p not in self.protocols:
+            self._bound.count_tls(1)
+        super().registerProtocol(p)
+
+    def unregisterProtocol(self, p: Any) -> None:
+        """Count a connection that has ended."""
+        super().unregisterProtocol(p)
+        self._bound.count_tls(-1)

@@ -74,9 +74,12 @@ class FakeUpstreams:
     def __init__(self) -> None:
         self.asked: list[Query] = []
         self.answer: Answer | Exception | Any = None
+        self.kept: Answer | None = None
 
     def at_once(self, query: Query) -> Answer | None:
-        """Return nothing."""
+        """Return what is kept; nothing, unless a test says so."""
+        del query
+        return self.kept
 
     async def fetch(self, query: Query) -> Answer:
         """Return or raise the answer, or await it."""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestratord.access import MAX_TOKEN, MAX_TOKENS, Gate, Role, Rule, parse_tokens, rule
+from orchestratord.access import MAX_TOKEN, MAX_TOKENS, Gate, Role, Rule, cleaned, parse_tokens, rule
 from orchestratord.errors import Fault, Forbidden, QueryForbidden, QueryUnauthorized, Unauthorized
 from orchestratord.web.api import Api
 from orchestratord.web.queries import HOT_QUERIES
@@ -86,7 +86,33 @@ def test_a_path_is_read_as_the_tree_reads_it(target: bytes, role: Role) -> None:
 
 
 @pytest.mark.parametrize(
-    "target", [b"/x", b"//metrics", b"/metrics/x", b"/api/v1/admin/tsdb/snapshot", b"http://h/metrics"]
+    ("target", "clean"),
+    [
+        (b"//api/v1/query?query=a//b/", b"/api/v1/query?query=a//b/"),
+        (b"/api//v1///query/", b"/api/v1/query"),
+        (b"/api/./v1/%2e/query", b"/api/v1/query"),
+        (b"/api/v1/../v1/%2E%2e/v1/.%2e/v1/query", b"/api/v1/query"),
+        (b"/../../metrics", b"/metrics"),
+        (b"//", b"/"),
+        (b"/..?a", b"/?a"),
+        (b"/nodes/n1/", b"/nodes/n1"),
+        (b"/nodes/.n1/..n2/...", b"/nodes/.n1/..n2/..."),
+        (b"/api/v1/label/a%2Fb%2f/values", b"/api/v1/label/a%2Fb%2f/values"),
+        (b"/%252e%252e/%2F", b"/%252e%252e/%2F"),
+        (b"/", b"/"),
+        (b"*", b"*"),
+        (b"", b""),
+        (b"http://h//metrics", b"http://h//metrics"),
+    ],
+)
+def test_a_path_is_cleaned(target: bytes, clean: bytes) -> None:
+    """As Prometheus cleans it, but for an encoded slash; the query stays as it is."""
+    assert cleaned(target) == clean
+    assert cleaned(clean) == clean
+
+
+@pytest.mark.parametrize(
+    "target", [b"/x", b"/%2Fmetrics", b"/metrics/x", b"/api/v1/admin/tsdb/snapshot", b"http://h/metrics"]
 )
 def test_what_is_no_route_has_no_rule(target: bytes) -> None:
     """And is answered 404, whatever a tree may have there."""

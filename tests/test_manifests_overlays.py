@@ -14,6 +14,8 @@ from cloudcoil.models.prometheus_operator import v1 as operator_models
 from kubernetes_validate.utils import all_versions
 
 from orchestratord import settings
+from orchestratord.memory import CLEAR_BYTES, TLS_PART
+from orchestratord.web.readers import WAITING_BYTES
 from tests.test_manifests import ROOT, program, rendered
 from tests.test_manifests_tokens import with_components
 
@@ -273,9 +275,11 @@ def test_resources_by_the_benchmarks(folder: str) -> None:
     # as much again, for what Python keeps.
     bounds = settings.load({}, {})
     bounded = bounds.max_arriving_bytes + bounds.max_answers_bytes + bounds.max_answer_bytes
-    bounded += bounds.max_connections * 3000 + 10 * 4_000_000
+    bounded += bounds.max_connections * CLEAR_BYTES + 10 * 4_000_000 + WAITING_BYTES
     assert container["resources"]["limits"]["memory"] == "1Gi"
     assert 2 * (60e6 + table + bounded) <= 2**30
+    # With a listener in TLS, which none of ours has, another quarter is for its connections.
+    assert 1.5 * (60e6 + table + bounded) <= (1 - 1 / TLS_PART) * 2**30
 
 
 def test_prometheus_keeps_its_data() -> None:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from orchestratord.delivery import LAST_SECONDS
+from orchestratord.memory import CLEAR_BYTES
 from orchestratord.tap import Options
+from orchestratord.web.readers import WAITING_BYTES
 from tests.test_manifests import DATA_DIR, ROOT, rendered
 from tests.test_manifests_overlays import OPERATOR, PRODUCTION, SCALE_OUT, measured, of_kind, pods, selected, selects
 
@@ -171,7 +173,7 @@ def test_memory_by_the_benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert container["resources"]["requests"]["memory"] == "512Mi"
     assert 60e6 + table <= 512 * 2**20
     bounded = told.max_arriving_bytes + told.max_answers_bytes + told.max_answer_bytes
-    bounded += told.max_connections * 3000 + 10 * 4_000_000
+    bounded += told.max_connections * CLEAR_BYTES + 10 * 4_000_000 + WAITING_BYTES
     assert container["resources"]["limits"]["memory"] == "2Gi"
     assert 1.5 * (60e6 + table + bounded) <= 2 * GIB
     # As docs/SCALING.md says.

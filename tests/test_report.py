@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from orchestratord.catalogue import BUILT_IN, Catalogue, Family
 from orchestratord.errors import AheadOfClock, BadReport, BodyTooLarge
 from orchestratord.exposition import SampleRenderer
-from orchestratord.report import SLICE, ReportDecoder, gunzip
+from orchestratord.report import SLICE, ReportDecoder
+from orchestratord.unpacking import gunzip
 from tests.fakes import FAMILIES, NOW, body, decoder
 
 NUMBERS = st.one_of(
@@ -175,7 +176,7 @@ def test_a_batch_is_bounded() -> None:
     """One report more than the limit is refused."""
     batch = b"[" + b",".join([body()] * 4) + b"]"
     assert len(decoder(max_batch=4).decode(batch, NOW).reports) == 4
-    with pytest.raises(BodyTooLarge, match="a batch of 4 reports is over the limit of 3"):
+    with pytest.raises(BodyTooLarge, match="the batch has more reports than the limit of 3"):
         decoder(max_batch=3).decode(batch, NOW)
 
 
@@ -223,3 +224,17 @@ def test_gunzip_names_what_is_no_gzip(data: bytes) -> None:
     """Plain text, a member that ends early, a wrong checksum."""
     with pytest.raises(BadReport, match=r"gzip.* - at \$"):
         gunzip(data, 100)
+
+
+def test_unknown_names_are_bounded() -> None:
+    """A hundred thousand of them would take 30 ms; a long report of known names is taken."""
+
+    def report(names: int) -> bytes:
+        return b'{"node_id":"n1"' + b"".join(b',"name%d":1' % number for number in range(names)) + b"}"
+
+    text = "a report with unknown names is over the limit of 65536 bytes - at "
+    for long, path in ((report(100_000), r"\$"), (b"[" + report(6000) + b"]", r"\$\[0\]")):
+        with pytest.raises(BodyTooLarge, match=text + path):
+            decoder().decode(long, NOW)
+    assert decoder().decode(report(5000), NOW).unknown_names == 5000
+    assert decoder().decode(b'{"node_id":"n1"' + b" " * 100_000 + b"}", NOW).unknown_names == 0

@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 
 from orchestratord.tls import ServerFiles, ServerTls
 from orchestratord.tls_transport import SLICE_BYTES, TlsFactory
+from orchestratord.web.connections import Connections
 from tests.certificates import Authority
 from tests.wire import turn
 
@@ -43,10 +44,11 @@ class Pipe:
         authority = Authority(folder)
         authority.issue("server", "localhost")
         self.clock = Clock()
+        self.connections = Connections(1)
         files = ServerFiles(authority.certificate("server"), authority.key("server"))
         self.refusing = False
         self.address: Any = None
-        self.factory = TlsFactory(ServerTls(self.clock.seconds, files), Site(self), self.clock)
+        self.factory = TlsFactory(ServerTls(self.clock.seconds, files), Site(self), self.clock, self.connections)
         ours: Any = self.factory.buildProtocol(self.address)
         self.ours = ours
         self.wire = StringTransport()
@@ -142,4 +144,15 @@ def test_a_client_that_leaves_drops_it(pipe: Pipe) -> None:
 def test_a_connection_that_the_site_refuses_is_refused(pipe: Pipe) -> None:
     """Before any handshake."""
     pipe.refusing = True
+    pipe.connections.tls_limit = 2
     assert pipe.factory.buildProtocol(pipe.address) is None
+
+
+def test_connections_are_counted_and_bounded(pipe: Pipe) -> None:
+    """One too many is closed before it costs anything, and counted; when one has ended there is room."""
+    assert pipe.connections.tls_open == 1
+    assert pipe.factory.buildProtocol(pipe.address) is None
+    assert pipe.connections.refused == 1
+    pipe.ours.connectionLost(Failure(ConnectionDone()))
+    assert pipe.connections.tls_open == 0
+    assert pipe.factory.buildProtocol(pipe.address) is not None

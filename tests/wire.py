@@ -21,12 +21,14 @@ from orchestratord.fleet import TableFleet
 from orchestratord.history import History
 from orchestratord.nodes import NodeStore
 from orchestratord.room import Room
+from orchestratord.slices import Slices
 from orchestratord.web.admin import Admin
 from orchestratord.web.api import Api, Root
 from orchestratord.web.connections import Connections
 from orchestratord.web.express import Express
 from orchestratord.web.page.pages import Pages
 from orchestratord.web.queries import HOT_QUERIES, Queries, QueryResource
+from orchestratord.web.readers import Readers
 from orchestratord.web.reports import AT_ONCE, ReportsResource
 from orchestratord.web.scrape import ScrapeResource
 from orchestratord.web.site import OrchestratorSite
@@ -80,6 +82,22 @@ class NarrowTransport(StringTransport):
 
     narrow = False
     producer: Any
+    #: As a TCP connection of Twisted has them: what was not sent yet.
+    offset = _tempDataLen = 0
+    _said = b""
+
+    @property
+    def dataBuffer(self) -> bytes:
+        """What the client has not read, or what a test says is there."""
+        return self._said or self.value()
+
+    @dataBuffer.setter
+    def dataBuffer(self, data: bytes) -> None:
+        self._said = data
+
+    def fileno(self) -> int:
+        """Raise ValueError: there is no kernel."""
+        raise ValueError("not a socket")
 
     def write(self, data: bytes) -> None:
         """Take data, and stop whoever writes if nobody reads."""
@@ -160,9 +178,12 @@ class FakeMetricsResource(Resource):
 
     isLeaf = True
     never = False
+    asked: Any = None
 
     def render(self, request: Request) -> bytes | int:
         """Answer what is rare, or never."""
+        names = (b"Accept", b"Accept-Encoding")
+        self.asked = [request.requestHeaders.getRawHeaders(name) for name in names]
         if self.never:
             return NOT_DONE_YET
         request.setHeader(b"content-type", b"text/plain")
@@ -197,6 +218,7 @@ class Wire:
         self.undelivered: str | None = None
         self.arriving = Room(max_arriving)
         self.connections = Connections(max_connections)
+        self.readers = Readers(self.clock)
         self.nodes = NodeStore(stale_after=60, max_nodes=max_nodes)
         self.in_thread: Callable[[Callable[[], Any]], Deferred[Any]] = maybeDeferred
         self.queries = queries = Queries(self.upstreams, max_length=1000)
@@ -231,6 +253,7 @@ class Wire:
             in_thread=lambda work: self.in_thread(work),  # noqa: PLW0108 - a test may change it
             admin=None if admin_elsewhere else self.admin,
         )
+        slices = Slices(self.clock)
         reports = ReportsResource(
             self.clock,
             decoder(max_batch=max_batch),
@@ -239,9 +262,10 @@ class Wire:
             self.clocks,
             max_bytes=max_body,
             draining=lambda: self.draining,
+            slices=slices,
         )
         scrape = ScrapeResource(
-            self.clock,
+            slices,
             self.nodes,
             Exposition(BUILT_IN, self.metrics.registry),
             self.metrics.telemetry,
@@ -263,6 +287,7 @@ class Wire:
             max_body=max_body,
             arriving=self.arriving,
             connections=self.connections,
+            readers=self.readers,
             request_timeout=30,
             idle_timeout=60,
             answer_timeout=20,
@@ -283,6 +308,7 @@ class Wire:
             max_body=self.site.max_body,
             arriving=self.arriving,
             connections=self.connections,
+            readers=self.readers,
             request_timeout=30,
             idle_timeout=60,
             answer_timeout=20,

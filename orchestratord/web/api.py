@@ -13,10 +13,11 @@ from werkzeug.exceptions import MethodNotAllowed, NotFound
 
 from orchestratord import __version__
 from orchestratord.breath import let_go
-from orchestratord.errors import BadQuery, BadRequest, Busy, Fault
+from orchestratord.errors import BadQuery, BadRequest, Fault
 from orchestratord.query import arguments
 from orchestratord.web.answers import failure_body, json_body, text_body, unknown_node
 from orchestratord.web.listing import details, details_json, names_json
+from orchestratord.web.readers import Slots
 from orchestratord.web.tree import KleinTree, NoSuchPath
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class Api:
         self._queries = queries
         self._pages = pages
         self._in_thread = in_thread
-        self._listings = 0
+        self._listings = Slots(_MAX_LISTINGS, f"{_MAX_LISTINGS} listings are under way already; try again")
         self._making = DeferredSemaphore(_MADE_AT_ONCE)
 
     @app.handle_errors(Exception)
@@ -153,10 +154,7 @@ class Api:
             raise BadRequest(str(error)) from None  # this is no query: no Prometheus client reads the answer
         if wanted not in {"true", "1", "false", "0", ""}:
             raise BadRequest(f"invalid parameter 'details': must be true or false, not {wanted[:20]!a}")
-        if self._listings >= _MAX_LISTINGS:
-            raise Busy(f"{_MAX_LISTINGS} listings are under way already; try again")
-        self._listings += 1
-        request.notifyFinish().addBoth(self._listed)
+        self._listings.take(request)
         names = self._catalogue.names if wanted in {"true", "1"} else ()
         look = await self._fleet.look(names)
         made = await self._making.run(self._in_thread, partial(_listing, look, names, self._fleet.stale_after))
@@ -166,9 +164,6 @@ class Api:
         for part in parts:
             request.write(part)
         return last
-
-    def _listed(self, _: object) -> None:
-        self._listings -= 1
 
     @app.route("/nodes/<node_id>", methods=["GET"])
     async def node(self, request: BoundedRequest, node_id: str) -> bytes:

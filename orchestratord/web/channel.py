@@ -81,6 +81,7 @@ class BoundedChannel(http.HTTPChannel):
             self._postponed.cancel()
         super().connectionLost(reason)
         self._let_go()
+        self.site.readers.caught_up(self)
         self.site.channel_lost(self)
 
     def dataReceived(self, data: bytes) -> None:
@@ -190,6 +191,7 @@ class BoundedChannel(http.HTTPChannel):
         self.blocked = True
         if self.taken_by == math.inf:
             self.taken_by = self.site.reactor.seconds() + self.site.answer_timeout
+            self.site.readers.slow(self)
 
     def resumeProducing(self) -> None:
         """Send more: the client has taken all that was written."""
@@ -200,6 +202,7 @@ class BoundedChannel(http.HTTPChannel):
         if self.blocked:
             return
         self.taken_by = math.inf
+        self.site.readers.caught_up(self)
         if self._done is not None and self._postponed is None:
             self._next_turn()
         elif self._handlingRequest and self._may_read_ahead():
@@ -220,12 +223,18 @@ class BoundedChannel(http.HTTPChannel):
         Where it is the answer that is not taken in time, what is left of it is dropped.
         """
         if self._state is _State.CLOSING or self.taken_by <= self.site.reactor.seconds():
-            self.deadline = self.taken_by = math.inf
-            self.transport.abortConnection()
+            self.cut()
             return
         if self._state is _State.ARRIVING and (self.requests or self._held):
             self._answer_early(408, f"the request did not arrive within {self.site.request_timeout:g} s")
         self.loseConnection()
+
+    def cut(self) -> None:
+        """End the connection at once, and let go of the answer that its client does not take."""
+        self.deadline = self.taken_by = math.inf
+        for request in self.requests:
+            request.abandon()
+        self.transport.abortConnection()
 
     @property
     def request_line(self) -> tuple[bytes, bytes]:

@@ -24,12 +24,15 @@ _REFUSAL = (
 
 
 class Connections:
-    """Counts connections; sites that share it share its limit. Belongs to the reactor thread."""
+    """Counts connections; sites that share it share its limits. Belongs to the reactor thread.
+
+    Those in TLS take twenty times the memory, and have a limit of their own besides.
+    """
 
     def __init__(self, limit: int) -> None:
-        self.limit = limit
-        #: How many there are.
-        self.open = 0
+        self.limit = self.tls_limit = limit
+        #: How many there are, and how many of those are in TLS.
+        self.open = self.tls_open = 0
         #: How many were one too many since the start.
         self.refused = 0
         self._refusals = 0
@@ -38,6 +41,17 @@ class Connections:
     def full(self) -> bool:
         """Whether the next one is one too many."""
         return self.open >= self.limit
+
+    def admits_tls(self) -> bool:
+        """Return whether there may be another one in TLS, or count a refusal."""
+        if self.tls_open < self.tls_limit:
+            return True
+        self.refused += 1
+        return False
+
+    def count_tls(self, change: int) -> None:
+        """Count connections in TLS that have begun, or ended."""
+        self.tls_open += change
 
     def refusal(self, reactor: Any) -> Refusal | None:
         """Return what answers a connection that is one too many; None if it should be closed at once."""

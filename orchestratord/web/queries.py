@@ -13,6 +13,7 @@ from twisted.web.server import NOT_DONE_YET
 from orchestratord.errors import BadQuery
 from orchestratord.query import Query, arguments, newest, parse, passed_through
 from orchestratord.web.answers import failure_body, method_not_allowed_body, whole_answer
+from orchestratord.web.outgoing import PIECE
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
@@ -55,12 +56,12 @@ class Queries:
         return await self._fetch(request, self._read(path, _form(request), request.uri.partition(b"?")[2]))
 
     def at_once(self, path: str, query_string: bytes, *, closes: bool) -> bytes | None:
-        """Return the whole answer, head and body, of a query that needs no Prometheus; None if it may need one.
+        """Return the whole answer, head and body, of a query that needs no Prometheus; None if it may, or it is long.
 
         Raises BadQuery.
         """
         answer = self._client.at_once(self._read(path, b"", query_string))
-        if answer is None:
+        if answer is None or len(answer.body) > PIECE:  # a long one is written as far as it is read
             return None
         return whole_answer(answer.body, *answer.headers, closes=closes)
 

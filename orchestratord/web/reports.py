@@ -5,44 +5,51 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.task import deferLater
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from orchestratord.errors import Busy, Draining, Fault, Forbidden, UnsupportedBody
-from orchestratord.report import gunzip, is_batch
+from orchestratord.report import is_batch
+from orchestratord.unpacking import gunzip_in_steps
 from orchestratord.web.answers import ConstantAnswer, failure_body, json_body, method_not_allowed_body, whole_answer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from orchestratord.clocks import Clocks
     from orchestratord.nodes import NodeStore, Updated
     from orchestratord.report import NodeReport, ReportDecoder
+    from orchestratord.slices import Slices
     from orchestratord.telemetry import Telemetry
     from orchestratord.web.request import BoundedRequest
 
 log = Logger()
 
-#: Bodies up to this size are decoded at once: a millisecond at most. Longer ones give the reactor a turn in between.
+#: Bodies up to this size are decoded at once: a millisecond at most. Longer ones, and those that take more than
+#: one step to unpack, let the reactor turn in between.
 AT_ONCE = 32_768
 #: What a longer body takes of memory while it is decoded, as a multiple of its length: the body itself, its reports.
 DECODED_FACTOR = 8
+#: Long gzip bodies that are unpacked at a time; what comes out is held when it is whole.
+UNPACKED_AT_ONCE = 4
 #: Nodes that are named in the log when they first report, in a second.
 LOGGED_EACH_SECOND = 10
 
 _ACCEPTED = ConstantAnswer({"status": "Metrics updated", "accepted": 1, "superseded": 0})
 _ACCEPTED_CLOSE = ConstantAnswer({"status": "Metrics updated", "accepted": 1, "superseded": 0}, closes=True)
+#: RFC 9110 has both for the same.
+_GZIP = frozenset({b"gzip", b"x-gzip"})
 _DRAINING = "the orchestrator is shutting down; report to its successor"
 
 
 class ReportsResource(Resource):
     """Takes reports into the table.
 
-    `draining` says whether the service is about to stop; then nothing is taken any more. `settle` hands what was stored
+    `draining` says whether the service is about to stop; then nothing is taken any more. `slices` has the turns of long
+    bodies. `settle` hands what was stored
     in this turn of the reactor to the kernel, if that is wanted before an answer goes out. `take` leaves that to its
     caller, who knows whether the answer can go out before the turn ends.
     """
@@ -59,10 +66,12 @@ class ReportsResource(Resource):
         *,
         max_bytes: int,
         draining: Any,
+        slices: Slices,
         settle: Callable[[], None] | None = None,
     ) -> None:
         super().__init__()
-        self._reactor = reactor
+        self._slices = slices
+        self._unpacking = DeferredSemaphore(UNPACKED_AT_ONCE)
         self._decoder = decoder
         self._nodes = nodes
         self._telemetry = telemetry
@@ -78,23 +87,28 @@ class ReportsResource(Resource):
         if request.method != b"POST":
             return method_not_allowed_body(request, ["POST"])
         try:
-            body = self._body(request)
-            if len(body) <= AT_ONCE:
+            unpacking = self._body(request)
+            body = next(unpacking, b"")
+            more = next(unpacking, None) if len(body) <= AT_ONCE else b""
+            if more is None:
+                self._telemetry.report_body(len(body))
                 decoded = self._decoder.decode(body, self._clocks.time())
                 _check_node(request.node, decoded.reports, body)
                 return json_body(request, 200, _counts(self._store_now(decoded.reports, decoded.unknown_names)))
-            _hold_decoded(request, len(body))
         except Exception:  # noqa: BLE001 - a Fault, or one of ours
             return self._failure_body(request, Failure())
         finished = request.notifyFinish()
-        storing = Deferred.fromCoroutine(self._store_long(request, body))
+        storing = Deferred.fromCoroutine(self._store_long(request, [body, more], unpacking))
         finished.addErrback(lambda _: storing.cancel())
         storing.addErrback(lambda failure: self._answer_failure(request, failure))
         storing.addErrback(lambda failure: log.failure("a long batch failed", failure))
         return NOT_DONE_YET
 
-    def _body(self, request: BoundedRequest) -> bytes:
-        """Return the unpacked body; raise a Fault if it is of no kind that is taken, or nothing is taken any more."""
+    def _body(self, request: BoundedRequest) -> Iterator[bytes]:
+        """Return the parts of the body, unpacked in steps.
+
+        Raises a Fault if it is of no kind that is taken, or nothing is taken any more.
+        """
         if self._draining():
             raise Draining(_DRAINING)
         headers = request.requestHeaders
@@ -106,22 +120,38 @@ class ReportsResource(Resource):
         encoding = headers.getRawHeaders(b"Content-Encoding")
         if encoding:
             name = encoding[0].strip().lower()
-            if len(encoding) == 1 and name == b"gzip":
-                body = gunzip(body, self._max_bytes)
-            elif name != b"identity":
+            if len(encoding) == 1 and name in _GZIP:
+                return gunzip_in_steps(body, self._max_bytes)
+            if name != b"identity":
                 shown = ascii(b", ".join(encoding)[:80].decode("latin-1"))
                 raise UnsupportedBody(f"Content-Encoding must be gzip or none, not {shown}")
-        self._telemetry.report_body(len(body))
-        return body
+        return iter((body,))
 
-    async def _store_long(self, request: BoundedRequest, body: bytes) -> None:
+    async def _store_long(self, request: BoundedRequest, begun: list[bytes], unpacking: Iterator[bytes]) -> None:
+        """Store a long body, the first parts of which are here, in slices of the reactor's time."""
+        held = sum(map(len, begun))
+        if request.requestHeaders.hasHeader(b"Content-Encoding"):
+            _hold(request, held)
+        await self._unpacking.acquire()
+        try:
+            for unpacked in unpacking:
+                begun.append(unpacked)
+                await self._slices.turn()
+            body = b"".join(begun)
+            begun.clear()
+            _hold(request, len(body) - held)
+        finally:
+            self._unpacking.release()
+        self._telemetry.report_body(len(body))
+        # What is decoded of one alone fits always.
+        _hold(request, min(DECODED_FACTOR * len(body), request.channel.site.arriving.limit // 2))
         reports: list[NodeReport] = []
         unknown = 0
         for part in self._decoder.decode_in_slices(body, self._clocks.time()):
             _check_node(request.node, part.reports, body, len(reports))
             reports += part.reports
             unknown += part.unknown_names
-            await deferLater(self._reactor, 0)
+            await self._slices.turn()
         request.write(json_body(request, 200, _counts(self._store_now(reports, unknown))))
         request.finish()
 
@@ -183,10 +213,9 @@ class ReportsResource(Resource):
             request.finish()
 
 
-def _hold_decoded(request: BoundedRequest, size: int) -> None:
-    """Hold what a long batch takes while it is decoded; one alone fits always. Raises Busy."""
-    channel = request.channel
-    if not channel.hold_more(min(DECODED_FACTOR * size, channel.site.arriving.limit // 2)):
+def _hold(request: BoundedRequest, size: int) -> None:
+    """Hold so much more memory for a long body. Raises Busy."""
+    if not request.channel.hold_more(size):
         raise Busy("the batches that are being read fill their memory; try again")
 
 

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.web import http, server
 from twisted.web.resource import Resource
 
-from orchestratord.access import FRONT_PAGE, INDEX, Role, rule
+from orchestratord.access import FRONT_PAGE, INDEX, Role, cleaned, rule
 from orchestratord.errors import BodyTooLarge, Fault
 from orchestratord.web.answers import fault_body
 from orchestratord.web.negotiation import prefers_html
@@ -42,7 +42,10 @@ class BoundedRequest(server.Request):
     arrived = 0.0
     #: What the answer holds of the memory for answers; it is let go with the answer's last byte.
     lease: Lease | None = None
+    #: Whether it is one of so many answers of its kind (see `orchestratord.web.readers.Slots`).
+    has_slot = False
     _refused = False
+    _abandoned = False
     _forbidden: Fault | None = None
     _received = 0
     _outgoing: Outgoing | None = None
@@ -52,7 +55,8 @@ class BoundedRequest(server.Request):
     def gotLength(self, length: int | None) -> None:
         """Refuse whom the gate does not let in, and a body that says it is too long, before any of it is read."""
         super().gotLength(length)
-        self.method, self.uri = self.channel.request_line
+        self.method, target = self.channel.request_line
+        self.uri = cleaned(target)
         self.rule = rule(self.method, self.uri)
         if self.rule is INDEX and self.wants_page("text/plain"):
             self.rule = FRONT_PAGE
@@ -85,7 +89,7 @@ class BoundedRequest(server.Request):
         if self.channel.site.closing:
             self.channel.persistent = False
             self.responseHeaders.setRawHeaders(b"Connection", [b"close"])
-        super().requestReceived(command, path, version)
+        super().requestReceived(command, cleaned(path), version)
 
     def process(self) -> None:
         """Go straight to a hot leaf: the way through the tree takes 70 us, and Klein's routing most of it."""
@@ -126,17 +130,35 @@ class BoundedRequest(server.Request):
                 super().write(data)
                 return
             self._outgoing = Outgoing()
-        if not self._disconnected:
+            if not self._holds(len(data)):
+                self.channel.cut()
+        if not (self._disconnected or self._abandoned):
             self._outgoing.add(data)
             self.send_more()
 
     def finish(self) -> None:
         """End the answer, now or as soon as the client has read what waits."""
+        if self._abandoned and not self._disconnected:
+            return  # the connection's end is the answer's
         if self._outgoing is not None and self._outgoing.size and not self._disconnected:
             self._finishing = True
             return
         self._outgoing = self.lease = None
         super().finish()
+
+    def abandon(self) -> None:
+        """Let go of the answer, whose connection is about to end: its client does not take it."""
+        self._abandoned = True
+        self.lease = None
+        if self._outgoing is not None:
+            self._outgoing.clear()
+
+    def _holds(self, size: int) -> bool:
+        """Hold memory for what waits, unless it is in a bound already; False if there is no room for it."""
+        if self.has_slot or self.lease is not None:
+            return True
+        self.lease = self.channel.site.waiting.lease()
+        return self.lease.hold(size)
 
     @property
     def waiting(self) -> int:

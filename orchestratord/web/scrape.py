@@ -6,15 +6,16 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from isal import isal_zlib
-from prometheus_client.exposition import choose_encoder, gzip_accepted
+from prometheus_client.exposition import choose_encoder
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from orchestratord.errors import Busy
 from orchestratord.web.answers import fault_body, method_not_allowed_body
+from orchestratord.web.negotiation import VARY, accepts_gzip, exposition_accept
+from orchestratord.web.readers import Slots
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from orchestratord.clocks import Clocks
     from orchestratord.exposition import Encoder, Exposition
     from orchestratord.nodes import NodeStore
+    from orchestratord.slices import Slices
     from orchestratord.telemetry import Telemetry
     from orchestratord.web.request import BoundedRequest
 
@@ -33,7 +35,7 @@ log = Logger()
 SLICE_SECONDS = 0.002
 #: Nodes whose lines of one family are joined in one call: a tenth of a millisecond.
 BLOCK = 1000
-#: Scrapes at a time; each holds a copy of the table.
+#: Scrapes at a time, until they are read; each holds a copy of the table.
 MAX_SCRAPES = 10
 #: Scrapes at a time that the fallback answers: it makes an object of each sample, 400 bytes of memory for one.
 MAX_FALLBACKS = 2
@@ -54,7 +56,7 @@ class ScrapeResource(Resource):
 
     def __init__(
         self,
-        reactor: Any,
+        slices: Slices,
         nodes: NodeStore,
         exposition: Exposition,
         telemetry: Telemetry,
@@ -63,14 +65,14 @@ class ScrapeResource(Resource):
         fallback: Any,
     ) -> None:
         super().__init__()
-        self._reactor = reactor
+        self._slices = slices
         self._nodes = nodes
         self._exposition = exposition
         self._telemetry = telemetry
         self._clocks = clocks
         self._fallback = fallback
-        self._scrapes = 0
-        self._fallbacks = 0
+        self._scrapes = Slots(MAX_SCRAPES, f"{MAX_SCRAPES} scrapes are under way already; try again")
+        self._fallbacks = Slots(MAX_FALLBACKS, f"{MAX_FALLBACKS} scrapes of this kind are under way already; try again")
 
     def render(self, request: BoundedRequest) -> bytes | int:
         """Answer a scrape."""
@@ -78,37 +80,34 @@ class ScrapeResource(Resource):
         self._telemetry.nodes(self._nodes.count(self._clocks.monotonic()))
         if request.method not in {b"GET", b"HEAD"}:
             return method_not_allowed_body(request, ["GET", "HEAD"])
-        encoder, content_type = choose_encoder(_header(request, b"Accept"))
+        accept = exposition_accept(_header(request, b"Accept"))
+        encoder, content_type = choose_encoder(accept)
+        gzip = accepts_gzip(_header(request, b"Accept-Encoding"))
+        request.setHeader(b"Vary", VARY)
         if request.method == b"HEAD":
             request.setHeader(b"Content-Type", content_type.encode())
             request.finish()  # with no Content-Length: only the whole exposition would tell
             return NOT_DONE_YET
-        if self._scrapes >= MAX_SCRAPES:
-            return fault_body(request, Busy(f"{MAX_SCRAPES} scrapes are under way already; try again"))
-        if b"name[]" in request.args or not content_type.startswith(_FORMATS):
-            return self._fall_back(request)
-        self._scrapes += 1
-        request.notifyFinish().addBoth(self._over)
+        common = b"name[]" not in request.args and content_type.startswith(_FORMATS)
+        try:
+            (self._scrapes if common else self._fallbacks).take(request)
+        except Busy as fault:
+            return fault_body(request, fault)
+        if not common:
+            # It reads the headers by itself, without their weights.
+            request.requestHeaders.setRawHeaders(b"Accept", [accept])
+            request.requestHeaders.setRawHeaders(b"Accept-Encoding", [b"gzip" if gzip else b"identity"])
+            body: bytes | int = self._fallback.render(request)
+            return body
         request.setHeader(b"Content-Type", content_type.encode())
         parts = self._parts(encoder)
-        if gzip_accepted(_header(request, b"Accept-Encoding")):
+        if gzip:
             request.setHeader(b"Content-Encoding", b"gzip")
             parts = _compressed(parts)
         sending = Deferred.fromCoroutine(self._send(request, parts))
         request.notifyFinish().addErrback(lambda _: sending.cancel())
         sending.addErrback(lambda failure: _failed(request, failure))
         return NOT_DONE_YET
-
-    def _fall_back(self, request: BoundedRequest) -> bytes | int:
-        if self._fallbacks >= MAX_FALLBACKS:
-            return fault_body(request, Busy(f"{MAX_FALLBACKS} scrapes of this kind are under way already; try again"))
-        self._fallbacks += 1
-        request.notifyFinish().addBoth(self._fallback_over)
-        body: bytes | int = self._fallback.render(request)
-        return body
-
-    def _fallback_over(self, _: object) -> None:
-        self._fallbacks -= 1
 
     def _parts(self, encoder: Encoder) -> Iterator[bytes]:
         blocks = []
@@ -126,7 +125,7 @@ class ScrapeResource(Resource):
             if time.perf_counter() >= until:
                 request.write(b"".join(ready))
                 ready.clear()
-                await deferLater(self._reactor, 0)
+                await self._slices.turn()
                 if request.waiting > AHEAD:
                     await request.ready()
                 until = time.perf_counter() + SLICE_SECONDS
@@ -134,9 +133,6 @@ class ScrapeResource(Resource):
             request.setHeader(b"Content-Length", b"%d" % sum(map(len, ready)))
         request.write(b"".join(ready))
         request.finish()
-
-    def _over(self, _: object) -> None:
-        self._scrapes -= 1
 
 
 def _compressed(parts: Iterable[bytes]) -> Iterator[bytes]:

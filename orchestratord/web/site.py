@@ -12,7 +12,9 @@ from twisted.logger import Logger
 from twisted.web import http, server
 
 from orchestratord.access import Role
+from orchestratord.room import Room
 from orchestratord.web.channel import BoundedChannel
+from orchestratord.web.readers import WAITING_BYTES
 from orchestratord.web.request import BoundedRequest
 
 if TYPE_CHECKING:
@@ -23,10 +25,10 @@ if TYPE_CHECKING:
 
     from orchestratord.access import Gate
     from orchestratord.errors import Fault
-    from orchestratord.room import Room
     from orchestratord.telemetry import Telemetry
     from orchestratord.web.connections import Connections, Refusal
     from orchestratord.web.express import Express
+    from orchestratord.web.readers import Readers
 
 log = Logger()
 
@@ -36,7 +38,8 @@ class OrchestratorSite(server.Site):
 
     `express` answers plain reports, if there is one; `hot` are leaves, by their whole path, reached past the tree;
     `gate` says who may have what; `redacted` takes tokens out of what is to be logged. `max_body` is in bytes;
-    `arriving` the memory for all requests that arrive; `connections` counts with those of other sites.
+    `arriving` the memory for all requests that arrive; `connections` counts with those of other sites, and `readers`
+    are the slow ones of all of them.
     `request_timeout`, for a whole request to arrive, a TLS handshake before it included, `idle_timeout`, for a
     kept-alive connection between requests, and `answer_timeout`, for a client to take an answer, are in seconds.
     `settle` is called before an answer is written that might go out in this very turn of the reactor.
@@ -59,6 +62,7 @@ class OrchestratorSite(server.Site):
         max_body: int,
         arriving: Room,
         connections: Connections,
+        readers: Readers,
         request_timeout: float,
         idle_timeout: float,
         answer_timeout: float,
@@ -79,6 +83,9 @@ class OrchestratorSite(server.Site):
         self.answer_timeout = answer_timeout
         self.arriving = arriving
         self.connections = connections
+        self.readers = readers
+        #: Memory for answers, or the rest of them, that wait for slow readers and are in no other bound.
+        self.waiting = Room(WAITING_BYTES, readers.free_memory)
         self.access_log = access_log
         self.settle = settle
         self.channels: set[BoundedChannel] = set()
@@ -177,6 +184,7 @@ class OrchestratorSite(server.Site):
 
     def _check_deadlines(self) -> None:
         now = self.reactor.seconds()
+        self.readers.check()
         for channel in [channel for channel in self.channels if channel.deadline <= now or channel.taken_by <= now]:
             try:
                 channel.timeoutConnection()

@@ -10,12 +10,15 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
+from orchestratord.batch import split
 from orchestratord.errors import BadReport, Fault
 from orchestratord.exposition import REPORT_DELAY, report_delay
-from orchestratord.report import MAX_AHEAD, gunzip
+from orchestratord.report import MAX_AHEAD, is_batch
 from orchestratord.row import LAST_REPORT
+from orchestratord.unpacking import MAX_MEMBERS, SLACK, STEP_IN, STEP_OUT, gunzip_in_steps
 from tests import fakes
 from tests.fakes import FAMILIES, NOW
 
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 #: Bytes of an unpacked body.
 LIMIT = 65_536
 _DECODER = fakes.decoder(max_batch=300)
+_DECODE: Any = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 class Decoder(Protocol):
@@ -39,11 +43,9 @@ def check(data: bytes, decoder: Decoder = _DECODER) -> None:
     """Fail unless the body is answered as the contract has it."""
     way, rest = data[:1], data[1:]
     try:
-        if way == b"z":
-            body = gunzip(rest, LIMIT)
-            assert len(body) <= LIMIT
-        else:
-            body = gunzip(gzip.compress(rest, 1), LIMIT) if way == b"g" else rest
+        packed = rest if way == b"z" else gzip.compress(rest, 1) if way == b"g" else None
+        body = rest if packed is None else _unpacked(packed)
+        _splits_the_same(body)
         reports = decoder.decode(body, NOW).reports
     except Fault as fault:
         assert 400 <= fault.status < 500
@@ -55,6 +57,33 @@ def check(data: bytes, decoder: Decoder = _DECODER) -> None:
     _reads_the_same(body, reports)
     for report in reports:
         _is_valid(report)
+
+
+def _unpacked(packed: bytes) -> bytes:
+    """Return what is in a packed body: in bounded steps, and no more of them than there is to take, or to give."""
+    parts: list[bytes] = []
+    most = len(packed) // (STEP_IN // 2) + LIMIT // STEP_OUT + MAX_MEMBERS + 2
+    for part in gunzip_in_steps(packed, LIMIT):
+        parts.append(part)
+        assert len(part) <= STEP_OUT
+        assert len(parts) <= most
+    body = b"".join(parts)
+    assert len(body) <= LIMIT
+    assert len(packed) <= len(body) + SLACK + STEP_IN
+    return body
+
+
+def _splits_the_same(body: bytes) -> None:
+    """However small the windows are, a batch has the items, or the error, that a parser finds which reads all of it."""
+    if not is_batch(body):
+        return
+    found: list[list[bytes] | str] = []
+    for reads in (_DECODE, lambda text: [item for part in split(text, LIMIT, window=40) for item in part]):
+        try:
+            found.append([bytes(item) for item in reads(body)])
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            found.append(str(error))
+    assert found[0] == found[1], found
 
 
 def _reads_the_same(body: bytes, reports: list[NodeReport]) -> None:

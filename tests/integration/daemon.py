@@ -291,6 +291,12 @@ class Daemon(Server):
         assert match
         return int(match[1])
 
+    def memory(self) -> int:
+        """Return how much memory it has in use now, in kB."""
+        match = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text())
+        assert match
+        return int(match[1])
+
     def wire(self) -> Wire:
         """Return a connection."""
         return Wire(self.port)

@@ -249,6 +249,26 @@ def test_clients_that_never_read(start: Callable[..., Daemon]) -> None:
             assert watch.grown() < SOME + 8 * 7_000 + 10 * 5_000 + 2 * 30_000 + 20_000
 
 
+def test_clients_that_never_read_shut_nothing_for_others(start: Callable[..., Daemon]) -> None:
+    """Scrapes, listings and answers find room within seconds, though the deadline for an answer is an hour."""
+    size = 8 * MEGABYTE
+    with FakeUpstream(streams(size)) as upstream:
+        options = ("--max-answer-bytes", str(size), "--max-answers-bytes", str(2 * size), "--answer-timeout", "3600")
+        daemon = start("--prometheus", upstream.url, *options)
+        for first in range(0, 21_000, 3000):
+            fleet = [full_report(f"node-{number}") for number in range(first, first + 3000)]
+            daemon.post(fleet).raise_for_status()
+        targets = (*["/metrics"] * 10, *["/nodes?details=true"] * 8, "/query?q=1", "/query?q=2")
+        with ExitStack() as stack:
+            for target in targets:
+                stack.enter_context(unread(daemon)).get(target)
+            until(lambda: daemon.get("/metrics").status_code == 200, "a scrape")
+            until(lambda: daemon.get("/nodes?details=true").status_code == 200, "a listing")
+            until(lambda: daemon.get("/query", {"q": "up"}).status_code == 200, "an answer")
+            until(lambda: daemon.sample("orchestrator_slow_readers") == 0, "an end of those that do not read")
+            assert daemon.sample("orchestrator_slow_readers_cut_total") == len(targets)
+
+
 def unread(daemon: Daemon) -> Wire:
     """Return a connection that takes little before it is read."""
     wire = daemon.wire()

@@ -13,7 +13,8 @@ import pytest
 import requests
 from prometheus_api_client import PrometheusConnect
 
-from tests.integration.daemon import FAMILIES, PATIENCE, Daemon, free_port, full_report, report, run, until
+from orchestratord.access import cleaned
+from tests.integration.daemon import FAMILIES, PATIENCE, Daemon, Wire, free_port, full_report, report, run, until
 from tests.integration.stores import Prometheus, result
 
 if TYPE_CHECKING:
@@ -225,9 +226,30 @@ def test_promtool_query(house: House) -> None:
     assert "parse error" in wrong.stderr
 
 
-def test_prometheus_api_client(house: House) -> None:
-    """Python's prometheus-api-client works against the daemon."""
-    with PrometheusConnect(url=house.daemon.url) as client:
+@pytest.mark.parametrize(
+    "path", ["//api/v1/query", "/api//v1/./query", "/api/v1/x/../query", "/%2e/api/v1/%2E%2e/v1/query"]
+)
+def test_paths_are_cleaned(house: House, path: str) -> None:
+    """Prometheus redirects to what the daemon serves at once; a posted form is not lost either."""
+    for port in (house.prometheus.port, house.daemon.port):
+        with Wire(port) as wire:
+            wire.get(f"{path}?query=1%2B1")
+            answer = wire.answer()
+        if port == house.prometheus.port:
+            assert answer.status == 301
+            assert cleaned(path.encode()) == b"/api/v1/query"
+            assert answer.headers["location"] == "/api/v1/query?query=1%2B1"
+        else:
+            assert (answer.status, answer.json()["data"]["result"][1]) == (200, "2")
+    with house.daemon.wire() as wire:
+        wire.request("POST", path, "Content-Type: application/x-www-form-urlencoded", body=b"query=1%2B2")
+        assert wire.answer().json()["data"]["result"][1] == "3"
+
+
+@pytest.mark.parametrize("end", ["", "/"])
+def test_prometheus_api_client(house: House, end: str) -> None:
+    """Python's prometheus-api-client works against the daemon, also with a slash at the end of its URL."""
+    with PrometheusConnect(url=house.daemon.url + end) as client:
         assert client.check_prometheus_connection()
         (series,) = client.get_current_metric_value("mem_bytes_allocated", label_config={"node_id": "n1"})
         assert (series["metric"]["node_id"], series["value"][1]) == ("n1", "1000")

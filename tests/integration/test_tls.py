@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import socket
+from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
 
+from orchestratord.memory import TLS_BYTES
 from orchestratord.tls_transport import SLICE_BYTES
 from tests.certificates import Authority
 from tests.integration.daemon import LOOPBACK, PATIENCE, TWISTD, Daemon, Server, head, report, until
@@ -63,6 +67,10 @@ class Tls:
         """Return a connection after its handshake."""
         plain = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
         return self.authority.client_context(certificate).wrap_socket(plain, server_hostname="localhost")
+
+    def counts(self, connections: int) -> bool:
+        """Return whether it counts so many connections in TLS."""
+        return self.daemon.sample("orchestrator_connections_tls") == connections
 
     def serial(self) -> int:
         """Return the number of the certificate that a new connection sees."""
@@ -172,6 +180,36 @@ def test_http_to_the_tls_port_is_no_hang(start: Callable[..., Daemon], authority
         with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
             connection.sendall(said)
             assert ended(connection)
+
+
+def test_what_a_connection_takes(start: Callable[..., Daemon], authority: Authority) -> None:
+    """What is counted for it at the most, whatever it does: nothing yet, a handshake, a report, a large answer."""
+    tls = Tls(start(*options(authority)), authority)
+    count = 100
+    with ExitStack() as stack:
+
+        def connect(said: bytes | None) -> None:
+            if said is None:
+                stack.enter_context(socket.create_connection(("127.0.0.1", tls.port), timeout=PATIENCE))
+                return
+            connection = stack.enter_context(tls.connect())
+            connection.sendall(said)
+            if said:
+                with connection.makefile("rb") as answer:
+                    lengths = [line for line in iter(answer.readline, b"\r\n") if line.startswith(b"Content-Length")]
+                    answer.read(int(lengths[0].partition(b":")[2]))
+
+        body = json.dumps(report("n1")).encode()
+        kinds = (None, b"", head("POST", "/update_metrics", length=len(body)) + body, head("GET", "/openapi.yaml"))
+        for said in kinds:  # what Python and OpenSSL make once is there
+            connect(said)
+        for kind, said in enumerate(kinds):
+            before = tls.daemon.memory()
+            for _ in range(count):
+                connect(said)
+            there = len(kinds) + (kind + 1) * count
+            until(partial(tls.counts, there), "all connections")
+            assert (tls.daemon.memory() - before) * 1024 < count * TLS_BYTES + 4_000_000
 
 
 @pytest.mark.parametrize("said", [b"", HALF_A_HELLO], ids=["nothing", "half"])

@@ -9,7 +9,8 @@ import pytest
 from twisted.logger import capturedLogs
 
 from orchestratord.report import SLICE
-from orchestratord.web.reports import AT_ONCE, LOGGED_EACH_SECOND
+from orchestratord.unpacking import STEP_OUT
+from orchestratord.web.reports import AT_ONCE, LOGGED_EACH_SECOND, UNPACKED_AT_ONCE
 from tests.fakes import NOW, body
 from tests.wire import Wire, request, turn
 
@@ -207,3 +208,66 @@ def test_a_failure_of_ours_is_500_and_logged() -> None:
         assert answer.json == {"error": "internal error; the log of the orchestrator says more"}
         assert any("log_failure" in event for event in logs)
     assert wire.counted("failed") == 2
+
+
+def test_a_long_gzip_body_lets_the_reactor_turn() -> None:
+    """However little it is packed: each step of unpacking and each slice of decoding is a turn's."""
+    wire = Wire(max_nodes=10_000)
+    batch = b"[" + b",".join(body(f"n{number}") for number in range(8000)) + b"]"
+    packed = gzip.compress(batch)
+    assert len(packed) < AT_ONCE < len(batch)
+    connection = wire.connect()
+    connection.send(request("POST", "/update_metrics", packed, Content_Encoding="gzip"))
+    turns = 0
+    while not connection.transport.value():
+        turn(wire.clock)
+        turns += 1
+        assert turns < 1000
+    assert connection.answers()[0].json["accepted"] == 8000
+    assert turns >= len(batch) // STEP_OUT + 8000 // SLICE
+
+
+def test_a_gzip_body_that_is_made_to_take_long() -> None:
+    """Fifty thousand empty members: refused after the first few, and counted."""
+    wire = Wire(max_body=2_000_000)
+    answer = wire.report(gzip.compress(b"", mtime=0) * 52_425 + gzip.compress(body()), Content_Encoding="gzip")
+    assert answer.status == 400
+    assert answer.json["error"] == "the gzip body has more than 64 members - at $"
+    assert wire.ids() == []
+    assert wire.counted("invalid") == 1
+
+
+def test_what_is_unpacked_is_held() -> None:
+    """With all else that arrives; a bomb has no room either, but is too large first."""
+    wire = Wire(max_nodes=10_000, max_arriving=800_000)
+    for size, status in ((900_000, 503), (2_000_000, 413)):
+        connection = wire.connect()
+        connection.send(
+            request("POST", "/update_metrics", gzip.compress(b" " * size + body()), Content_Encoding="gzip")
+        )
+        wire.clock.pump([0] * 20)
+        assert connection.answers()[0].status == status
+        assert wire.arriving.held == 0
+
+
+def test_bodies_that_are_unpacked_are_few_at_a_time() -> None:
+    """The others wait, packed; one whose client leaves gives its place away, or never takes it."""
+    wire = Wire()
+    packed = gzip.compress(b" " * 900_000 + body())
+    connections = [wire.connect() for _ in range(UNPACKED_AT_ONCE + 3)]
+    for connection in connections:
+        connection.send(request("POST", "/update_metrics", packed, Content_Encoding="gzip"))
+    assert wire.arriving.held < len(connections) * 600_000
+    connections[0].leave()
+    connections[UNPACKED_AT_ONCE + 1].leave()
+    wire.clock.pump([0] * 100)
+    answered = [len(connection.answers()) for connection in connections]
+    assert answered == [0, *[1] * UNPACKED_AT_ONCE, 0, 1]
+    assert wire.arriving.held == 0
+
+
+def test_x_gzip_is_gzip() -> None:
+    """As RFC 9110 has it."""
+    wire = Wire()
+    assert wire.report(gzip.compress(body("n1")), Content_Encoding="x-gzip").status == 200
+    assert wire.ids() == ["n1"]

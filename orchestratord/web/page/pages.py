@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from isal import isal_zlib
-from prometheus_client.exposition import gzip_accepted
 
 from orchestratord.breath import let_go
 from orchestratord.errors import BadRequest, Busy, Fault, Overloaded, QueryFault, UnknownNode
 from orchestratord.fleet import Look
 from orchestratord.query import parse_duration, parse_time
+from orchestratord.web.negotiation import VARY, accepts_gzip
 from orchestratord.web.page import front, graph, node
 from orchestratord.web.page.asked import Asked, asked
 from orchestratord.web.page.assets import Assets
@@ -320,9 +320,9 @@ def _body(request: BoundedRequest, drawn: Drawn, policy: bytes) -> bytes:
     request.setHeader(b"X-Content-Type-Options", b"nosniff")
     request.setHeader(b"Referrer-Policy", b"no-referrer")
     request.setHeader(b"Cache-Control", b"private, no-cache")
-    request.setHeader(b"Vary", b"Accept, Accept-Encoding")
+    request.setHeader(b"Vary", VARY)
     body = drawn.plain
-    if drawn.compressed and gzip_accepted(_header(request, b"Accept-Encoding")):
+    if drawn.compressed and accepts_gzip(_header(request, b"Accept-Encoding")):
         request.setHeader(b"Content-Encoding", b"gzip")
         body = drawn.compressed
     request.setHeader(b"Content-Length", b"%d" % len(body))
