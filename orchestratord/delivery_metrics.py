@@ -83,7 +83,7 @@ class DeliveryMetrics(Collector):
         self._request("accepted", seconds)
 
     def retried(self, samples: int, seconds: float) -> None:
-        """Count a request that was answered 5xx or 429, or refused for who we are, or not answered: it is sent again."""
+        """Count a request that was not answered, or answered 5xx, 429 or a refusal of us, and that is sent again."""
         self._retried += samples
         self._request("retried", seconds)
 
@@ -178,8 +178,7 @@ class DeliveryMetrics(Collector):
         spool, oldest = self._spool, self._spool.oldest
         yield GaugeMetricFamily(
             "orchestrator_spool_bytes",
-            "Reports in the spool that the store has not accepted yet, on the disk and in memory, in bytes; 0 if there is"
-            " none.",
+            "Reports in the spool that the store has not accepted yet, on the disk and in memory, in bytes; 0: none.",
             spool.bytes,
         )
         yield GaugeMetricFamily(

@@ -30,8 +30,8 @@ MAX_WORDS = 300
 _MAX_BODY = 65_536
 #: The longest wait that a receiver may ask for, in seconds.
 MAX_RETRY_AFTER = 300.0
-#: Refusals of what was sent, or of a part of it: bad data, a conflict, too much at once, unprocessable. Any other 4xx is
-#: about us (a wrong token, a wrong path), which an operator mends.
+#: Refusals of what was sent, or of a part of it: bad data, a conflict, too much at once, unprocessable. Any other 4xx
+#: is about us (a wrong token, a wrong path), which an operator mends.
 _OF_DATA = frozenset({400, 409, 413, 422})
 
 #: What Prometheus says of a sample that no retry helps. Up to 2.42 it says the last of them with a 500.

@@ -17,6 +17,7 @@ from twisted.logger import Logger
 
 from orchestratord import __version__
 from orchestratord.access import Role
+from orchestratord.clocks import MACHINE
 from orchestratord.descriptors import connections_that_fit
 from orchestratord.embedded import EmbeddedPrometheus, find_programs, free_port, prepare
 from orchestratord.expiry import Sweep
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.registry import Collector
 
+    from orchestratord.clocks import Clocks
     from orchestratord.fleet import Fleet
     from orchestratord.report import Packer, Renderer
     from orchestratord.settings import Settings
@@ -80,19 +82,20 @@ class _ScaledOut(NamedTuple):
 class Orchestrator(MultiService):
     """The daemon: what it serves is ready while it runs, and drains when it stops.
 
-    Raises FilesError if certificates, keys or credentials are not good; nothing is open then.
+    Nodes age by `clocks`. Raises FilesError if certificates, keys or credentials are not good; nothing is open then.
     """
 
-    def __init__(self, reactor: Any, settings: Settings) -> None:
+    def __init__(self, reactor: Any, settings: Settings, clocks: Clocks = MACHINE) -> None:
         super().__init__()
         self._reactor = reactor
         self._settings = settings
+        self._clocks = clocks
         #: Not ready any more, but everything is served; then nothing new is.
         self._leaving = self._draining = False
         self._staying: Deferred[None] | None = None
         self._hurried = False
         self._scale_out: ScaleOut | None = None
-        self._keyring = Keyring(reactor, settings, time.time)
+        self._keyring = Keyring(reactor, settings, clocks.time)
         self._keyring.setServiceParent(self)
         self._embedded: EmbeddedPrometheus | None = None
         self._bases = settings.prometheus
@@ -105,7 +108,7 @@ class Orchestrator(MultiService):
         telemetry = Telemetry()
         render: Renderer = SampleRenderer(settings.catalogue) if settings.nodes_exposed else unrendered
         every = settings.expire_every if settings.remote_write is None else min(settings.expire_every, SWEEP_EVERY)
-        self._sweep = Sweep(reactor, nodes, telemetry, time.monotonic, every)
+        self._sweep = Sweep(reactor, nodes, telemetry, clocks.monotonic, every, running=time.monotonic)
         self._sweep.setServiceParent(self)
         self._persistence = self._kept(nodes, render, telemetry)
         OwnNames(reactor).setServiceParent(self)
@@ -139,8 +142,8 @@ class Orchestrator(MultiService):
     ) -> tuple[OrchestratorSite, OrchestratorSite]:
         """Return what the listeners serve, and what the administrators' do."""
         reactor, settings = self._reactor, self._settings
-        client = make_client(reactor, settings, upstreams, nodes, answers)
-        table = TableFleet(nodes, time)
+        client = make_client(reactor, settings, upstreams, nodes, answers, clocks=self._clocks)
+        table = TableFleet(nodes, self._clocks)
         fleet, forget, pack, settle, more = self._scaled_out(nodes, upstreams) or _ScaledOut(
             table, table.forget, None, None, ()
         )
@@ -159,7 +162,7 @@ class Orchestrator(MultiService):
             ReportDecoder(settings.catalogue, render, max_batch=settings.max_batch, pack=pack),
             nodes,
             telemetry,
-            time,
+            self._clocks,
             max_bytes=settings.max_report_bytes,
             draining=lambda: self._draining,
             settle=settle,
@@ -199,12 +202,14 @@ class Orchestrator(MultiService):
             upstreams,
             settings.catalogue,
             settings.external_label,
-            time,
+            self._clocks,
             stale_after=settings.stale_after,
             query_timeout=settings.query_timeout,
             in_thread=self._in_thread,
         )
-        self._scale_out = out = ScaleOut(self._reactor, settings, settings.remote_write, nodes, fleet)
+        self._scale_out = out = ScaleOut(
+            self._reactor, settings, settings.remote_write, nodes, fleet, clocks=self._clocks
+        )
         out.setServiceParent(self)
         return _ScaledOut(fleet, out.forget, out.pack, out.settle, (out.metrics,))
 
@@ -212,23 +217,25 @@ class Orchestrator(MultiService):
         catalogue, exposed = self._settings.catalogue, self._settings.nodes_exposed
         everything, own = CollectorRegistry(), CollectorRegistry()
         if exposed:
-            everything.register(NodeCollector(catalogue, lambda: nodes.snapshot(time.monotonic())))
+            everything.register(NodeCollector(catalogue, lambda: nodes.snapshot(self._clocks.monotonic())))
         for registry in (everything, own):
             for collector in (telemetry, *more):
                 registry.register(collector)
             ProcessCollector(registry=registry)
         exposition = Exposition(catalogue, own, nodes=exposed)
-        return ScrapeResource(self._reactor, nodes, exposition, telemetry, time, fallback=MetricsResource(everything))
+        return ScrapeResource(
+            self._reactor, nodes, exposition, telemetry, self._clocks, fallback=MetricsResource(everything)
+        )
 
     def _pages(self, nodes: NodeStore, fleet: Fleet, client: QueryClient, telemetry: Telemetry) -> Pages:
-        history = History(self._reactor, telemetry, nodes, time.monotonic, HOT_QUERIES)
+        history = History(self._reactor, telemetry, nodes, self._clocks.monotonic, HOT_QUERIES)
         history.setServiceParent(self)
         return Pages(
             self._reactor,
             fleet,
             self._settings.catalogue,
             client,
-            time,
+            self._clocks,
             telemetry=telemetry,
             history=history,
             in_thread=self._in_thread,
@@ -247,13 +254,13 @@ class Orchestrator(MultiService):
         settings = self._settings
         if not settings.snapshot_every:
             return None
-        boot = _boot()
+        boot, clocks = _boot(), self._clocks
         persistence = Persistence(
             self._reactor,
             nodes,
             SnapshotFile(settings.data_dir),
             telemetry,
-            lambda: Moment(time.time(), time.monotonic(), boot),
+            lambda: Moment(clocks.time(), clocks.monotonic(), boot),
             catalogue=settings.catalogue,
             render=render,
             every=settings.snapshot_every,
@@ -353,9 +360,12 @@ class Orchestrator(MultiService):
 
 
 def _boot() -> str:
-    """Return what names the time since the machine was started, in which its monotonic clock goes on; or nothing."""
+    """Return what names the time since the machine was started, and the clock that goes on in it; or nothing.
+
+    The clock, because earlier versions wrote CLOCK_MONOTONIC, which is behind by all suspensions.
+    """
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return "boottime " + Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return ""
 

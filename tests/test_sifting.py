@@ -62,17 +62,12 @@ class Head:
         series, newest = dict(self.series), self.newest
         for node, at in rows:
             last = series.get(node)
-            if last is not None and at > last:
-                pass
-            elif last is None and at >= newest - HOUR:
-                pass
-            elif self.window and at >= newest - self.window:
-                pass
-            elif self.window:
-                return Reply(Verdict.REFUSED, "answered 500: too old sample", too_old=True)
-            elif at < newest - HOUR:
-                return Reply(Verdict.REFUSED, "answered 400: out of bounds", too_old=True)
-            else:
+            in_order = at > last if last is not None else at >= newest - HOUR
+            if not in_order and at < newest - self.window:
+                if self.window:
+                    return Reply(Verdict.REFUSED, "answered 500: too old sample", too_old=True)
+                if at < newest - HOUR:
+                    return Reply(Verdict.REFUSED, "answered 400: out of bounds", too_old=True)
                 return Reply(Verdict.REFUSED, "answered 400: out of order sample")
             series[node] = max(at, last or at)
             newest = max(newest, at)
@@ -91,7 +86,8 @@ class Scene:
 
     def deliver(self, rows: list[Row]) -> int:
         """Deliver a batch, and return how many requests it took."""
-        before, results = self.store.requests, []
+        before = self.store.requests
+        results: list[Any] = []
         Deferred.fromCoroutine(self.sender.deliver(rows)).addBoth(results.append)
         assert results == [None]
         return int(self.store.requests - before)

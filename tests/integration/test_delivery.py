@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +13,7 @@ import requests
 from orchestratord.row import LAST_REPORT
 from tests.certificates import Authority
 from tests.integration.daemon import FAMILIES, Daemon, full_report, report, until
-from tests.integration.stores import Prometheus, VictoriaMetrics
+from tests.integration.stores import Prometheus, Store, VictoriaMetrics
 from tests.integration.upstream import Exchange, FakeUpstream
 
 if TYPE_CHECKING:
@@ -44,6 +45,16 @@ def samples(store: Prometheus, name: str) -> dict[str, dict[float, float]]:
         series["metric"]["node_id"]: {at: float(value) for at, value in series["values"]}
         for series in store.instant(f"{name}[5m]")
     }
+
+
+def reported(store: Store, faults: int, nodes: set[str]) -> bool:
+    """Return whether the store says of all these nodes that they had so many page faults."""
+    return nodes <= {series["metric"]["node_id"] for series in store.instant(f"page_faults == {faults}")}
+
+
+def is_zero(daemon: Daemon, gauge: str) -> bool:
+    """Return whether a metric of the daemon's is 0."""
+    return daemon.sample(gauge) == 0
 
 
 def now() -> float:
@@ -127,7 +138,7 @@ def test_a_kill_loses_nothing_that_was_answered(
     for number in range(200):
         assert found[f"n{number % 20}"][round(began - 20 + number / 10, 3)] == number + 1
     for gauge in ("oldest_seconds", "bytes", "held_bytes"):
-        until(lambda gauge=gauge: daemon.sample(f"orchestrator_spool_{gauge}") == 0, f"a spool whose {gauge} are 0")
+        until(partial(is_zero, daemon, f"orchestrator_spool_{gauge}"), f"a spool whose {gauge} are 0")
     assert daemon.sample('orchestrator_remote_write_samples_dropped_total{reason="refused"}') == 0
 
 
@@ -169,13 +180,14 @@ def test_clocks_that_are_behind_cost_no_good_report(
     Prometheus with and without an out-of-order window refuses the third; VictoriaMetrics (None) takes all.
     """
     home = tmp_path / "store"
-    store = VictoriaMetrics(home) if window is None else Prometheus(home, out_of_order_window=window)
+    store: Store = VictoriaMetrics(home) if window is None else Prometheus(home, out_of_order_window=window)
     try:
         store.start()
         daemon = start("--prometheus", store.url, "--remote-write", store.receiver)
         # Prometheus takes whatever is the first that it is given.
         assert daemon.post({**full_report("first"), "timestamp": now()}).status_code == 200
         until(lambda: daemon.sample("orchestrator_remote_write_samples_total") == 9, "the first report in the store")
+        good = {f"n{number}" for number in range(3000) if number % 3}
         for bucket in (1, 2):
             batch = [
                 {**full_report(f"n{number}", 100 * bucket), "timestamp": now() - (3 * 3600 if number % 3 == 0 else 5)}
@@ -183,14 +195,7 @@ def test_clocks_that_are_behind_cost_no_good_report(
             ]
             for at in range(0, 3000, 1000):
                 assert daemon.post(batch[at : at + 1000]).status_code == 200
-            wanted = {f"n{number}" for number in range(3000) if number % 3}
-            until(
-                lambda bucket=bucket: (
-                    {series["metric"]["node_id"] for series in store.instant(f"page_faults == {100 * bucket + 1}")}
-                    >= wanted
-                ),
-                "every good report in the store",
-            )
+            until(partial(reported, store, 100 * bucket + 1, good), "every good report in the store")
         refused = daemon.sample('orchestrator_remote_write_samples_dropped_total{reason="refused"}')
         requests = daemon.sample('orchestrator_remote_write_requests_total{outcome="refused"}')
         assert refused is not None
@@ -230,7 +235,7 @@ def test_a_disk_that_refuses_costs_no_report(start: Callable[..., Daemon], store
     until(lambda: store.instant("page_faults"), "the report in the store")
     until(lambda: (daemon.sample("orchestrator_spool_failures_total") or 0) > 1, "another try")
     for gauge in ("oldest_seconds", "bytes", "held_bytes"):
-        until(lambda gauge=gauge: daemon.sample(f"orchestrator_spool_{gauge}") == 0, f"a spool whose {gauge} are 0")
+        until(partial(is_zero, daemon, f"orchestrator_spool_{gauge}"), f"a spool whose {gauge} are 0")
     path = tmp_path / "file" / "data" / "spool"
     assert daemon.output().count(f"the spool is kept in memory alone: {path}: Not a directory") == 1
 
