@@ -34,13 +34,13 @@ from orchestratord.querying import make_client, make_queries, make_upstreams
 from orchestratord.report import ReportDecoder
 from orchestratord.room import Room
 from orchestratord.scale_out import SWEEP_EVERY, ScaleOut
-from orchestratord.signals import StopOnSignals
+from orchestratord.signals import Signals
 from orchestratord.snapshot import Moment
 from orchestratord.snapshot_file import SnapshotFile
 from orchestratord.telemetry import Telemetry
 from orchestratord.turns import Turns
 from orchestratord.upstream import connection_pool
-from orchestratord.watched import FileWatch
+from orchestratord.watched import FileWatch, look_again
 from orchestratord.web.admin import Admin
 from orchestratord.web.api import Api, Root
 from orchestratord.web.connections import Connections
@@ -128,7 +128,7 @@ class Orchestrator(MultiService):
             Listeners(reactor, descriptions, site, tls)
             for descriptions, site in zip((settings.listen, settings.admin_listen), sites, strict=True)
         )
-        StopOnSignals(reactor, self.hurry).setServiceParent(self)
+        Signals(reactor, self.hurry, partial(look_again, self)).setServiceParent(self)
 
     def _sites(
         self,

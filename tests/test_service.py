@@ -20,7 +20,7 @@ from twisted.web.client import Agent, HTTPConnectionPool
 from orchestratord.clocks import MACHINE
 from orchestratord.service import Orchestrator
 from orchestratord.settings import load
-from orchestratord.signals import StopOnSignals
+from orchestratord.signals import MEANINGLESS, STOPPING, Signals
 from tests.certificates import Authority
 from tests.fakes import FakeClocks
 
@@ -260,8 +260,8 @@ async def test_a_signal_stops_the_reactor_once() -> None:
             """Remember."""
             stopped.append("stop")
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    service = StopOnSignals(Recorder(), lambda: stopped.append("again"))
+    before = {number: signal.getsignal(number) for number in (*STOPPING, signal.SIGHUP, signal.SIGQUIT, *MEANINGLESS)}
+    service = Signals(Recorder(), lambda: stopped.append("again"))
     try:
         service.startService()
         for number in (signal.SIGTERM, signal.SIGINT):
