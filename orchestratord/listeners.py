@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.python.failure import Failure
 
+from orchestratord.families import is_for_all, joined, loopback, open_for_all, serves_both
 from orchestratord.options import TLS_PREFIX
 from orchestratord.tls import ServerFiles, ServerTls
 from orchestratord.tls_transport import TlsFactory
@@ -25,7 +27,10 @@ BACKLOG = 4096
 
 
 class Listeners:
-    """Listens by endpoint descriptions, those with `tls:` before them in TLS, for which there is a `tls` then."""
+    """Listens by endpoint descriptions, those with `tls:` before them in TLS, for which there is a `tls` then.
+
+    A TCP port without an interface is opened for IPv4 and for IPv6, as far as the machine has them.
+    """
 
     def __init__(
         self, reactor: Any, descriptions: Sequence[str], factory: IProtocolFactory, tls: ServerTls | None
@@ -39,7 +44,15 @@ class Listeners:
     def open(self) -> None:
         """Open the ports; SystemExit if one cannot be opened."""
         for description in self._descriptions:
-            self._opened.append(_Listener(description, self._listen(description)))
+            inner = description.removeprefix(TLS_PREFIX)
+            try:
+                if is_for_all(inner):
+                    ports = open_for_all(partial(self._listen, description.startswith(TLS_PREFIX)), inner)
+                else:
+                    ports = [self._listen(description.startswith(TLS_PREFIX), inner)]
+            except Exception as error:  # noqa: BLE001 - whatever an endpoint of a plugin may raise
+                raise _cannot_listen(description, error) from None
+            self._opened += [_Listener(description, port) for port in ports]
 
     async def close(self) -> None:
         """Accept no connection any more; those that there are go on."""
@@ -60,20 +73,21 @@ class Listeners:
             if description.startswith((TLS_PREFIX, "ssl:")):
                 continue
             if getattr(host, "type", None) == "TCP":
-                local = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host.host)  # noqa: S104 - read, not bound
-                name = local or (f"[{host.host}]" if ":" in host.host else host.host)
-                return f"{name}:{host.port}"
+                if serves_both(port):
+                    return joined(loopback(), host.port)
+                local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host.host, host.host)  # noqa: S104 - read, not bound
+                return joined(local, host.port)
         raise RuntimeError("settings promise a tcp: listener")  # pragma: no cover - checked at the start
 
-    def _listen(self, description: str) -> IListeningPort:
+    def _listen(self, in_tls: bool, description: str) -> IListeningPort:
         factory = self._factory
-        if self._tls is not None and description.startswith(TLS_PREFIX):
+        if self._tls is not None and in_tls:
             factory = TlsFactory(self._tls, factory, self._reactor)
-        endpoint = serverFromString(self._reactor, description.removeprefix(TLS_PREFIX))
+        endpoint = serverFromString(self._reactor, description)
         opened: list[Any] = []
         endpoint.listen(factory).addCallback(_with_backlog, description).addBoth(opened.append)
         if isinstance(opened[0], Failure):
-            raise _cannot_listen(description, opened[0])
+            opened[0].raiseException()
         port: IListeningPort = opened[0]
         return port
 
@@ -87,7 +101,7 @@ class _Listener(NamedTuple):
     @property
     def address(self) -> str:
         host: Any = self.port.getHost()
-        name = f"{host.host}:{host.port}" if hasattr(host, "port") else str(getattr(host, "name", host))
+        name = joined(host.host, host.port) if hasattr(host, "port") else str(getattr(host, "name", host))
         return f"{name} (TLS)" if self.description.startswith(TLS_PREFIX) else name
 
 
@@ -106,7 +120,6 @@ def _with_backlog(port: Any, description: str) -> Any:
     return port
 
 
-def _cannot_listen(description: str, failure: Any) -> SystemExit:
-    error = failure.value
+def _cannot_listen(description: str, error: Exception) -> SystemExit:
     reason = str(error.socketError.strerror if isinstance(error, CannotListenError) else error)
     return SystemExit(f"orchestratord: cannot listen on {description}: {reason}")

@@ -19,7 +19,7 @@ from orchestratord import __version__
 from orchestratord.access import Role
 from orchestratord.clocks import MACHINE
 from orchestratord.descriptors import connections_that_fit
-from orchestratord.embedded import EmbeddedPrometheus, find_programs, free_port, prepare
+from orchestratord.embedded import EmbeddedPrometheus, find_programs, free_address, prepare
 from orchestratord.expiry import Sweep
 from orchestratord.exposition import Exposition, NodeCollector, SampleRenderer, unrendered
 from orchestratord.fleet import StoreFleet, TableFleet
@@ -100,9 +100,9 @@ class Orchestrator(MultiService):
         self._embedded: EmbeddedPrometheus | None = None
         self._bases = settings.prometheus
         if settings.embedded:
-            port = free_port()
-            self._embedded = _embedded(reactor, settings, port)
-            self._bases = (f"http://127.0.0.1:{port}",)
+            address = free_address()
+            self._embedded = _embedded(reactor, settings, address)
+            self._bases = (f"http://{address}",)
 
         nodes = NodeStore(stale_after=settings.stale_after, max_nodes=settings.max_nodes)
         telemetry = Telemetry()
@@ -392,6 +392,6 @@ def _watch(
     telemetry.watch("orchestrator_arriving_held_bytes", "Requests arriving, in bytes.", lambda: arriving.held)
 
 
-def _embedded(reactor: Any, settings: Settings, port: int) -> EmbeddedPrometheus:
+def _embedded(reactor: Any, settings: Settings, address: str) -> EmbeddedPrometheus:
     programs = find_programs(settings.prometheus_binary)
-    return EmbeddedPrometheus(reactor, programs, prepare(settings.data_dir), port, settings.prometheus_retention)
+    return EmbeddedPrometheus(reactor, programs, prepare(settings.data_dir), address, settings.prometheus_retention)

@@ -15,6 +15,7 @@ from twisted.web.server import NOT_DONE_YET
 from orchestratord.errors import Busy, Draining, Fault, Forbidden, UnsupportedBody
 from orchestratord.report import gunzip, is_batch
 from orchestratord.web.answers import ConstantAnswer, failure_body, json_body, method_not_allowed_body, whole_answer
+from orchestratord.web.site import client_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -171,7 +172,7 @@ class ReportsResource(Resource):
             if request.channel.site.access_log:
                 # It may quote what the client has sent, and a token may be where none belongs.
                 reason = request.channel.site.redacted(str(error).encode()).decode()
-                log.info("report from {client} refused: {reason}", client=request.client, reason=reason)
+                log.info("report from {client} refused: {reason}", client=client_of(request), reason=reason)
         else:
             self._telemetry.reports("failed")
         return failure_body(request, failure)
