@@ -5,25 +5,20 @@ from __future__ import annotations
 import errno
 import re
 import socket
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.error import CannotListenError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 #: Between the parts of an endpoint description; a backslash takes the meaning away.
 _PARTS = re.compile(r"(?<!\\):")
-#: How often another port is tried if the kernel's choice for IPv6 is taken for IPv4.
+#: How often another port is tried if the kernel's choice for IPv4 is taken for IPv6.
 _TRIES = 10
 #: What a kernel says of a port that is not to be had, whatever the family.
 _TAKEN = frozenset({errno.EADDRINUSE, errno.EACCES, errno.EPERM})
 _MAPPED = "::ffff:"
-
-
-class Open(Protocol):
-    """Opens the port of an endpoint description."""
-
-    def __call__(self, description: str) -> Any:
-        """Return the port; raise CannotListenError."""
-        ...
 
 
 def is_for_all(description: str) -> bool:
@@ -33,35 +28,44 @@ def is_for_all(description: str) -> bool:
     return kind == "tcp" and len(parts) - len(named) <= 1 and not any(part.startswith("interface=") for part in named)
 
 
-def open_for_all(open_port: Open, description: str) -> list[Any]:
-    """Open a port that `is_for_all` for IPv4 and IPv6, as far as the machine has them.
+def open_for_all(
+    open_four: Callable[[], Any], open_six: Callable[[socket.socket], Any], port: int, backlog: int
+) -> list[Any]:
+    """Open a port for IPv4 and IPv6, as far as the machine has them; 0 is one of the kernel's choice, for both.
 
-    It is one socket, unless the system keeps IPv6 apart (net.ipv6.bindv6only). Raises CannotListenError.
+    Two sockets: on one for both each IPv4 client would have an IPv6 address, and Twisted takes longer for those.
+    `open_four` opens the port for IPv4, `open_six` takes a socket that listens. Raises CannotListenError.
     """
     for tries_left in reversed(range(_TRIES)):
         try:
-            port = open_port(rf"{description}:interface=\:\:")
+            four = open_four()
         except CannotListenError as error:
             if error.socketError.errno in _TAKEN:
                 raise
-            return [open_port(description)]
-        if not port.socket.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
-            return [port]
+            return [_opened(open_six, port, backlog)]
+        number = four.getHost().port
         try:
-            return [port, open_port(_with_port(description, port.getHost().port))]
+            return [four, _opened(open_six, number, backlog)]
         except CannotListenError as error:
             if error.socketError.errno not in _TAKEN:
-                return [port]
-            port.stopListening()
-            if port.getHost().port == _port(description) or not tries_left:
+                return [four]
+            four.stopListening()
+            if port or not tries_left:
                 raise
     raise AssertionError  # pragma: no cover - the last try returns or raises
 
 
-def serves_both(port: Any) -> bool:
-    """Return whether a port takes connections of both families."""
-    taken: socket.socket = port.socket
-    return taken.family == socket.AF_INET6 and not taken.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+def _opened(open_six: Callable[[socket.socket], Any], port: int, backlog: int) -> Any:
+    try:
+        with socket.socket(socket.AF_INET6) as six:
+            six.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            six.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            six.bind(("::", port))
+            six.listen(backlog)
+            six.setblocking(False)
+            return open_six(six)
+    except OSError as error:
+        raise CannotListenError("::", port, error) from None
 
 
 def loopback() -> str:
@@ -84,16 +88,7 @@ def plain(host: str) -> str:
     return host.removeprefix(_MAPPED) if "." in host else host
 
 
-def _port(description: str) -> int | None:
-    """Return the port of a TCP endpoint description."""
-    for part in _PARTS.split(description)[1:]:
-        name, _, value = part.rpartition("=")
-        if name in {"", "port"}:
-            return int(value)
-    return None
-
-
-def _with_port(description: str, port: int) -> str:
-    kind, *parts = _PARTS.split(description)
-    others = [part for part in parts if "=" in part and not part.startswith("port=")]
-    return ":".join([kind, str(port), *others])
+def port_of(description: str) -> int:
+    """Return the port of the description of a TCP endpoint."""
+    parts = (part.rpartition("=") for part in _PARTS.split(description)[1:])
+    return next((int(value) for name, _, value in parts if name in {"", "port"}), 0)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import time
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from twisted.internet.endpoints import serverFromString
+from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.python.failure import Failure
 
-from orchestratord.families import is_for_all, joined, loopback, open_for_all, serves_both
+from orchestratord.families import is_for_all, joined, loopback, open_for_all, port_of
 from orchestratord.options import TLS_PREFIX
 from orchestratord.tls import ServerFiles, ServerTls
 from orchestratord.tls_transport import TlsFactory
@@ -18,7 +18,7 @@ from orchestratord.tls_transport import TlsFactory
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+    from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 
     from orchestratord.settings import Settings
 
@@ -44,12 +44,8 @@ class Listeners:
     def open(self) -> None:
         """Open the ports; SystemExit if one cannot be opened."""
         for description in self._descriptions:
-            inner = description.removeprefix(TLS_PREFIX)
             try:
-                if is_for_all(inner):
-                    ports = open_for_all(partial(self._listen, description.startswith(TLS_PREFIX)), inner)
-                else:
-                    ports = [self._listen(description.startswith(TLS_PREFIX), inner)]
+                ports = self._ports(description)
             except Exception as error:  # noqa: BLE001 - whatever an endpoint of a plugin may raise
                 raise _cannot_listen(description, error) from None
             self._opened += [_Listener(description, port) for port in ports]
@@ -73,23 +69,38 @@ class Listeners:
             if description.startswith((TLS_PREFIX, "ssl:")):
                 continue
             if getattr(host, "type", None) == "TCP":
-                if serves_both(port):
-                    return joined(loopback(), host.port)
-                local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host.host, host.host)  # noqa: S104 - read, not bound
+                four = loopback() if is_for_all(description) else "127.0.0.1"
+                local = {"0.0.0.0": four, "::": "::1"}.get(host.host, host.host)  # noqa: S104 - read, not bound
                 return joined(local, host.port)
         raise RuntimeError("settings promise a tcp: listener")  # pragma: no cover - checked at the start
 
-    def _listen(self, in_tls: bool, description: str) -> IListeningPort:
+    def _ports(self, description: str) -> list[IListeningPort]:
+        inner = description.removeprefix(TLS_PREFIX)
         factory = self._factory
-        if self._tls is not None and in_tls:
+        if self._tls is not None and inner != description:
             factory = TlsFactory(self._tls, factory, self._reactor)
-        endpoint = serverFromString(self._reactor, description)
-        opened: list[Any] = []
-        endpoint.listen(factory).addCallback(_with_backlog, description).addBoth(opened.append)
-        if isinstance(opened[0], Failure):
-            opened[0].raiseException()
-        port: IListeningPort = opened[0]
-        return port
+        backlog = re.search(r":backlog=(\d+)", inner)
+
+        def listen(endpoint: IStreamServerEndpoint) -> IListeningPort:
+            opened: list[Any] = []
+            endpoint.listen(factory).addBoth(opened.append)
+            if isinstance(opened[0], Failure):
+                opened[0].raiseException()
+            port: Any = opened[0]
+            # More connections may wait to be accepted than Twisted's 50: a fleet reports at the same moment.
+            if backlog is None and hasattr(port, "socket"):
+                port.socket.listen(BACKLOG)
+            return cast("IListeningPort", port)
+
+        endpoint = serverFromString(self._reactor, inner)
+        if not is_for_all(inner):
+            return [listen(endpoint)]
+        return open_for_all(
+            lambda: listen(endpoint),
+            lambda six: listen(AdoptedStreamServerEndpoint(self._reactor, six.fileno(), six.family)),
+            port_of(inner),
+            BACKLOG if backlog is None else int(backlog[1]),
+        )
 
 
 class _Listener(NamedTuple):
@@ -111,13 +122,6 @@ def server_tls(settings: Settings, expires: Callable[[float], object]) -> Server
         return None
     files = ServerFiles(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
     return ServerTls(time.monotonic, files, expires)
-
-
-def _with_backlog(port: Any, description: str) -> Any:
-    """Let more connections wait to be accepted than Twisted's 50: a fleet reports at the same moment."""
-    if "backlog=" not in description and hasattr(port, "socket"):
-        port.socket.listen(BACKLOG)
-    return port
 
 
 def _cannot_listen(description: str, error: Exception) -> SystemExit:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import errno
 import socket
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.error import CannotListenError
 
-from orchestratord.families import is_for_all, joined, open_for_all, plain, serves_both
+from orchestratord.families import is_for_all, joined, open_for_all, plain, port_of
 
-EVERYWHERE = r":interface=\:\:"
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 @pytest.mark.parametrize(
@@ -34,105 +35,97 @@ def test_what_names_no_interface_is_for_all_addresses(description: str, *, wante
     assert is_for_all(description) is wanted
 
 
-class Machine:
-    """A kernel: what its ports are, and what it says of others, by the endpoint description."""
-
-    def __init__(self, *, apart: bool = False, **refuses: Any) -> None:
-        self.apart = apart
-        self.refuses: dict[str, list[int]] = refuses
-        self.opened: list[str] = []
-        self.closed = 0
-        self.chosen = 40000
-
-    def open(self, description: str) -> Port:
-        """Open a port, or refuse."""
-        six = description.endswith(EVERYWHERE)
-        refused = self.refuses.get("six" if six else "four")
-        if refused:
-            number = refused.pop(0)
-            if number:
-                raise CannotListenError("", 0, OSError(number, "no"))
-        self.opened.append(description)
-        number = int(description.split(":")[1].removeprefix("port="))
-        if not number:
-            self.chosen += 1
-            number = self.chosen
-        return Port(self, number, six)
-
-
 class Port:
-    """An open one."""
+    """An open one, by its address."""
 
-    def __init__(self, machine: Machine, number: int, six: bool) -> None:
-        self._machine, self._number, self._six = machine, number, six
-        self.socket = self
-        self.family = socket.AF_INET6 if six else socket.AF_INET
-
-    def getsockopt(self, level: int, option: int) -> int:
-        """Return whether it takes IPv6 alone."""
-        assert (level, option) == (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
-        assert self._six
-        return int(self._machine.apart)
+    def __init__(self, host: str, port: int) -> None:
+        self.host = IPv6Address("TCP", host, port) if ":" in host else IPv4Address("TCP", host, port)
+        self.closed = False
 
     def getHost(self) -> IPv4Address | IPv6Address:
         """Return its address."""
-        return IPv6Address("TCP", "::", self._number) if self._six else IPv4Address("TCP", "0.0.0.0", self._number)
+        return self.host
 
     def stopListening(self) -> None:
-        """Count."""
-        self._machine.closed += 1
+        """Remember."""
+        self.closed = True
 
 
-def test_one_socket_serves_both() -> None:
-    """Where the system lets it."""
-    machine = Machine()
-    (port,) = open_for_all(machine.open, "tcp:5000:backlog=9")
-    assert machine.opened == ["tcp:5000:backlog=9" + EVERYWHERE]
-    assert serves_both(port)
+class Machine:
+    """What opens IPv4 ports and takes IPv6 sockets, or refuses, with these errors in order (0: none)."""
+
+    def __init__(self, four: Sequence[int] = (), six: Sequence[int] = ()) -> None:
+        self._four, self._six = list(four), list(six)
+        self.opened: list[Port] = []
+
+    def open(self, port: int) -> list[Port]:
+        """Open a port for all."""
+        return open_for_all(lambda: self._open_four(port), self._open_six, port, 9)
+
+    def _open_four(self, port: int) -> Port:
+        if self._four and (number := self._four.pop(0)):
+            raise CannotListenError("", port, OSError(number, "no"))
+        if not port:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port = probe.getsockname()[1]
+        self.opened.append(Port("0.0.0.0", port))
+        return self.opened[-1]
+
+    def _open_six(self, six: socket.socket) -> Port:
+        if self._six and (number := self._six.pop(0)):
+            raise OSError(number, "no")
+        assert six.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+        assert not six.getblocking()
+        self.opened.append(Port(*six.getsockname()[:2]))
+        return self.opened[-1]
 
 
-@pytest.mark.parametrize("description", ["tcp:5000", "tcp:0", "tcp:port=5000:backlog=9"])
-def test_two_sockets_where_the_system_keeps_them_apart(description: str) -> None:
-    """On the same port, the kernel's choice too."""
-    machine = Machine(apart=True)
-    six, four = open_for_all(machine.open, description)
-    assert six.getHost().port == four.getHost().port
-    assert not serves_both(six)
-    assert not serves_both(four)
-    assert machine.opened[1] == f"tcp:{six.getHost().port}" + (":backlog=9" if "backlog" in description else "")
+def test_both_on_the_same_port() -> None:
+    """The kernel's choice, too."""
+    four, six = Machine().open(0)
+    assert (four.getHost().host, six.getHost().host) == ("0.0.0.0", "::")
+    assert four.getHost().port == six.getHost().port > 0
 
 
-@pytest.mark.parametrize("number", [errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, socket.EAI_ADDRFAMILY])
-def test_a_machine_without_ipv6(number: int) -> None:
-    """It serves IPv4."""
-    machine = Machine(six=[number])
-    assert len(open_for_all(machine.open, "tcp:5000")) == 1
-    assert machine.opened == ["tcp:5000"]
-
-
-def test_a_machine_without_ipv4() -> None:
-    """It serves IPv6."""
-    machine = Machine(apart=True, four=[errno.EAFNOSUPPORT])
-    assert len(open_for_all(machine.open, "tcp:5000")) == 1
-    assert machine.closed == 0
+@pytest.mark.parametrize("number", [errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL])
+def test_a_machine_with_one_of_them(number: int) -> None:
+    """It serves that."""
+    assert [port.getHost().host for port in Machine(six=[number]).open(0)] == ["0.0.0.0"]
+    assert [port.getHost().host for port in Machine(four=[number]).open(0)] == ["::"]
 
 
 @pytest.mark.parametrize("number", [errno.EADDRINUSE, errno.EACCES])
-@pytest.mark.parametrize("family", ["six", "four"])
-def test_a_port_that_is_taken_is_an_error(family: str, number: int) -> None:
+def test_a_port_that_is_taken_is_an_error(number: int) -> None:
     """Half a service would be found out late."""
     with pytest.raises(CannotListenError):
-        open_for_all(Machine(apart=True, **{family: [number]}).open, "tcp:5000")
+        Machine(four=[number]).open(0)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    machine = Machine(six=[number])
+    with pytest.raises(CannotListenError):
+        machine.open(port)
+    assert [port.closed for port in machine.opened] == [True]
 
 
 def test_another_port_is_tried_where_the_kernel_chooses() -> None:
-    """Its choice for IPv6 may be taken for IPv4; not for ever."""
-    machine = Machine(apart=True, four=[errno.EADDRINUSE, errno.EADDRINUSE, 0])
-    six, four = open_for_all(machine.open, "tcp:0")
-    assert six.getHost().port == four.getHost().port == 40003
-    assert machine.closed == 2
+    """Its choice for IPv4 may be taken for IPv6; not for ever."""
+    machine = Machine(six=[errno.EADDRINUSE, errno.EADDRINUSE, 0])
+    four, six = machine.open(0)
+    assert four.getHost().port == six.getHost().port
+    assert [port.closed for port in machine.opened] == [True, True, False, False]
     with pytest.raises(CannotListenError):
-        open_for_all(Machine(apart=True, four=[errno.EADDRINUSE] * 99).open, "tcp:0")
+        Machine(six=[errno.EADDRINUSE] * 99).open(0)
+
+
+def test_the_port_of_a_description() -> None:
+    """By its place or its name."""
+    assert [port_of(text) for text in ("tcp:5000", "tcp:port=5001:backlog=9", "tcp:backlog=9:5002")] == [
+        5000,
+        5001,
+        5002,
+    ]
 
 
 def test_addresses_as_people_write_them() -> None:
