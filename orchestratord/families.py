@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 _PARTS = re.compile(r"(?<!\\):")
 #: How often another port is tried if the kernel's choice for IPv4 is taken for IPv6.
 _TRIES = 10
-#: What a kernel says of a port that is not to be had, whatever the family.
-_TAKEN = frozenset({errno.EADDRINUSE, errno.EACCES, errno.EPERM})
+#: What a kernel says of a family of addresses that it does not have.
+_ABSENT = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
 _MAPPED = "::ffff:"
 
 
@@ -34,23 +34,24 @@ def open_for_all(
     """Open a port for IPv4 and IPv6, as far as the machine has them; 0 is one of the kernel's choice, for both.
 
     Two sockets: on one for both each IPv4 client would have an IPv6 address, and Twisted takes longer for those.
-    `open_four` opens the port for IPv4, `open_six` takes a socket that listens. Raises CannotListenError.
+    `open_four` opens the port for IPv4, `open_six` makes one of a socket that listens, which it copies. Raises
+    CannotListenError.
     """
     for tries_left in reversed(range(_TRIES)):
         try:
             four = open_four()
         except CannotListenError as error:
-            if error.socketError.errno in _TAKEN:
+            if error.socketError.errno not in _ABSENT:
                 raise
             return [_opened(open_six, port, backlog)]
         number = four.getHost().port
         try:
             return [four, _opened(open_six, number, backlog)]
         except CannotListenError as error:
-            if error.socketError.errno not in _TAKEN:
+            if error.socketError.errno in _ABSENT:
                 return [four]
             four.stopListening()
-            if port or not tries_left:
+            if port or not tries_left or error.socketError.errno != errno.EADDRINUSE:
                 raise
     raise AssertionError  # pragma: no cover - the last try returns or raises
 

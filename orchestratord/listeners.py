@@ -6,7 +6,7 @@ import re
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromString
+from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.python.failure import Failure
 
@@ -18,7 +18,7 @@ from orchestratord.tls_transport import TlsFactory
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+    from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 
     from orchestratord.settings import Settings
 
@@ -81,7 +81,9 @@ class Listeners:
             factory = TlsFactory(self._tls, factory, self._reactor)
         backlog = re.search(r":backlog=(\d+)", inner)
 
-        def listen(endpoint: IStreamServerEndpoint) -> IListeningPort:
+        endpoint = serverFromString(self._reactor, inner)
+
+        def listen() -> IListeningPort:
             opened: list[Any] = []
             endpoint.listen(factory).addBoth(opened.append)
             if isinstance(opened[0], Failure):
@@ -92,12 +94,11 @@ class Listeners:
                 port.socket.listen(BACKLOG)
             return cast("IListeningPort", port)
 
-        endpoint = serverFromString(self._reactor, inner)
         if not is_for_all(inner):
-            return [listen(endpoint)]
+            return [listen()]
         return open_for_all(
-            lambda: listen(endpoint),
-            lambda six: listen(AdoptedStreamServerEndpoint(self._reactor, six.fileno(), six.family)),
+            listen,
+            lambda six: self._reactor.adoptStreamPort(six.fileno(), six.family, factory),
             port_of(inner),
             BACKLOG if backlog is None else int(backlog[1]),
         )

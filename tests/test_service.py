@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -145,6 +146,21 @@ async def test_a_port_in_use_ends_the_start(running: Running) -> None:
     second = Running(listen=[f"tcp:{port}:interface=127.0.0.1"])
     with pytest.raises(SystemExit, match=rf"cannot listen on tcp:{port}:interface=127.0.0.1: Address already in use"):
         second.service.privilegedStartService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_both_families_are_served_and_closed() -> None:
+    """A port without an interface is two sockets; neither is left when the daemon has stopped."""
+    daemon = Running(listen=["tcp:0"])
+    daemon.start()
+    port = int(daemon.service._own_address().rpartition(":")[2])
+    assert daemon.service._listeners.addresses == [f"0.0.0.0:{port}", f"[::]:{port}"]
+    for host in ("127.0.0.1", "::1"):
+        socket.create_connection((host, port)).close()
+    await daemon.service.stopService()
+    for host in ("127.0.0.1", "::1"):
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((host, port))
 
 
 @pytest_twisted.ensureDeferred

@@ -24,6 +24,7 @@ NETWORKS = {
     "both": "ip link set lo up",
     "both, kept apart": "echo 1 > /proc/sys/net/ipv6/bindv6only; ip link set lo up",
     "IPv6": "ip link set lo up; ip address delete 127.0.0.1/8 dev lo",
+    # Its addresses are gone; the kernel still has IPv6.
     "IPv4": "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6; ip link set lo up",
 }
 LOOPBACKS = {
@@ -80,6 +81,7 @@ def url_of(host: str, port: int | str, scheme: str = "http") -> str:
 def test_the_default_serves_what_the_machine_has(inside: Callable[..., Networked], network: str) -> None:
     """Reports, queries and the administrators' port; the log tells each client by its own address."""
     networked = inside(network, "--access-log", "--admin-listen", "tcp:0")
+    networked.daemon.said(r"serves on 0\.0\.0\.0:5000, \[::\]:5000;")
     admin = networked.daemon.said(r"probes and administration on \S*:(\d+)")[1]
     for host in LOOPBACKS[network]:
         base = url_of(host, 5000)
