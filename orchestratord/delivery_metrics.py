@@ -83,7 +83,7 @@ class DeliveryMetrics(Collector):
         self._request("accepted", seconds)
 
     def retried(self, samples: int, seconds: float) -> None:
-        """Count a request that was answered 5xx or 429, or not at all, and that is sent again."""
+        """Count a request that was not answered, or answered 5xx, 429 or a refusal of us, and that is sent again."""
         self._retried += samples
         self._request("retried", seconds)
 
@@ -120,8 +120,8 @@ class DeliveryMetrics(Collector):
         )
         yield CounterMetricFamily(
             "orchestrator_remote_write_samples_retried",
-            "Samples in requests that the store answered with 5xx or 429, or not at all; they are sent again, and count"
-            " each time.",
+            "Samples in requests that the store answered with 5xx, with 429, or with a refusal of us (401, 403, 404),"
+            " or not at all; they are sent again, and count each time.",
             self._retried,
         )
         yield _by(
@@ -149,7 +149,8 @@ class DeliveryMetrics(Collector):
         )
         yield GaugeMetricFamily(
             "orchestrator_remote_write_up",
-            "Whether the store answered the last request, and not with 5xx or 429; 1 before the first.",
+            "Whether the store took the last request, or refused its data; 0 after 5xx, 429, a refusal of us (401, 403,"
+            " 404), or no answer; 1 before the first.",
             int(self._up),
         )
         yield _by(
@@ -177,7 +178,7 @@ class DeliveryMetrics(Collector):
         spool, oldest = self._spool, self._spool.oldest
         yield GaugeMetricFamily(
             "orchestrator_spool_bytes",
-            "What is in the spool under --data-dir, and what of it is held in memory, in bytes.",
+            "Reports in the spool that the store has not accepted yet, on the disk and in memory, in bytes; 0: none.",
             spool.bytes,
         )
         yield GaugeMetricFamily(
@@ -192,7 +193,7 @@ class DeliveryMetrics(Collector):
         )
         yield GaugeMetricFamily(
             "orchestrator_spool_held_bytes",
-            "Reports that are kept in memory, since the disk refuses them, in bytes.",
+            "Those of them that are in memory, because the disk refuses them, in bytes.",
             spool.held_bytes,
         )
         yield CounterMetricFamily(

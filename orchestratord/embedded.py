@@ -11,6 +11,8 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.runner.procmon import ProcessMonitor
 
+from orchestratord.families import joined, loopback
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -55,12 +57,12 @@ def find_programs(binary: str) -> tuple[str, str]:
     return prometheus, setpriv
 
 
-def free_port() -> int:
-    """Return a loopback port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_address() -> str:
+    """Return `HOST:PORT` on loopback, where nobody listens at this moment."""
+    host = loopback()
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.bind((host, 0))
+        return joined(host, probe.getsockname()[1])
 
 
 def prepare(data_dir: Path) -> Path:
@@ -75,16 +77,16 @@ def prepare(data_dir: Path) -> Path:
 
 
 class EmbeddedPrometheus(ProcessMonitor):
-    """Runs Prometheus on a loopback port, restarts it when it dies, and ends it with this process, however that ends.
+    """Runs Prometheus on loopback, restarts it when it dies, and ends it with this process, however that ends.
 
-    `home` is a directory that `prepare` made; `port` the loopback port to serve on; `retention` a Prometheus duration.
+    `home` is a directory that `prepare` made; `address` the `HOST:PORT` to serve on; `retention` a Prometheus duration.
     `scrape` sets the target, `HOST:PORT` of this orchestrator, and must be called before `startService`; `authorize`
     sets the bearer token of its scrapes, before `scrape`, and again whenever it changes.
     """
 
     maxRestartDelay = 10
 
-    def __init__(self, reactor: Any, programs: tuple[str, str], home: Path, port: int, retention: str) -> None:
+    def __init__(self, reactor: Any, programs: tuple[str, str], home: Path, address: str, retention: str) -> None:
         super().__init__(reactor)
         self._time = reactor
         self._home = home
@@ -97,7 +99,7 @@ class EmbeddedPrometheus(ProcessMonitor):
             f"--config.file={home / 'prometheus.yml'}",
             f"--storage.tsdb.path={home / 'data'}",
             f"--storage.tsdb.retention.time={retention}",
-            f"--web.listen-address=127.0.0.1:{port}",
+            f"--web.listen-address={address}",
             "--log.level=warn",
         ]
         self.addProcess(_NAME, arguments, env={"PATH": "/usr/bin:/bin", "HOME": str(home)})

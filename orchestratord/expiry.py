@@ -25,14 +25,25 @@ _NAMED = 5
 
 
 class Sweep(Service):
-    """Removes stale nodes every `every` seconds. `monotonic` is the clock by which the table's nodes age."""
+    """Removes stale nodes every `every` seconds. `monotonic` is the clock by which the table's nodes age.
+
+    `running` is a clock that stands still while the machine is suspended, as this process does.
+    """
 
     def __init__(
-        self, reactor: Any, nodes: NodeStore, telemetry: Telemetry, monotonic: Callable[[], float], every: float
+        self,
+        reactor: Any,
+        nodes: NodeStore,
+        telemetry: Telemetry,
+        monotonic: Callable[[], float],
+        every: float,
+        *,
+        running: Callable[[], float],
     ) -> None:
         self._nodes = nodes
         self._telemetry = telemetry
         self._monotonic = monotonic
+        self._running = running
         self._every = every
         self._last = float("-inf")
         self._failure: str | None = None
@@ -72,14 +83,14 @@ class Sweep(Service):
             log.failure("the sweep failed; the next one is in {seconds:g} s", seconds=self._every)
             self._failure = f"the expiry sweep fails: {type(error).__name__}"
         else:
-            self._last = now
+            self._last = self._running()
             self._failure = None
 
     def unhealthy(self) -> str | None:
         """Return why the sweep does not do its work, or None."""
         if self._failure:
             return self._failure
-        silent = self._monotonic() - self._last
+        silent = self._running() - self._last
         if silent > 3 * self._every + 5:
             return f"the expiry sweep has not run for {silent:.0f} s"
         return None

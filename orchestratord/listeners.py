@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.python.failure import Failure
 
+from orchestratord.families import is_for_all, joined, loopback, open_for_all, port_of
 from orchestratord.options import TLS_PREFIX
 from orchestratord.tls import ServerFiles, ServerTls
 from orchestratord.tls_transport import TlsFactory
@@ -26,7 +28,10 @@ BACKLOG = 4096
 
 
 class Listeners:
-    """Listens by endpoint descriptions, those with `tls:` before them in TLS, for which there is a `tls` then."""
+    """Listens by endpoint descriptions, those with `tls:` before them in TLS, for which there is a `tls` then.
+
+    A TCP port without an interface is opened for IPv4 and for IPv6, as far as the machine has them.
+    """
 
     def __init__(
         self, reactor: Any, descriptions: Sequence[str], factory: IProtocolFactory, tls: ServerTls | None, bound: Bound
@@ -41,7 +46,11 @@ class Listeners:
     def open(self) -> None:
         """Open the ports; SystemExit if one cannot be opened."""
         for description in self._descriptions:
-            self._opened.append(_Listener(description, self._listen(description)))
+            try:
+                ports = self._ports(description)
+            except Exception as error:  # noqa: BLE001 - whatever an endpoint of a plugin may raise
+                raise _cannot_listen(description, error) from None
+            self._opened += [_Listener(description, port) for port in ports]
 
     async def close(self) -> None:
         """Accept no connection any more; those that there are go on."""
@@ -62,22 +71,39 @@ class Listeners:
             if description.startswith((TLS_PREFIX, "ssl:")):
                 continue
             if getattr(host, "type", None) == "TCP":
-                local = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host.host)  # noqa: S104 - read, not bound
-                name = local or (f"[{host.host}]" if ":" in host.host else host.host)
-                return f"{name}:{host.port}"
+                four = loopback() if is_for_all(description) else "127.0.0.1"
+                local = {"0.0.0.0": four, "::": "::1"}.get(host.host, host.host)  # noqa: S104 - read, not bound
+                return joined(local, host.port)
         raise RuntimeError("settings promise a tcp: listener")  # pragma: no cover - checked at the start
 
-    def _listen(self, description: str) -> IListeningPort:
+    def _ports(self, description: str) -> list[IListeningPort]:
+        inner = description.removeprefix(TLS_PREFIX)
         factory = self._factory
-        if self._tls is not None and description.startswith(TLS_PREFIX):
+        if self._tls is not None and inner != description:
             factory = TlsFactory(self._tls, factory, self._reactor, self._bound)
-        endpoint = serverFromString(self._reactor, description.removeprefix(TLS_PREFIX))
-        opened: list[Any] = []
-        endpoint.listen(factory).addCallback(_with_backlog, description).addBoth(opened.append)
-        if isinstance(opened[0], Failure):
-            raise _cannot_listen(description, opened[0])
-        port: IListeningPort = opened[0]
-        return port
+        backlog = re.search(r":backlog=(\d+)", inner)
+
+        endpoint = serverFromString(self._reactor, inner)
+
+        def listen() -> IListeningPort:
+            opened: list[Any] = []
+            endpoint.listen(factory).addBoth(opened.append)
+            if isinstance(opened[0], Failure):
+                opened[0].raiseException()
+            port: Any = opened[0]
+            # More connections may wait to be accepted than Twisted's 50: a fleet reports at the same moment.
+            if backlog is None and hasattr(port, "socket"):
+                port.socket.listen(BACKLOG)
+            return cast("IListeningPort", port)
+
+        if not is_for_all(inner):
+            return [listen()]
+        return open_for_all(
+            listen,
+            lambda six: self._reactor.adoptStreamPort(six.fileno(), six.family, factory),
+            port_of(inner),
+            BACKLOG if backlog is None else int(backlog[1]),
+        )
 
 
 class _Listener(NamedTuple):
@@ -89,7 +115,7 @@ class _Listener(NamedTuple):
     @property
     def address(self) -> str:
         host: Any = self.port.getHost()
-        name = f"{host.host}:{host.port}" if hasattr(host, "port") else str(getattr(host, "name", host))
+        name = joined(host.host, host.port) if hasattr(host, "port") else str(getattr(host, "name", host))
         return f"{name} (TLS)" if self.description.startswith(TLS_PREFIX) else name
 
 
@@ -101,14 +127,6 @@ def server_tls(settings: Settings, expires: Callable[[float], object]) -> Server
     return ServerTls(time.monotonic, files, expires)
 
 
-def _with_backlog(port: Any, description: str) -> Any:
-    """Let more connections wait to be accepted than Twisted's 50: a fleet reports at the same moment."""
-    if "backlog=" not in description and hasattr(port, "socket"):
-        port.socket.listen(BACKLOG)
-    return port
-
-
-def _cannot_listen(description: str, failure: Any) -> SystemExit:
-    error = failure.value
+def _cannot_listen(description: str, error: Exception) -> SystemExit:
     reason = str(error.socketError.strerror if isinstance(error, CannotListenError) else error)
     return SystemExit(f"orchestratord: cannot listen on {description}: {reason}")

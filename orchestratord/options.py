@@ -254,7 +254,8 @@ OPTIONS = (
         "listen",
         _endpoint,
         ("tcp:5000",),
-        "Twisted endpoint description to serve on, with 'tls:' before it for TLS (tls:tcp:5443)",
+        "Twisted endpoint description to serve on, IPv4 and IPv6 unless it has an interface=, with 'tls:' before it"
+        " for TLS (tls:tcp:5443)",
         _WORDS,
     ),
     Option(

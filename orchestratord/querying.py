@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 from orchestratord.coalescing import CACHE_BYTES, Coalescing
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
 
     from twisted.web.client import HTTPConnectionPool
 
+    from orchestratord.clocks import Clocks
     from orchestratord.nodes import NodeStore
     from orchestratord.room import Room
     from orchestratord.settings import Settings
@@ -49,7 +49,9 @@ def make_upstreams(
     )
 
 
-def make_client(reactor: Any, settings: Settings, upstreams: Upstreams, nodes: NodeStore, answers: Room) -> QueryClient:
+def make_client(
+    reactor: Any, settings: Settings, upstreams: Upstreams, nodes: NodeStore, answers: Room, *, clocks: Clocks
+) -> QueryClient:
     """Return what answers all queries that are asked of us, by way of the upstreams."""
     shared = Coalescing(
         reactor,
@@ -65,7 +67,7 @@ def make_client(reactor: Any, settings: Settings, upstreams: Upstreams, nodes: N
         shared,
         nodes,
         settings.catalogue,
-        clocks=time,
+        clocks=clocks,
         mode=settings.latest_from_memory,
         room=answers,
     )

@@ -30,20 +30,23 @@ MAX_WORDS = 300
 _MAX_BODY = 65_536
 #: The longest wait that a receiver may ask for, in seconds.
 MAX_RETRY_AFTER = 300.0
-#: Refusals that may be the fault of a part of what was sent: bad data, a conflict, too much at once, unprocessable.
-_OF_A_PART = frozenset({400, 409, 413, 422})
-
+#: Refusals of what was sent, or of a part of it: bad data, a conflict, too much at once, unprocessable. Any other 4xx
+#: is about us (a wrong token, a wrong path), which an operator mends.
+_OF_DATA = frozenset({400, 409, 413, 422})
 
 #: What Prometheus says of a sample that no retry helps. Up to 2.42 it says the last of them with a 500.
 _OF_A_SAMPLE = re.compile(rb"out of order sample|duplicate sample for timestamp|out of bounds|too old sample")
+#: What Prometheus, Thanos and Mimir say of a sample that is older than what they take of any series.
+_TOO_OLD = re.compile(rb"out of bounds|too old|too-old", re.IGNORECASE)
 
 
 class Verdict(Enum):
     """What a receiver did with a body."""
 
     ACCEPTED = "accepted"
-    #: It, or the way to it, is not well; the same body may be accepted later.
+    #: It, or the way to it, is not well, or it refuses us; the same body may be accepted later.
     LATER = "retried"
+    #: Something in the body is not taken, now or later.
     REFUSED = "refused"
 
 
@@ -51,13 +54,13 @@ class Verdict(Enum):
 class Reply:
     """A verdict, and why, as one printable line: no answer, or the status and the receiver's own words.
 
-    `after` is how long it wants to be left alone, in seconds. `of_a_part`: the refusal may be one sample's fault.
+    `after` is how long it wants to be left alone, in seconds. `too_old`: it refuses a sample because of its age.
     """
 
     verdict: Verdict
     words: str = ""
     after: float | None = None
-    of_a_part: bool = False
+    too_old: bool = False
 
 
 class Receiver:
@@ -120,13 +123,11 @@ class Receiver:
         said = ascii(" ".join(answer.decode(errors="replace").split())[:MAX_WORDS])[1:-1]
         if said:
             words += f": {said}"
-        if status == 500 and _OF_A_SAMPLE.search(answer):
-            return Reply(Verdict.REFUSED, words, of_a_part=True)
-        # A redirect is not followed: whatever stands in the way now may be gone later.
-        if status >= 500 or status < 400 or status in {408, 425, 429}:
-            asked = (response.headers.getRawHeaders(b"Retry-After") or [b""])[0]
-            return Reply(Verdict.LATER, words, self._seconds(asked.decode("latin-1").strip()))
-        return Reply(Verdict.REFUSED, words, of_a_part=status in _OF_A_PART)
+        if status in _OF_DATA or (status == 500 and _OF_A_SAMPLE.search(answer)):
+            return Reply(Verdict.REFUSED, words, too_old=_TOO_OLD.search(answer) is not None)
+        # A redirect is not followed: whatever stands in the way now may be gone later. So may a wrong token be.
+        asked = (response.headers.getRawHeaders(b"Retry-After") or [b""])[0]
+        return Reply(Verdict.LATER, words, self._seconds(asked.decode("latin-1").strip()))
 
     def _seconds(self, asked: str) -> float | None:
         """Return what a Retry-After asks for: seconds, or a date."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import MultiService
@@ -24,6 +23,7 @@ from orchestratord.upstream import CONNECT_SECONDS, connection_pool
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
+    from orchestratord.clocks import Clocks
     from orchestratord.fleet import StoreFleet
     from orchestratord.nodes import NodeStore
     from orchestratord.settings import Settings
@@ -46,13 +46,15 @@ class ScaleOut(MultiService):
         url: str,
         nodes: NodeStore,
         fleet: StoreFleet,
+        *,
+        clocks: Clocks,
     ) -> None:
         super().__init__()
         names = row_names(settings.catalogue)
         form = RowFormat(names)
         self.pack = form.sample
-        spool = Spool(settings.data_dir / "spool", names, max_bytes=settings.spool_max_bytes, now=time.time)
-        metrics = DeliveryMetrics(spool, time.time, limit_bytes=settings.spool_max_bytes, samples_per_row=len(names))
+        spool = Spool(settings.data_dir / "spool", names, max_bytes=settings.spool_max_bytes, now=clocks.time)
+        metrics = DeliveryMetrics(spool, clocks.time, limit_bytes=settings.spool_max_bytes, samples_per_row=len(names))
         #: To be registered wherever the daemon's own metrics are.
         self.metrics = metrics
         self._pool = connection_pool(reactor, LANES)
@@ -64,7 +66,7 @@ class ScaleOut(MultiService):
             headers=(*HEADERS, *settings.remote_write_header),
             authorization=authorization(settings, "remote-write", [url]),
             timeout=settings.remote_write_timeout,
-            now=time.time,
+            now=clocks.time,
         )
         encoder = Encoder(names, settings.external_label)
         sender = Sender(reactor, encoder, receiver, metrics, random=random.random)
@@ -73,7 +75,7 @@ class ScaleOut(MultiService):
             spool,
             sender,
             metrics,
-            time.time,
+            clocks.time,
             samples_per_row=len(names),
             delay=settings.remote_write_delay,
             sync_every=settings.spool_sync,
@@ -81,7 +83,7 @@ class ScaleOut(MultiService):
             in_thread=lambda work: in_own_thread(reactor, work),
         )
         endings = Endings(
-            reactor, nodes, fleet, self._delivery, form=form, names=names, clocks=time, marked=metrics.marker
+            reactor, nodes, fleet, self._delivery, form=form, names=names, clocks=clocks, marked=metrics.marker
         )
         nodes.observers += [self._delivery, endings]
         self.settle = self._delivery.settle

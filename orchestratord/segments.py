@@ -159,6 +159,14 @@ class Segments:
         while self._all and self._is_released(self._all[0]):
             self._remove(self._all[0])
 
+    def waiting(self) -> tuple[int, int]:
+        """Return the bytes that are not released, and how many of them are in memory; 0 if there is no row in them."""
+        if not self._all or Position(self._all[-1].number, self._all[-1].size) <= self.released:
+            return 0, 0
+        first = self._all[0]
+        done = min(self.released.offset, first.size) if first.number == self.released.segment else 0
+        return self.bytes - done, self.held_bytes - (0 if first.held is None else done)
+
     def bound(self) -> None:
         """Drop the oldest until the others fit; the current one stays."""
         while self.bytes > self._max_bytes and self._drop(self._all[0]):

@@ -17,8 +17,9 @@ from twisted.logger import Logger
 
 from orchestratord import __version__
 from orchestratord.access import Role
+from orchestratord.clocks import MACHINE
 from orchestratord.descriptors import connections_that_fit
-from orchestratord.embedded import EmbeddedPrometheus, find_programs, free_port, prepare
+from orchestratord.embedded import EmbeddedPrometheus, find_programs, free_address, prepare
 from orchestratord.expiry import Sweep
 from orchestratord.exposition import Exposition, NodeCollector, SampleRenderer, unrendered
 from orchestratord.fleet import StoreFleet, TableFleet
@@ -34,14 +35,14 @@ from orchestratord.querying import make_client, make_queries, make_upstreams
 from orchestratord.report import ReportDecoder
 from orchestratord.room import Room
 from orchestratord.scale_out import SWEEP_EVERY, ScaleOut
-from orchestratord.signals import StopOnSignals
+from orchestratord.signals import Signals
 from orchestratord.slices import Slices
 from orchestratord.snapshot import Moment
 from orchestratord.snapshot_file import SnapshotFile
 from orchestratord.telemetry import Telemetry
 from orchestratord.turns import Turns
 from orchestratord.upstream import connection_pool
-from orchestratord.watched import FileWatch
+from orchestratord.watched import FileWatch, look_again
 from orchestratord.web.admin import Admin
 from orchestratord.web.api import Api, Root
 from orchestratord.web.connections import Connections
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.registry import Collector
 
+    from orchestratord.clocks import Clocks
     from orchestratord.fleet import Fleet
     from orchestratord.report import Packer, Renderer
     from orchestratord.settings import Settings
@@ -83,32 +85,33 @@ class _ScaledOut(NamedTuple):
 class Orchestrator(MultiService):
     """The daemon: what it serves is ready while it runs, and drains when it stops.
 
-    Raises FilesError if certificates, keys or credentials are not good; nothing is open then.
+    Nodes age by `clocks`. Raises FilesError if certificates, keys or credentials are not good; nothing is open then.
     """
 
-    def __init__(self, reactor: Any, settings: Settings) -> None:
+    def __init__(self, reactor: Any, settings: Settings, clocks: Clocks = MACHINE) -> None:
         super().__init__()
         self._reactor = reactor
         self._settings = settings
+        self._clocks = clocks
         #: Not ready any more, but everything is served; then nothing new is.
         self._leaving = self._draining = False
         self._staying: Deferred[None] | None = None
         self._hurried = False
         self._scale_out: ScaleOut | None = None
-        self._keyring = Keyring(reactor, settings, time.time)
+        self._keyring = Keyring(reactor, settings, clocks.time)
         self._keyring.setServiceParent(self)
         self._embedded: EmbeddedPrometheus | None = None
         self._bases = settings.prometheus
         if settings.embedded:
-            port = free_port()
-            self._embedded = _embedded(reactor, settings, port)
-            self._bases = (f"http://127.0.0.1:{port}",)
+            address = free_address()
+            self._embedded = _embedded(reactor, settings, address)
+            self._bases = (f"http://{address}",)
 
         nodes = NodeStore(stale_after=settings.stale_after, max_nodes=settings.max_nodes)
         telemetry = Telemetry()
         render: Renderer = SampleRenderer(settings.catalogue) if settings.nodes_exposed else unrendered
         every = settings.expire_every if settings.remote_write is None else min(settings.expire_every, SWEEP_EVERY)
-        self._sweep = Sweep(reactor, nodes, telemetry, time.monotonic, every)
+        self._sweep = Sweep(reactor, nodes, telemetry, clocks.monotonic, every, running=time.monotonic)
         self._sweep.setServiceParent(self)
         self._persistence = self._kept(nodes, render, telemetry)
         OwnNames(reactor).setServiceParent(self)
@@ -131,7 +134,7 @@ class Orchestrator(MultiService):
             Listeners(reactor, descriptions, site, tls, self._connections)
             for descriptions, site in zip((settings.listen, settings.admin_listen), sites, strict=True)
         )
-        StopOnSignals(reactor, self.hurry).setServiceParent(self)
+        Signals(reactor, self.hurry, partial(look_again, self)).setServiceParent(self)
 
     def _sites(
         self,
@@ -145,8 +148,8 @@ class Orchestrator(MultiService):
     ) -> tuple[OrchestratorSite, OrchestratorSite]:
         """Return what the listeners serve, and what the administrators' do."""
         reactor, settings = self._reactor, self._settings
-        client = make_client(reactor, settings, upstreams, nodes, answers)
-        table = TableFleet(nodes, time)
+        client = make_client(reactor, settings, upstreams, nodes, answers, clocks=self._clocks)
+        table = TableFleet(nodes, self._clocks)
         fleet, forget, pack, settle, more = self._scaled_out(nodes, upstreams) or _ScaledOut(
             table, table.forget, None, None, ()
         )
@@ -165,7 +168,7 @@ class Orchestrator(MultiService):
             ReportDecoder(settings.catalogue, render, max_batch=settings.max_batch, pack=pack),
             nodes,
             telemetry,
-            time,
+            self._clocks,
             max_bytes=settings.max_report_bytes,
             draining=lambda: self._draining,
             slices=self._slices,
@@ -207,12 +210,14 @@ class Orchestrator(MultiService):
             upstreams,
             settings.catalogue,
             settings.external_label,
-            time,
+            self._clocks,
             stale_after=settings.stale_after,
             query_timeout=settings.query_timeout,
             in_thread=self._in_thread,
         )
-        self._scale_out = out = ScaleOut(self._reactor, settings, settings.remote_write, nodes, fleet)
+        self._scale_out = out = ScaleOut(
+            self._reactor, settings, settings.remote_write, nodes, fleet, clocks=self._clocks
+        )
         out.setServiceParent(self)
         return _ScaledOut(fleet, out.forget, out.pack, out.settle, (out.metrics,))
 
@@ -220,23 +225,25 @@ class Orchestrator(MultiService):
         catalogue, exposed = self._settings.catalogue, self._settings.nodes_exposed
         everything, own = CollectorRegistry(), CollectorRegistry()
         if exposed:
-            everything.register(NodeCollector(catalogue, lambda: nodes.snapshot(time.monotonic())))
+            everything.register(NodeCollector(catalogue, lambda: nodes.snapshot(self._clocks.monotonic())))
         for registry in (everything, own):
             for collector in (telemetry, *more):
                 registry.register(collector)
             ProcessCollector(registry=registry)
         exposition = Exposition(catalogue, own, nodes=exposed)
-        return ScrapeResource(self._slices, nodes, exposition, telemetry, time, fallback=MetricsResource(everything))
+        return ScrapeResource(
+            self._slices, nodes, exposition, telemetry, self._clocks, fallback=MetricsResource(everything)
+        )
 
     def _pages(self, nodes: NodeStore, fleet: Fleet, client: QueryClient, telemetry: Telemetry) -> Pages:
-        history = History(self._reactor, telemetry, nodes, time.monotonic, HOT_QUERIES)
+        history = History(self._reactor, telemetry, nodes, self._clocks.monotonic, HOT_QUERIES)
         history.setServiceParent(self)
         return Pages(
             self._reactor,
             fleet,
             self._settings.catalogue,
             client,
-            time,
+            self._clocks,
             telemetry=telemetry,
             history=history,
             in_thread=self._in_thread,
@@ -255,13 +262,13 @@ class Orchestrator(MultiService):
         settings = self._settings
         if not settings.snapshot_every:
             return None
-        boot = _boot()
+        boot, clocks = _boot(), self._clocks
         persistence = Persistence(
             self._reactor,
             nodes,
             SnapshotFile(settings.data_dir),
             telemetry,
-            lambda: Moment(time.time(), time.monotonic(), boot),
+            lambda: Moment(clocks.time(), clocks.monotonic(), boot),
             catalogue=settings.catalogue,
             render=render,
             every=settings.snapshot_every,
@@ -363,9 +370,12 @@ class Orchestrator(MultiService):
 
 
 def _boot() -> str:
-    """Return what names the time since the machine was started, in which its monotonic clock goes on; or nothing."""
+    """Return what names the time since the machine was started, and the clock that goes on in it; or nothing.
+
+    The clock, because earlier versions wrote CLOCK_MONOTONIC, which is behind by all suspensions.
+    """
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return "boottime " + Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return ""
 
@@ -416,6 +426,6 @@ def _watch(
     telemetry.watch("orchestrator_arriving_held_bytes", "Requests arriving, in bytes.", lambda: arriving.held)
 
 
-def _embedded(reactor: Any, settings: Settings, port: int) -> EmbeddedPrometheus:
+def _embedded(reactor: Any, settings: Settings, address: str) -> EmbeddedPrometheus:
     programs = find_programs(settings.prometheus_binary)
-    return EmbeddedPrometheus(reactor, programs, prepare(settings.data_dir), port, settings.prometheus_retention)
+    return EmbeddedPrometheus(reactor, programs, prepare(settings.data_dir), address, settings.prometheus_retention)

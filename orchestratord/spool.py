@@ -83,8 +83,9 @@ class Spool:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes in memory, since the disk refuses or has refused."""
-        return self._segments.held_bytes
+        """Bytes that are not released and are in memory, since the disk refuses or has refused."""
+        with self._lock:
+            return self._segments.waiting()[1]
 
     @property
     def overflowed(self) -> int:
@@ -164,8 +165,9 @@ class Spool:
 
     @property
     def bytes(self) -> int:
-        """Bytes in the spool, on disk and in memory."""
-        return self._segments.bytes
+        """Bytes that are not released, on disk and in memory; 0 when there is no row. The files may be larger."""
+        with self._lock:
+            return self._segments.waiting()[0]
 
     # What follows is called with `_lock` held.
 

@@ -82,13 +82,16 @@ def makeService(options: Options) -> IService:
     """Return the daemon; SystemExit if it cannot be made from these settings."""
     from twisted.internet import reactor  # noqa: PLC0415 - only here: `twistd --reactor` chooses it before
 
+    from orchestratord.clocks import MACHINE  # noqa: PLC0415
     from orchestratord.embedded import EmbeddedError  # noqa: PLC0415 - imports what imports the reactor
     from orchestratord.service import Orchestrator  # noqa: PLC0415
     from orchestratord.timers import run_by_monotonic_clock  # noqa: PLC0415
     from orchestratord.watched import FilesError  # noqa: PLC0415
 
     assert options.settings is not None  # noqa: S101 - twistd parses before it makes
-    run_by_monotonic_clock(reactor)
+    # Deadlines and caches go by the clock by which nodes age: after a suspension, what was in flight is as old as it is
+    # to its clients.
+    run_by_monotonic_clock(reactor, MACHINE.monotonic)
     try:
         return Orchestrator(reactor, options.settings)
     except (EmbeddedError, FilesError) as error:

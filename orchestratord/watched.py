@@ -9,7 +9,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from twisted.application.service import Service
+from twisted.application.service import MultiService, Service
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
@@ -73,14 +73,17 @@ class Watched(Generic[T]):
 
     def value(self) -> T:
         """Return what the files say, or the last that was right."""
-        now = self._seconds()
-        if now - self._looked >= LOOK_SECONDS:
-            self._looked = now
-            seen = self._signatures()
-            if seen != self._seen:
-                self._seen = seen
-                self._read_again()
+        if self._seconds() - self._looked >= LOOK_SECONDS:
+            self.look()
         return self._value
+
+    def look(self) -> None:
+        """Look at the files now, and read them if one has changed."""
+        self._looked = self._seconds()
+        seen = self._signatures()
+        if seen != self._seen:
+            self._seen = seen
+            self._read_again()
 
     def _read_again(self) -> None:
         try:
@@ -145,6 +148,12 @@ class FileWatch(Service):
         if self._files:
             self._loop.start(LOOK_EVERY)
 
+    def look(self) -> None:
+        """Look at all files now."""
+        for file, _ in self._files:
+            file.look()
+        self._look()
+
     def stopService(self) -> None:
         """Look no more."""
         super().stopService()
@@ -160,6 +169,15 @@ class FileWatch(Service):
                     self._used[number] = value
             except Exception:  # noqa: BLE001 - a LoopingCall ends for good at the first exception
                 log.failure("what has changed in a file could not be put to use; it is tried again")
+
+
+def look_again(services: MultiService) -> None:
+    """Let every FileWatch below look at its files now."""
+    for service in services:
+        if isinstance(service, FileWatch):
+            service.look()
+        elif isinstance(service, MultiService):
+            look_again(service)
 
 
 def _signature(path: Path) -> tuple[int, ...] | None:

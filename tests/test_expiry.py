@@ -34,7 +34,7 @@ def swept(count: int = 0) -> tuple[Clock, BrokenStore, Metrics, Sweep]:
     clock, metrics = Clock(), Metrics()
     nodes = BrokenStore()
     nodes.update([report(f"n{i:05}") for i in range(count)], 0)
-    sweep = Sweep(clock, nodes, metrics.telemetry, clock.seconds, every=5)
+    sweep = Sweep(clock, nodes, metrics.telemetry, clock.seconds, every=5, running=clock.seconds)
     sweep.startService()
     return clock, nodes, metrics, sweep
 
@@ -82,3 +82,18 @@ def test_health_tells_when_the_sweep_has_stopped() -> None:
     sweep.stopService()
     clock.advance(100)
     assert sweep.unhealthy() == "the expiry sweep has not run for 100 s"
+
+
+def test_a_suspended_machine_is_not_unhealthy() -> None:
+    """After two hours of sleep the nodes are stale at once, and a probe that comes before the sweep finds it well."""
+    clock, asleep = Clock(), 0.0
+    nodes = NodeStore(stale_after=60, max_nodes=10)
+    nodes.update([report("n1")], 0)
+    sweep = Sweep(clock, nodes, Metrics().telemetry, lambda: clock.seconds() + asleep, every=5, running=clock.seconds)
+    sweep.startService()
+    asleep = 7200.0
+    assert sweep.unhealthy() is None
+    assert nodes.count(clock.seconds() + asleep) == 0
+    clock.advance(5)
+    assert len(nodes) == 0
+    assert sweep.unhealthy() is None

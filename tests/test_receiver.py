@@ -78,24 +78,32 @@ def test_a_body_goes_out_whole_with_its_headers() -> None:
     assert headers[b"Content-Length"] == [b"5"]
 
 
-@pytest.mark.parametrize("status", [500, 502, 503, 504, 429, 408, 301, 307])
+@pytest.mark.parametrize("status", [500, 502, 503, 504, 429, 408, 301, 307, 401, 403, 404, 405, 410])
 def test_who_is_not_well_is_asked_again(status: int) -> None:
-    """5xx and 429; and a redirect, which is not followed, loses nothing."""
+    """5xx and 429, and who refuses us; and a redirect, which is not followed, loses nothing."""
     reply = sent(Store(status, b"try\r\n later\x1b[1m"))
     assert reply == Reply(Verdict.LATER, f"answered {status}: try later\\x1b[1m")
 
 
-@pytest.mark.parametrize(("status", "of_a_part"), [(400, True), (409, True), (413, True), (422, True), (401, False)])
-def test_a_refusal_may_be_a_parts_fault(status: int, *, of_a_part: bool) -> None:
-    """Who we are is nobody's data's fault."""
-    reply = sent(Store(status, b"out of order"))
-    assert reply == Reply(Verdict.REFUSED, f"answered {status}: out of order", of_a_part=of_a_part)
+@pytest.mark.parametrize("status", [400, 409, 413, 422])
+def test_data_that_is_refused(status: int) -> None:
+    """The same would be refused again."""
+    assert sent(Store(status, b"out of order")) == Reply(Verdict.REFUSED, f"answered {status}: out of order")
 
 
-def test_a_sample_that_is_too_old_is_refused_whatever_the_status() -> None:
-    """Prometheus 2.42 answers 500 there, and would for ever."""
-    reply = sent(Store(500, b"too old sample\n"))
-    assert reply == Reply(Verdict.REFUSED, "answered 500: too old sample", of_a_part=True)
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (400, "out of bounds"),
+        (500, "too old sample"),  # Prometheus 2.42, which would answer so for ever
+        (409, "add 9 samples: out of bounds"),
+        (400, "the sample's timestamp is too old (err-mimir-sample-timestamp-too-old)"),
+    ],
+)
+def test_a_sample_that_is_too_old(status: int, words: str) -> None:
+    """Whatever the store and its status are."""
+    reply = sent(Store(status, words.encode() + b"\n"))
+    assert reply == Reply(Verdict.REFUSED, f"answered {status}: " + ascii(words)[1:-1], too_old=True)
 
 
 @pytest.mark.parametrize(

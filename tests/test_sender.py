@@ -12,7 +12,7 @@ from twisted.logger import capturedLogs
 from orchestratord.receiver import Reply, Verdict
 from orchestratord.remote_write import Encoded
 from orchestratord.row import Row
-from orchestratord.sender import FIRST_WAIT, LONGEST_WAIT, MOST_SIFTED, REFUSALS_EVERY, Sender
+from orchestratord.sender import FIRST_WAIT, LONGEST_WAIT, REFUSALS_EVERY, Sender
 
 ACCEPTED = Reply(Verdict.ACCEPTED)
 AWAY = Reply(Verdict.LATER, "answered 503: no")
@@ -153,7 +153,7 @@ def test_a_store_is_left_alone_for_as_long_as_it_asks() -> None:
 def test_one_bad_row_takes_no_other_with_it() -> None:
     """It is found by halves, in order, and dropped alone."""
     bad = b"n137"
-    scene = Scene(lambda ids: Reply(Verdict.REFUSED, "bad", of_a_part=True) if bad in ids else ACCEPTED)
+    scene = Scene(lambda ids: Reply(Verdict.REFUSED, "bad") if bad in ids else ACCEPTED)
     with capturedLogs() as events:
         assert scene.deliver(rows(500)) == [None]
     assert scene.store.accepted == [row.node_id for row in rows(500) if row.node_id != bad]
@@ -164,33 +164,27 @@ def test_one_bad_row_takes_no_other_with_it() -> None:
     assert (told["reports"], told["reason"]) == (1, "bad")
 
 
-def test_a_store_that_refuses_everything_is_not_asked_about_each_row() -> None:
-    """Only so many requests are spent on one batch; all of it is counted as dropped."""
-    scene = Scene(lambda _: Reply(Verdict.REFUSED, "bad", of_a_part=True))
+def test_a_store_that_refuses_everything_ends() -> None:
+    """Each row is refused alone, and counted as dropped; the next time there is one request for each row, no more."""
+    scene = Scene(lambda _: Reply(Verdict.REFUSED, "bad"))
     assert scene.deliver(rows(500)) == [None]
     assert scene.counts.counted["dropped"] == 9 * 500
-    assert len(scene.store.bodies) < MOST_SIFTED + 20
-
-
-def test_a_refusal_that_is_no_rows_fault_drops_the_batch() -> None:
-    """A wrong token would be wrong for the halves too."""
-    scene = Scene(lambda _: Reply(Verdict.REFUSED, "answered 401"))
+    assert len(scene.store.bodies) == 2 * 500 - 1
+    scene.store.bodies.clear()
     assert scene.deliver(rows(500)) == [None]
-    assert len(scene.store.bodies) == 1
-    assert scene.counts.counted == {"refused": 4500, "dropped": 4500}
-    assert scene.counts.is_up is True
+    assert len(scene.store.bodies) == 500
 
 
 def test_refusals_are_told_once_a_minute() -> None:
     """With how many there were meanwhile."""
-    scene = Scene(lambda _: Reply(Verdict.REFUSED, "answered 401: who are you"))
+    scene = Scene(lambda _: Reply(Verdict.REFUSED, "answered 400: no"))
     with capturedLogs() as events:
         for _ in range(3):
-            scene.deliver(rows(10))
+            scene.deliver(rows(1))
         scene.clock.advance(REFUSALS_EVERY)
-        scene.deliver(rows(10))
+        scene.deliver(rows(1))
     told = [event["reports"] for event in events if event["log_namespace"] == "orchestratord.sender"]
-    assert told == [10, 30]
+    assert told == [1, 3]
 
 
 def test_it_can_be_cancelled_while_it_waits() -> None:
@@ -204,8 +198,8 @@ def test_it_can_be_cancelled_while_it_waits() -> None:
 
 def test_why_nothing_gets_there() -> None:
     """Told while the store is away or refuses everything, not for the sake of one bad report."""
-    bad = Reply(Verdict.REFUSED, "answered 400: bad", of_a_part=True)
-    replies = [AWAY, ACCEPTED, Reply(Verdict.REFUSED, "answered 404: no such path"), bad]
+    bad = Reply(Verdict.REFUSED, "answered 400: bad")
+    replies = [AWAY, ACCEPTED, Reply(Verdict.LATER, "answered 404: no such path"), bad]
     scene = Scene(lambda _: replies.pop(0))
     assert scene.sender.trouble is None
     scene.deliver(rows(1))
@@ -214,5 +208,5 @@ def test_why_nothing_gets_there() -> None:
     assert scene.sender.trouble is None
     scene.deliver(rows(1))
     assert scene.sender.trouble == "answered 404: no such path"
-    scene.deliver(rows(1))
+    scene.clock.advance(FIRST_WAIT)
     assert scene.sender.trouble is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,16 +18,20 @@ from twisted.internet.task import deferLater
 from twisted.logger import capturedLogs
 from twisted.web.client import Agent, HTTPConnectionPool
 
+from orchestratord.clocks import MACHINE
 from orchestratord.service import Orchestrator
 from orchestratord.settings import load
-from orchestratord.signals import StopOnSignals
+from orchestratord.signals import MEANINGLESS, STOPPING, Signals
 from tests.certificates import Authority
+from tests.fakes import FakeClocks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
     from twisted.internet.defer import Deferred
+
+    from orchestratord.clocks import Clocks
 
 REACTOR: Any = reactor
 HOME = {"HOME": "/nonexistent"}
@@ -35,11 +40,12 @@ HOME = {"HOME": "/nonexistent"}
 class Running:
     """A running daemon and a client of it."""
 
-    def __init__(self, **flags: Any) -> None:
+    def __init__(self, clocks: Clocks = MACHINE, **flags: Any) -> None:
         flags.setdefault("listen", ["tcp:0:interface=127.0.0.1"])
         flags.setdefault("prometheus", ["http://127.0.0.1:1"])
         flags.setdefault("snapshot_every", 0)
-        self.service = Orchestrator(reactor, load({name.replace("_", "-"): flags[name] for name in flags}, HOME))
+        settings = load({name.replace("_", "-"): flags[name] for name in flags}, HOME)
+        self.service = Orchestrator(reactor, settings, clocks)
         self.pool = HTTPConnectionPool(reactor, persistent=False)
         self.client = HTTPClient(Agent(reactor, pool=self.pool))
 
@@ -86,6 +92,30 @@ async def test_a_report_goes_round(running: Running) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_nodes_age_while_the_machine_is_suspended() -> None:
+    """After two hours of sleep a node is in no answer, at once: no sweep has run, whose timer did not move."""
+    clocks = FakeClocks()
+    daemon = Running(clocks, latest_from_memory="always", stale_after=60, expire_every=3600)
+    daemon.start()
+    try:
+        await daemon.ask("POST", "/update_metrics", json={"node_id": "n1", "page_faults": 3})
+        assert await daemon.ask("GET", "/nodes") == (200, b'{"nodes":["n1"]}')
+        assert b"n1" in (await daemon.ask("GET", "/metrics"))[1]
+        assert b'"n1"' in (await daemon.ask("GET", "/query?q=page_faults"))[1]
+        clocks.now += 7200
+        assert await daemon.ask("GET", "/nodes") == (200, b'{"nodes":[]}')
+        assert b"n1" not in (await daemon.ask("GET", "/nodes?details=true"))[1]
+        assert (await daemon.ask("GET", "/nodes/n1"))[0] == 404
+        for query in ("", "?name[]=page_faults"):
+            assert b"n1" not in (await daemon.ask("GET", f"/metrics{query}"))[1]
+        status, body = await daemon.ask("GET", "/query?q=page_faults")
+        assert (status, b"n1" in body) == (200, False)
+        assert (await daemon.ask("GET", "/-/healthy"))[0] == 200
+    finally:
+        await daemon.service.stopService()
+
+
+@pytest_twisted.ensureDeferred
 async def test_without_a_prometheus_queries_fail_and_everything_else_works(running: Running) -> None:
     """502, and ready all the same."""
     status, body = await running.ask("GET", "/query?q=up")
@@ -116,6 +146,21 @@ async def test_a_port_in_use_ends_the_start(running: Running) -> None:
     second = Running(listen=[f"tcp:{port}:interface=127.0.0.1"])
     with pytest.raises(SystemExit, match=rf"cannot listen on tcp:{port}:interface=127.0.0.1: Address already in use"):
         second.service.privilegedStartService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_both_families_are_served_and_closed() -> None:
+    """A port without an interface is two sockets; neither is left when the daemon has stopped."""
+    daemon = Running(listen=["tcp:0"])
+    daemon.start()
+    port = int(daemon.service._own_address().rpartition(":")[2])
+    assert daemon.service._listeners.addresses == [f"0.0.0.0:{port}", f"[::]:{port}"]
+    for host in ("127.0.0.1", "::1"):
+        socket.create_connection((host, port)).close()
+    await daemon.service.stopService()
+    for host in ("127.0.0.1", "::1"):
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((host, port))
 
 
 @pytest_twisted.ensureDeferred
@@ -231,8 +276,8 @@ async def test_a_signal_stops_the_reactor_once() -> None:
             """Remember."""
             stopped.append("stop")
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    service = StopOnSignals(Recorder(), lambda: stopped.append("again"))
+    before = {number: signal.getsignal(number) for number in (*STOPPING, signal.SIGHUP, signal.SIGQUIT, *MEANINGLESS)}
+    service = Signals(Recorder(), lambda: stopped.append("again"))
     try:
         service.startService()
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -137,6 +137,29 @@ def test_what_is_released_goes(tmp_path: Path) -> None:
     assert it.bytes == 0
 
 
+@pytest.mark.parametrize("disk", [True, False])
+def test_what_waits_is_nothing_when_all_is_released(tmp_path: Path, *, disk: bool) -> None:
+    """Though the segment that is written to stays, on the disk or in memory; what is left of it counts alone."""
+    if not disk:
+        (tmp_path / "file").touch()
+    it = spool(tmp_path if disk else tmp_path / "file" / "spool", segment_bytes=100_000)
+    assert (it.bytes, it.held_bytes) == (0, 0)
+    for number in range(20):
+        it.append([row(number)])
+    whole = it.bytes
+    assert it.held_bytes == (0 if disk else whole)
+    batch = it.read(it.start, 10)
+    assert batch is not None
+    it.release(batch.end)
+    assert 0 < it.bytes < whole * 0.6
+    assert it.held_bytes == (0 if disk else it.bytes)
+    it.release(read(it)[1])
+    assert (it.bytes, it.held_bytes) == (0, 0)
+    it.append([row(20)])
+    assert 0 < it.bytes < 300
+    assert it.held_bytes == (0 if disk else it.bytes)
+
+
 def test_a_restart_goes_on_where_the_last_run_was(tmp_path: Path) -> None:
     """Whether that run was closed or killed; each run begins a segment of its own."""
     it = spool(tmp_path)

@@ -8,7 +8,7 @@ import pytest
 
 from orchestratord import __version__
 from orchestratord.options import OPTIONS
-from orchestratord.signals import StopOnSignals
+from orchestratord.signals import Signals
 from orchestratord.tap import Options, makeService
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def test_the_service_is_made_and_opens_nothing(tmp_path: Path) -> None:
     """Not even for an embedded Prometheus, whose folder is there."""
     options = parsed("--prometheus", "embedded", "--data-dir", str(tmp_path))
     service = makeService(options)
-    assert any(isinstance(child, StopOnSignals) for child in service)  # type: ignore[attr-defined]  # MultiService
+    assert any(isinstance(child, Signals) for child in service)  # type: ignore[attr-defined]  # MultiService
     assert (tmp_path / "prometheus").is_dir()
 
 

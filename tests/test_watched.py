@@ -6,11 +6,21 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
+from twisted.application.service import MultiService
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 
 from orchestratord.access import parse_tokens
-from orchestratord.watched import LOOK_SECONDS, MAX_FILE_BYTES, FilesError, FileWatch, Watched, WatchedFile, WrongFile
+from orchestratord.watched import (
+    LOOK_SECONDS,
+    MAX_FILE_BYTES,
+    FilesError,
+    FileWatch,
+    Watched,
+    WatchedFile,
+    WrongFile,
+    look_again,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -186,6 +196,17 @@ def test_a_change_is_seen_within_a_second(path: Path) -> None:
     assert watching.file.value() == (TWO,)
     watching.second()
     assert watching.changes == 1
+
+
+def test_a_look_may_be_asked_for(path: Path) -> None:
+    """At once, of every watch below a service: what SIGHUP does."""
+    watching = Watching(path)
+    services, inner = MultiService(), MultiService()
+    inner.setServiceParent(services)
+    watching.watch.setServiceParent(inner)
+    path.write_bytes(TWO)
+    look_again(services)
+    assert (watching.file.value(), watching.changes) == ((TWO,), 1)
 
 
 def test_a_file_that_only_looks_new(path: Path) -> None:

@@ -104,7 +104,7 @@ def makeService(options: Options) -> MultiService:
     # Only here: a reactor is chosen by twistd's own options, after this module has been imported.
     from twisted.internet import reactor  # noqa: PLC0415
 
-    from orchestratord.signals import StopOnSignals  # noqa: PLC0415
+    from orchestratord.signals import Signals  # noqa: PLC0415
     from orchestratord.timers import run_by_monotonic_clock  # noqa: PLC0415
 
     run_by_monotonic_clock(reactor)
@@ -113,5 +113,5 @@ def makeService(options: Options) -> MultiService:
         profiler_service(reactor, options.settings).setServiceParent(service)
     except FilesError as error:
         raise SystemExit(f"{options.command}: {error}") from None
-    StopOnSignals(reactor).setServiceParent(service)
+    Signals(reactor).setServiceParent(service)
     return service

@@ -15,6 +15,7 @@ from orchestratord.errors import Busy, Draining, Fault, Forbidden, UnsupportedBo
 from orchestratord.report import is_batch
 from orchestratord.unpacking import gunzip_in_steps
 from orchestratord.web.answers import ConstantAnswer, failure_body, json_body, method_not_allowed_body, whole_answer
+from orchestratord.web.site import client_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -201,7 +202,7 @@ class ReportsResource(Resource):
             if request.channel.site.access_log:
                 # It may quote what the client has sent, and a token may be where none belongs.
                 reason = request.channel.site.redacted(str(error).encode()).decode()
-                log.info("report from {client} refused: {reason}", client=request.client, reason=reason)
+                log.info("report from {client} refused: {reason}", client=client_of(request), reason=reason)
         else:
             self._telemetry.reports("failed")
         return failure_body(request, failure)

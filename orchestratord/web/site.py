@@ -12,6 +12,7 @@ from twisted.logger import Logger
 from twisted.web import http, server
 
 from orchestratord.access import Role
+from orchestratord.families import plain
 from orchestratord.room import Room
 from orchestratord.web.channel import BoundedChannel
 from orchestratord.web.readers import WAITING_BYTES
@@ -128,8 +129,7 @@ class OrchestratorSite(server.Site):
         if request.rule is not None and request.rule.role is Role.REPORT:
             self.telemetry.reports(fault.outcome)
         if self.access_log:
-            client = getattr(request.client, "host", "-")
-            log.info("request from {client} refused: {reason}", client=client, reason=str(fault))
+            log.info("request from {client} refused: {reason}", client=client_of(request), reason=str(fault))
 
     def count(self, request: BoundedRequest, code: int) -> None:
         """Count a request under a status code, and log it if that is wanted."""
@@ -139,7 +139,7 @@ class OrchestratorSite(server.Site):
         if self.access_log:
             log.info(
                 '{client} "{method} {uri}" {code} {size} B {milliseconds:.1f} ms',
-                client=getattr(request.client, "host", "-"),
+                client=client_of(request),
                 method=_printable(self.redacted(request.method)),
                 uri=_printable(self.redacted(request.uri)),
                 code=code,
@@ -190,6 +190,11 @@ class OrchestratorSite(server.Site):
                 channel.timeoutConnection()
             except Exception:  # noqa: BLE001 - a LoopingCall ends for good at the first exception
                 log.failure("a connection could not be ended")
+
+
+def client_of(request: http.Request) -> str:
+    """Return the address that a request came from, for people; `-` on a UNIX socket."""
+    return plain(getattr(request.client, "host", "-"))
 
 
 def _printable(data: bytes) -> str:

@@ -78,9 +78,10 @@ class Store:
 class Prometheus(Store):
     """Prometheus, which scrapes whom it is told to every second; it takes samples up to half an hour out of order."""
 
-    def __init__(self, home: Path, rules: Path | None = None) -> None:
+    def __init__(self, home: Path, rules: Path | None = None, *, out_of_order_window: str = "30m") -> None:
         """`rules` is a file of rules, which are evaluated every second."""
         super().__init__(home)
+        self.out_of_order_window = out_of_order_window
         self._rules = rules
         self._jobs: dict[str, Sequence[int]] = {}
 
@@ -95,7 +96,7 @@ class Prometheus(Store):
         config.write_text(
             "global: {scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}\n"
             f"rule_files: [{self._rules or ''}]\n"
-            "storage: {tsdb: {out_of_order_time_window: 30m}}\n"
+            f"storage: {{tsdb: {{out_of_order_time_window: {self.out_of_order_window}}}}}\n"
             "scrape_configs:\n"
             + "".join(
                 f"- {{job_name: {job}, static_configs: [{{targets: {[f'127.0.0.1:{port}' for port in ports]}}}]}}\n"

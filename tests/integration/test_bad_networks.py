@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +12,7 @@ import pytest
 import requests
 
 from tests.integration.daemon import PATIENCE, Daemon, full_report, run, until
+from tests.integration.networks import enter_network
 from tests.integration.relay import Relay
 from tests.integration.upstream import EMPTY, FakeUpstream, found_nothing
 
@@ -117,14 +116,6 @@ def test_packets_that_are_lost(lossy: Daemon) -> None:
     lost = re.search(r"counter packets (\d+)", counted.stdout)
     assert lost, counted.stderr
     assert int(lost[1]) > 10
-
-
-def enter_network(pid: int) -> None:
-    """Have this thread, and no other, open its sockets in the network of a process."""
-    namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
-    libc = ctypes.CDLL(None, use_errno=True)
-    assert libc.setns(namespace, 0) == 0, os.strerror(ctypes.get_errno())
-    os.close(namespace)
 
 
 def patiently(check: Callable[[Daemon], None], daemon: Daemon) -> None:

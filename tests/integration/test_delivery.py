@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +13,7 @@ import requests
 from orchestratord.row import LAST_REPORT
 from tests.certificates import Authority
 from tests.integration.daemon import FAMILIES, Daemon, full_report, report, until
-from tests.integration.stores import Prometheus
+from tests.integration.stores import Prometheus, Store, VictoriaMetrics
 from tests.integration.upstream import Exchange, FakeUpstream
 
 if TYPE_CHECKING:
@@ -44,6 +45,16 @@ def samples(store: Prometheus, name: str) -> dict[str, dict[float, float]]:
         series["metric"]["node_id"]: {at: float(value) for at, value in series["values"]}
         for series in store.instant(f"{name}[5m]")
     }
+
+
+def reported(store: Store, faults: int, nodes: set[str]) -> bool:
+    """Return whether the store says of all these nodes that they had so many page faults."""
+    return nodes <= {series["metric"]["node_id"] for series in store.instant(f"page_faults == {faults}")}
+
+
+def is_zero(daemon: Daemon, gauge: str) -> bool:
+    """Return whether a metric of the daemon's is 0."""
+    return daemon.sample(gauge) == 0
 
 
 def now() -> float:
@@ -126,7 +137,8 @@ def test_a_kill_loses_nothing_that_was_answered(
     assert found["n0"][began + 1] == 1001
     for number in range(200):
         assert found[f"n{number % 20}"][round(began - 20 + number / 10, 3)] == number + 1
-    until(lambda: daemon.sample("orchestrator_spool_oldest_seconds") == 0, "a spool that is empty")
+    for gauge in ("oldest_seconds", "bytes", "held_bytes"):
+        until(partial(is_zero, daemon, f"orchestrator_spool_{gauge}"), f"a spool whose {gauge} are 0")
     assert daemon.sample('orchestrator_remote_write_samples_dropped_total{reason="refused"}') == 0
 
 
@@ -159,6 +171,62 @@ def test_a_bad_report_takes_no_other_with_it(start: Callable[..., Daemon], store
     assert "refuses 1 reports, which are dropped: answered 400" in second.output()
 
 
+@pytest.mark.parametrize("window", ["0s", "30m", None])
+def test_clocks_that_are_behind_cost_no_good_report(
+    start: Callable[..., Daemon], tmp_path: Path, window: str | None
+) -> None:
+    """Of 3,000 nodes a third is 3 h behind: the store has every report of the others, twice over, and in few requests.
+
+    Prometheus with and without an out-of-order window refuses the third; VictoriaMetrics (None) takes all.
+    """
+    home = tmp_path / "store"
+    store: Store = VictoriaMetrics(home) if window is None else Prometheus(home, out_of_order_window=window)
+    try:
+        store.start()
+        daemon = start("--prometheus", store.url, "--remote-write", store.receiver)
+        # Prometheus takes whatever is the first that it is given.
+        assert daemon.post({**full_report("first"), "timestamp": now()}).status_code == 200
+        until(lambda: daemon.sample("orchestrator_remote_write_samples_total") == 9, "the first report in the store")
+        good = {f"n{number}" for number in range(3000) if number % 3}
+        for bucket in (1, 2):
+            batch = [
+                {**full_report(f"n{number}", 100 * bucket), "timestamp": now() - (3 * 3600 if number % 3 == 0 else 5)}
+                for number in range(3000)
+            ]
+            for at in range(0, 3000, 1000):
+                assert daemon.post(batch[at : at + 1000]).status_code == 200
+            until(partial(reported, store, 100 * bucket + 1, good), "every good report in the store")
+        refused = daemon.sample('orchestrator_remote_write_samples_dropped_total{reason="refused"}')
+        requests = daemon.sample('orchestrator_remote_write_requests_total{outcome="refused"}')
+        assert refused is not None
+        assert requests is not None
+        assert refused == (0 if window is None else 2 * 1000 * 9), refused
+        assert requests < 100
+    finally:
+        store.close()
+
+
+def test_a_wrong_token_costs_no_report(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    """What the store refuses because of who we are waits in the spool until the token is right; it is said and seen."""
+    token = tmp_path / "token"
+    token.write_text("wrong\n")
+
+    def answer(exchange: Exchange) -> None:
+        right = exchange.asked.headers["authorization"] == "Bearer right"
+        exchange.reply("204 No Content" if right else "401 Unauthorized", "text/plain", b"" if right else b"who?")
+
+    with FakeUpstream(answer) as upstream:
+        daemon = start("--remote-write", f"{upstream.url}/api/v1/push", "--remote-write-token-file", str(token))
+        for bucket in range(3):
+            daemon.post(full_report("n1", bucket)).raise_for_status()
+        until(lambda: (daemon.sample("orchestrator_remote_write_samples_retried_total") or 0) >= 9, "a refusal")
+        assert daemon.sample("orchestrator_remote_write_up") == 0
+        token.write_text("right\n")
+        until(lambda: daemon.sample("orchestrator_remote_write_samples_total") == 27, "all three reports in the store")
+        assert daemon.sample('orchestrator_remote_write_samples_dropped_total{reason="refused"}') == 0
+        assert "takes no reports, which wait in the spool: answered 401: who?" in daemon.output()
+
+
 def test_a_disk_that_refuses_costs_no_report(start: Callable[..., Daemon], store: Prometheus, tmp_path: Path) -> None:
     """Reports are answered, and delivered from memory; it is said once, and counted."""
     (tmp_path / "file").write_text("no directory")
@@ -166,6 +234,8 @@ def test_a_disk_that_refuses_costs_no_report(start: Callable[..., Daemon], store
     assert daemon.post(full_report("n1")).status_code == 200
     until(lambda: store.instant("page_faults"), "the report in the store")
     until(lambda: (daemon.sample("orchestrator_spool_failures_total") or 0) > 1, "another try")
+    for gauge in ("oldest_seconds", "bytes", "held_bytes"):
+        until(partial(is_zero, daemon, f"orchestrator_spool_{gauge}"), f"a spool whose {gauge} are 0")
     path = tmp_path / "file" / "data" / "spool"
     assert daemon.output().count(f"the spool is kept in memory alone: {path}: Not a directory") == 1
 

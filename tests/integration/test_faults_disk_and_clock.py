@@ -110,6 +110,32 @@ def test_stop_on_a_full_disk(start: Callable[..., Daemon], tmp_path: Path) -> No
     daemon.said("not kept across restarts: .*No space left on device")
 
 
+def test_a_suspension_counts(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    """Two hours of sleep between two runs are two hours for the snapshot, though CLOCK_MONOTONIC stood still in them.
+
+    The kernel gives a process a CLOCK_BOOTTIME of its own, which is two hours ahead; what it shows cannot be changed
+    while the process runs.
+    """
+    within: tuple[str, ...] = ()
+    for rights in ((), ("--user", "--map-root-user")):
+        within = ("unshare", *rights, "--time", "--boottime", "7200", "--")
+        if run(*within, "true").returncode == 0:
+            break
+    else:
+        pytest.fail("no time namespace: run as root, or allow user namespaces")
+    options = ("--data-dir", str(tmp_path / "data"), "--stale-after", "3600")
+    first = start(*options)
+    first.post(report("n1")).raise_for_status()
+    first.stop()
+    asleep = start(*options, under=within)
+    assert asleep.nodes() == []
+    asleep.post(report("n2")).raise_for_status()
+    assert 0 <= asleep.get("/nodes/n2").json()["age_seconds"] < PATIENCE
+    assert asleep.get("/-/healthy").status_code == 200
+    asleep.stop()
+    assert start(*options, under=within).nodes() == ["n2"]
+
+
 class FakeClock:
     """A wall clock for a process, set by the test while it runs; the monotonic clock goes on as ever."""
 

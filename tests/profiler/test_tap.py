@@ -142,7 +142,7 @@ class TestMakeService:
         options.parseOptions(["--node-id", "n1"])
         service = makeService(options)
         assert isinstance(service, MultiService)
-        assert [type(part).__name__ for part in service] == ["Profiler", "StopOnSignals"]
+        assert [type(part).__name__ for part in service] == ["Profiler", "Signals"]
         assert isinstance(service.getServiceNamed("profiler"), Profiler)
 
     def test_files_that_cannot_be_read(self) -> None:
