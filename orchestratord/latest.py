@@ -134,8 +134,13 @@ class LatestFromMemory:
         steps = 0
         # The table is copied, as references.
         held = 0 if selection.node_ids is not None else 8 * len(self._nodes)
-        for entries in self._blocks(selection):
-            if not _is_short(selection):
+        if not lease.hold(held):
+            raise _no_room()
+        has_turns = not _is_short(selection)
+        if has_turns:
+            await self._slices.turn()
+        for number, entries in enumerate(self._blocks(selection)):
+            if has_turns and number:
                 await self._slices.turn()
             steps += sum(len(entry.report.node_id) for entry in entries) * selection.steps
             if steps > _MAX_STEPS:

@@ -54,7 +54,7 @@ class Setup:
         for number, node in enumerate(("n1", "n2", "n3", "m1")):
             self.nodes.update([report(node, page_faults=number + 0.5)], 1000)
         self.nodes.update([report("silent", fs_read_count=1)], 1000)
-        self.room = Room(1000)
+        self.room = Room(1_000_000)
         self.client = LatestFromMemory(
             self.clock, self.upstreams, self.nodes, BUILT_IN, clocks=self.clocks, mode=mode, room=self.room
         )
@@ -256,6 +256,21 @@ def test_many_scans_share_one_turn_after_the_other() -> None:
     assert [len(json.loads(answer.body)["data"]["result"]) for answer in came[1:]] == [3004] * 9
     del came[:], scans[:]
     assert setup.room.held == 0
+
+
+def test_scans_that_wait_hold_memory_for_their_copies_of_the_table() -> None:
+    """Eight bytes a node; one that finds no room is refused before it copies anything."""
+    setup = Setup("always")
+    table(setup, 3000)
+    setup.room.limit = 3 * 8 * 3005 + 1000
+    came: list[Any] = []
+    for _ in range(4):
+        query = Query("/api/v1/query", (("query", "fs_read_count"),))
+        Deferred.fromCoroutine(setup.client.fetch(query)).addBoth(came.append)
+    assert len(came) == 1
+    assert came[0].check(Overloaded)
+    setup.clock.advance(0)
+    assert [answer.status for answer in came[1:]] == [200] * 3
 
 
 def test_stale_nodes_are_not_answered() -> None:
