@@ -40,7 +40,7 @@ tools: debian-test debian-image ## Install what test, fuzz and test-image need, 
 	$(MAKE) --jobs=2 $(VENV)/.installed-fuzz $(VENV)/.installed-checkov
 	$(MAKE) $(VENV)/.installed-image
 
-fuzz: $(VENV)/.installed-fuzz ## Fuzz for SECONDS=60 in all, or one TARGET=express|query|report|spool; a crash says how to run it again
+fuzz: $(VENV)/.installed-fuzz ## Fuzz for SECONDS=60 in all, or one TARGET=express|node_tokens|promql|query|report|spool; a crash says how to run it again
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(TARGET)
 
 image: debian-image $(VENV)/.installed-image ## Build the image and its bill of materials into dist/ (TAG=..., BASE=an image, STAGE=profiler)

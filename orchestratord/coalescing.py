@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, TimeoutError, fail, succeed  # noqa: A004 - Twisted's name for it
 
 from orchestratord.errors import QueryTimeout
+from orchestratord.kept import Kept
+from orchestratord.query import Query, memory
 from orchestratord.upstream import Answer
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
-    from orchestratord.query import Query
     from orchestratord.upstream import QueryClient
 
-#: Bytes of answers that are kept at the most.
+#: Bytes of answers that are kept at the most, with what was asked.
 CACHE_BYTES = 67_108_864
+#: Bytes of an answer beside its body.
+_ANSWER_BYTES = 600
 
 
 class _Exchange:
@@ -75,8 +77,9 @@ class Coalescing:
         self._query_timeout = query_timeout
         self._cache_seconds = cache_seconds
         self._exchanges: dict[Query, _Exchange] = {}
-        self._cache: OrderedDict[Query, tuple[float, Answer]] = OrderedDict()
-        self._room = cache_bytes
+        self._cache: Kept[Query, tuple[float, Answer]] = Kept(
+            cache_bytes, lambda query, kept: memory(query) + len(kept[1].body) + _ANSWER_BYTES
+        )
 
     async def fetch(self, query: Query) -> Answer:
         """Return the answer of an exchange that is under way, or of a new one; raises what the client raises."""
@@ -117,20 +120,13 @@ class Coalescing:
         return result
 
     def _kept(self, query: Query, now: float) -> Answer | None:
-        while self._cache:
-            oldest = next(iter(self._cache))
-            since, answer = self._cache[oldest]
-            if now - since < self._cache_seconds:
-                break
-            del self._cache[oldest]
-            self._room += len(answer.body)
-        if query not in self._cache:
+        while (oldest := self._cache.oldest()) is not None and now - oldest[1][0] >= self._cache_seconds:
+            self._cache.drop(oldest[0])
+        found = self._cache.peek(query)
+        if found is None:
             return None
-        since, answer = self._cache[query]
+        since, answer = found
         return replace(answer, headers=(*answer.headers, (b"Age", b"%d" % (now - since))))
 
     def _keep(self, query: Query, answer: Answer) -> None:
-        if len(answer.body) > self._room:
-            return
-        self._room -= len(answer.body)
-        self._cache[query] = (self._reactor.seconds(), answer)
+        self._cache.put(query, (self._reactor.seconds(), answer))

@@ -4,75 +4,47 @@ from __future__ import annotations
 
 from dataclasses import replace
 from decimal import Decimal
-from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import re2
-from promql_parser import MatchOp, VectorSelector
-from promql_parser import parse as parse_promql
-from twisted.internet.task import deferLater
 
+from orchestratord.breath import Slices
 from orchestratord.errors import Overloaded, UpstreamUnreachable
+from orchestratord.kept import Kept
+from orchestratord.query import INSTANT
+from orchestratord.selection import Selection, select
 from orchestratord.upstream import Answer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterable, Iterator
 
     from orchestratord.catalogue import Catalogue
     from orchestratord.nodes import Entry, NodeStore
     from orchestratord.options import Mode
     from orchestratord.query import Query
-    from orchestratord.room import Room
+    from orchestratord.room import Lease, Room
     from orchestratord.upstream import QueryClient
 
-#: Nodes that are matched in one turn of the reactor: about a millisecond.
-_BLOCK = 1000
-#: Characters of a query whose selection is remembered, and how many are: 30 MB at most.
+#: Nodes that are matched in one turn of the reactor, and instructions of RE2 that this may take: a millisecond each.
+_BLOCK, _STEPS_IN_A_TURN = 1000, 250_000
+#: Instructions of RE2 that a query may take in all: 1 s at the worst, when RE2 has to do without its automaton.
+_MAX_STEPS = 200_000_000
+#: Characters of a query whose selection is remembered, and bytes of all that is.
 _MAX_REMEMBERED = 500
-_REMEMBERED = 16_384
+_REMEMBERED = 33_554_432
+#: What the call of an expression takes besides, in instructions of RE2.
+_CALL_STEPS = 500
+_UNKNOWN: Any = object()
 _WARNING = "no Prometheus could be reached: the orchestrator answered from the latest reports in its memory"
-_LITERALS = re2.compile(r"[A-Za-z0-9_:\-]+(\|[A-Za-z0-9_:\-]+)*")
-
-
-class Selection:
-    """What a plain selector asks for: one family, by its index in the catalogue, and which nodes.
-
-    `node_ids` are the only nodes that can match, where the matchers name them; None: any. `matches` decides.
-    """
-
-    def __init__(self, name: str, index: int, matchers: list[Any]) -> None:
-        self.name = name
-        self.index = index
-        self.node_ids: list[str] | None = None
-        self._tests = [self._test(matcher.op, matcher.value) for matcher in matchers]
-
-    def _test(self, op: MatchOp, value: str) -> Callable[[str], bool]:
-        if op == MatchOp.Equal:
-            self.node_ids = [value]
-            return lambda node_id: node_id == value
-        if op == MatchOp.NotEqual:
-            return lambda node_id: node_id != value
-        if op == MatchOp.Re and _LITERALS.fullmatch(value):
-            self.node_ids = list(dict.fromkeys(value.split("|")))
-            names = frozenset(self.node_ids)
-            return lambda node_id: node_id in names
-        pattern = re2.compile(f"(?s:{value})")
-        if op == MatchOp.Re:
-            return lambda node_id: pattern.fullmatch(node_id) is not None
-        return lambda node_id: pattern.fullmatch(node_id) is None
-
-    def matches(self, node_id: str) -> bool:
-        """Return whether every matcher does."""
-        return all(test(node_id) for test in self._tests)
 
 
 class LatestFromMemory:
-    """A QueryClient before another one: plain selectors of the latest value never, always, or at need from the table.
+    """A QueryClient before another one: plain selectors of the latest value from the table, by the mode.
 
     A query is answered here only if it is exactly a selector of one catalogue family with matchers on `node_id`, at the
-    present time; everything else is `client`'s. `clocks` has `monotonic` and `time`. The answers that are about the
-    whole table take of `room`.
+    present time, valid by Prometheus' rules, and within the bounds of `promql_bounds`, `node_matching` and of the work;
+    everything else is `client`'s. `clocks` has `monotonic` and `time`. The answers that are about the whole table take
+    of `room`. Belongs to the reactor thread.
     """
 
     def __init__(
@@ -86,105 +58,172 @@ class LatestFromMemory:
         mode: Mode,
         room: Room,
     ) -> None:
-        self._reactor = reactor
+        self._slices = Slices(reactor)
         self._client = client
         self._nodes = nodes
         self._clocks = clocks
         self._mode = mode
         self._room = room
-        indexes = {name: index for index, name in enumerate(catalogue.names)}
-        self._select = partial(select, indexes=indexes)
+        self._indexes = {name: index for index, name in enumerate(catalogue.names)}
         #: Schedulers ask the same of the same nodes again and again; parsing takes longer than looking up.
-        self._remembered = lru_cache(maxsize=_REMEMBERED)(self._select)
+        self._remembered: Kept[str, Selection | None] = Kept(
+            _REMEMBERED, lambda promql, selection: 2 * len(promql) + (0 if selection is None else selection.size)
+        )
 
     async def fetch(self, query: Query) -> Answer:
         """Return the answer, from the table or from the client; raises what the client raises."""
         if self._mode == "always":
-            selection = self._selected(query)
-            return await (self._client.fetch(query) if selection is None else self._answer(selection, ()))
+            answer = await self._from_memory(query, ())
+            return await self._client.fetch(query) if answer is None else answer
         try:
             return await self._client.fetch(query)
         except UpstreamUnreachable:
-            selection = self._selected(query) if self._mode == "fallback" else None
-            if selection is None:
+            answer = await self._from_memory(query, (_WARNING,)) if self._mode == "fallback" else None
+            if answer is None:
                 raise
-            return await self._answer(selection, (_WARNING,))
+            return answer
 
     def at_once(self, query: Query) -> Answer | None:
-        """Return the answer to a selector that names its nodes, if it comes from the table, or one that is kept."""
+        """Return the answer to a selector that names a few nodes, if it comes from the table, or one that is kept."""
         selection = self._selected(query) if self._mode == "always" else None
         if selection is None:
             return self._client.at_once(query)
-        if selection.node_ids is None:
+        if not _is_short(selection):
             return None
-        now = self._clocks.monotonic()
-        return self._envelope(selection, next(self._matching(selection, now)), ())
+        return _answer([self._found(selection, self._named(selection.node_ids or ()))], ())
 
     def _selected(self, query: Query) -> Selection | None:
-        params = dict(query.params)
-        if (
-            query.path != "/api/v1/query"
-            or not params.keys() <= {"query", "timeout"}
-            or len(params) < len(query.params)
-        ):
+        if query.path != INSTANT:
             return None
+        params = dict(query.params)
+        if not params.keys() <= {"query", "timeout"} or len(params) < len(query.params):
+            return None
+        if query.timeout is None and params.get("timeout"):
+            return None  # Prometheus says what is wrong with it
         promql = params.get("query", "")
-        return (self._remembered if len(promql) <= _MAX_REMEMBERED else self._select)(promql)
+        if len(promql) > _MAX_REMEMBERED:
+            return select(promql, self._indexes)
+        found = self._remembered.get(promql, _UNKNOWN)
+        if found is _UNKNOWN:
+            found = select(promql, self._indexes)
+            self._remembered.put(promql, found)
+        return found
 
-    async def _answer(self, selection: Selection, warnings: tuple[str, ...]) -> Answer:
-        matching: list[Entry] = []
-        for block in self._matching(selection, self._clocks.monotonic()):
-            if selection.node_ids is None:
-                await deferLater(self._reactor, 0)
-            matching += block
-        answer = self._envelope(selection, matching, warnings)
+    async def _from_memory(self, query: Query, warnings: tuple[str, ...]) -> Answer | None:
+        """Return the table's answer; None if it is not for the table to give, or takes too much work."""
+        selection = self._selected(query)
+        if selection is None:
+            return None
         lease = self._room.lease()
+        try:
+            parts = await self._parts(selection, lease)
+        except BaseException:
+            lease.end()
+            raise
+        if parts is None:
+            lease.end()
+            return None
+        answer = _answer(parts, warnings)
         if not lease.hold(len(answer.body)):
-            raise Overloaded("the answers that are being passed on fill their memory; try again")
+            raise _no_room()
         return replace(answer, lease=lease)
 
-    def _envelope(self, selection: Selection, entries: list[Entry], warnings: tuple[str, ...]) -> Answer:
-        unix_now = round(self._clocks.time(), 3)
-        result: list[Any] = []
-        for entry in entries:
-            value = entry.report.values[selection.index]
-            if value is not None:
-                metric = {"__name__": selection.name, "node_id": entry.report.node_id}
-                result.append({"metric": metric, "value": [unix_now, printed(value)]})
-        envelope: dict[str, Any] = {"status": "success", "data": {"resultType": "vector", "result": result}}
-        if warnings:
-            envelope["warnings"] = warnings
-        return Answer(200, b"application/json", msgspec.json.encode(envelope), ((b"X-Orchestrator-Source", b"memory"),))
+    async def _parts(self, selection: Selection, lease: Lease) -> list[bytes] | None:
+        """Return what was found, a part for each turn of the reactor; None if there is too much to do."""
+        parts: list[bytes] = []
+        steps = 0
+        # The table is copied, as references.
+        held = 0 if selection.node_ids is not None else 8 * len(self._nodes)
+        if not lease.hold(held):
+            raise _no_room()
+        has_turns = not _is_short(selection)
+        if has_turns:
+            await self._slices.turn()
+        for number, entries in enumerate(self._blocks(selection)):
+            if has_turns and number:
+                await self._slices.turn()
+            steps += sum(len(entry.report.node_id) for entry in entries) * selection.steps
+            if steps > _MAX_STEPS:
+                return None
+            found = self._found(selection, entries)
+            held += len(found) + 1
+            if not lease.hold(held):
+                raise _no_room()
+            if found:
+                parts.append(found)
+        return parts
 
-    def _matching(self, selection: Selection, now: float) -> Iterator[list[Entry]]:
-        """Return the entries that match, in one block if the selector names its nodes."""
+    def _blocks(self, selection: Selection) -> Iterator[list[Entry]]:
+        """Return the entries that may match, so many at a time as a turn of the reactor can match."""
         if selection.node_ids is None:
-            blocks = self._nodes.blocks(now, _BLOCK)
+            blocks = self._nodes.blocks(self._clocks.monotonic(), _BLOCK)
         else:
-            named = (self._nodes.get(node_id, now) for node_id in selection.node_ids)
-            blocks = iter([[entry for entry in named if entry is not None]])
-        return ([entry for entry in block if selection.matches(entry.report.node_id)] for block in blocks)
+            named = selection.node_ids
+            blocks = (self._named(named[at : at + _BLOCK]) for at in range(0, len(named), _BLOCK))
+        for block in blocks:
+            if selection.steps:
+                yield from _of_few_steps(block, selection.steps)
+            else:
+                yield block
+
+    def _named(self, node_ids: Iterable[str]) -> list[Entry]:
+        now = self._clocks.monotonic()
+        return [entry for node_id in node_ids if (entry := self._nodes.get(node_id, now)) is not None]
+
+    def _found(self, selection: Selection, entries: list[Entry]) -> bytes:
+        """Return the elements of the result for these entries, in JSON, without the commas around them."""
+        # Names and node ids have no character that JSON escapes.
+        head = f'{{"metric":{{"__name__":"{selection.name}","node_id":"'
+        middle = f'"}},"value":[{round(self._clocks.time(), 3)!r},"'
+        column, matches = selection.column, selection.matches
+        found = []
+        for entry in entries:
+            report = entry.report
+            value = report.values[column]
+            if value is not None and matches(report.node_id):
+                found.append(f'{head}{report.node_id}{middle}{printed(value)}"]}}')
+        return ",".join(found).encode()
 
 
-def select(promql: str, indexes: dict[str, int]) -> Selection | None:
-    """Return what a query selects, or None if it is anything but a plain selector of a family with matchers on node_id.
+def _no_room() -> Overloaded:
+    return Overloaded("the answers that are being passed on fill their memory; try again")
 
-    `indexes` are the families' places in the catalogue.
-    """
-    try:
-        expression = parse_promql(promql)
-    except ValueError:
-        return None  # Prometheus says what is wrong with it
-    if not isinstance(expression, VectorSelector) or expression.offset is not None or expression.at is not None:
-        return None
-    matchers = expression.matchers.matchers
-    plain = not expression.matchers.or_matchers and all(matcher.name == "node_id" for matcher in matchers)
-    if expression.name not in indexes or not plain:
-        return None
-    try:
-        return Selection(expression.name, indexes[expression.name], matchers)
-    except re2.error:
-        return None
+
+def _is_short(selection: Selection) -> bool:
+    """Return whether a selection is looked up in a part of a turn of the reactor."""
+    named = selection.node_ids
+    return named is not None and len(named) <= _BLOCK and _most_steps(named, selection) <= _STEPS_IN_A_TURN
+
+
+def _most_steps(node_ids: list[str], selection: Selection) -> int:
+    return selection.steps * sum(map(len, node_ids)) if selection.steps else 0
+
+
+def _of_few_steps(block: list[Entry], steps: int) -> Iterator[list[Entry]]:
+    """Return a block's entries in pieces of the steps of a turn, or of one entry."""
+    piece: list[Entry] = []
+    taken = 0
+    for entry in block:
+        work = steps * len(entry.report.node_id) + _CALL_STEPS
+        if piece and taken + work > _STEPS_IN_A_TURN:
+            yield piece
+            piece, taken = [], 0
+        piece.append(entry)
+        taken += work
+    if piece:
+        yield piece
+
+
+def _answer(parts: list[bytes], warnings: tuple[str, ...]) -> Answer:
+    """Return the answer of these parts of a result, joined in one copy: 10 MB where there are 100,000 nodes."""
+    pieces = [b'{"status":"success","data":{"resultType":"vector","result":[']
+    for part in parts:
+        if part:
+            pieces += (part, b",")
+    if len(pieces) > 1:
+        pieces.pop()
+    pieces.append(b"]}" + (b',"warnings":' + msgspec.json.encode(warnings) if warnings else b"") + b"}")
+    return Answer(200, b"application/json", b"".join(pieces), ((b"X-Orchestrator-Source", b"memory"),))
 
 
 def printed(value: float) -> str:

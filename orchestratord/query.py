@@ -6,6 +6,7 @@ import math
 import re
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from sys import getsizeof
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
@@ -30,6 +31,10 @@ _DURATION = re.compile(
 _DURATION_UNITS = (365 * 86400.0, 7 * 86400.0, 86400.0, 3600.0, 60.0, 1.0, 0.001)
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)\Z", re.ASCII)
 _MAX_SHOWN = 80
+#: Seconds of the longest duration: Prometheus counts nanoseconds in 63 bits, and refuses more.
+_MAX_DURATION = 2**63 / 1e9
+#: Bytes of a Query, and of one of its parameters, beside their texts.
+_QUERY_BYTES, _PARAM_BYTES = 400, 80
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,12 @@ def newest(query: Query) -> Query:
     return replace(query, params=(*query.params, NO_CACHE))
 
 
+def memory(query: Query) -> int:
+    """Return the bytes of memory that a query takes."""
+    texts = (query.path, *(text for param in query.params for text in param))
+    return _QUERY_BYTES + _PARAM_BYTES * len(query.params) + sum(map(getsizeof, texts))
+
+
 def parse_time(text: str) -> float:
     """Return a time as Prometheus' API takes it, Unix seconds or RFC 3339, in Unix seconds; raises ValueError."""
     if _NUMBER.match(text):
@@ -132,12 +143,14 @@ def parse_duration(text: str) -> float:
     """Return a duration as Prometheus' API takes it, seconds or `1m30s`, in seconds; raises ValueError."""
     if _NUMBER.match(text):
         seconds = float(text)
-        if math.isfinite(seconds):
-            return seconds
-    match = _DURATION.match(text)
-    if text and match:
-        return sum(int(count) * unit for count, unit in zip(match.groups(), _DURATION_UNITS, strict=True) if count)
-    raise ValueError(text)
+    elif text and (match := _DURATION.match(text)):
+        counts = zip(match.groups(), _DURATION_UNITS, strict=True)
+        seconds = sum(float(count) * unit for count, unit in counts if count)
+    else:
+        raise ValueError(text)
+    if not -_MAX_DURATION < seconds < _MAX_DURATION:
+        raise ValueError(text)
+    return seconds
 
 
 def _check_range(start: str, end: str, step: str) -> None:
@@ -182,7 +195,7 @@ def _time(name: str, text: str) -> float:
 def _duration(name: str, text: str) -> float:
     try:
         return parse_duration(text)
-    except (ValueError, OverflowError):
+    except ValueError:
         raise BadQuery(f"invalid parameter '{name}': neither seconds nor a duration like 30s: {_shown(text)}") from None
 
 

@@ -23,6 +23,7 @@ from orchestratord.embedded import EmbeddedPrometheus, find_programs, free_addre
 from orchestratord.expiry import Sweep
 from orchestratord.exposition import Exposition, NodeCollector, SampleRenderer, unrendered
 from orchestratord.fleet import StoreFleet, TableFleet
+from orchestratord.header_names import remember_short_names_only
 from orchestratord.history import History
 from orchestratord.keyring import Keyring
 from orchestratord.listeners import Listeners, server_tls
@@ -90,6 +91,7 @@ class Orchestrator(MultiService):
 
     def __init__(self, reactor: Any, settings: Settings, clocks: Clocks = MACHINE) -> None:
         super().__init__()
+        remember_short_names_only()
         self._reactor = reactor
         self._settings = settings
         self._clocks = clocks

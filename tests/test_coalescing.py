@@ -199,18 +199,18 @@ def test_nothing_is_kept_unless_wanted() -> None:
 
 
 def test_what_is_kept_is_bounded() -> None:
-    """In bytes; the room is there again when an answer is too old."""
-    setup = Setup(cache_seconds=5, cache_bytes=5)
-    for query in (UP, DOWN):
+    """In bytes, with all that a query takes; the oldest goes first, and the room is there again when one is too old."""
+    setup = Setup(cache_seconds=5, cache_bytes=5000)
+    long = [Query(UP.path, (("query", f"{number}" * 2500),)) for number in range(2)]
+    for query in long:
         setup.fetch(query)
         setup.upstream.open[-1].callback(GOOD)
-    assert setup.fetch(UP)
-    assert not setup.fetch(DOWN)
-    setup.upstream.open[-1].callback(GOOD)
+    assert setup.fetch(long[1])
+    assert not setup.fetch(long[0])
+    assert setup.client._cache.held <= 5000
     setup.clock.advance(5)
-    setup.fetch(DOWN)
-    setup.upstream.open[-1].callback(GOOD)
-    assert setup.fetch(DOWN)
+    assert not setup.fetch(long[1])
+    assert setup.client._cache.held == 0
 
 
 def test_a_deadline_that_passes_before_it_is_set() -> None:

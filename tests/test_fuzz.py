@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from orchestratord.errors import BadReport, Fault
+from orchestratord.selection import select
 from tests.fakes import decoder
-from tests.fuzz import express, query, report, spool
+from tests.fuzz import express, node_tokens, promql, query, report, spool
 from tests.fuzz.__main__ import CORPUS, MAX_LENGTH, TARGETS
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def test_nothing_in_the_corpus_ends_its_target(path: Path) -> None:
 
 def test_no_bytes_at_all() -> None:
     """As libFuzzer begins."""
-    for target in (express, query, report, spool):
+    for target in (express, node_tokens, promql, query, report, spool):
         target.check(b"")
 
 
@@ -81,3 +82,13 @@ def test_the_express_target_tells_what_is_seen() -> None:
     assert express.seen([one], twisted=False) != express.seen([other], twisted=True)
     assert express.seen([one], twisted=False) != express.seen([one + one], twisted=True)
     assert express.seen([one], twisted=False) != express.seen([one[:-1]], twisted=True)
+
+
+@pytest.mark.parametrize(
+    "data", [b'qpage_faults{node_id="n1"}', b"qpage_faults{node_id!~'n1|n3'}", b"rn1", b"rn.*1", b"rn1|n3"]
+)
+def test_the_promql_target_finds_a_bug(data: bytes) -> None:
+    """A selection of other nodes than the text says."""
+    promql.check(data)
+    with pytest.raises(AssertionError):
+        promql.check(data, lambda text, indexes: select(text.replace("n1", "n2").replace("n.*1", "n.*"), indexes))

@@ -207,6 +207,8 @@ class TestKeys:
             b'{"keys": 1}',
             b'{"keys": []}',
             b'{"keys": [1, {}, {"kty": "oct", "k": "eA"}]}',
+            b'{"keys": [{"kty": "oct"}]}',
+            b'{"keys": [{"kty": "RSA", "e": "AQAB"}, {"kty": "EC", "crv": "P-256"}, {"kty": "OKP"}]}',
             b"\xff",
             b"[" * 2000,
         ],
@@ -221,9 +223,10 @@ class TestKeys:
         secret = {"kty": "oct", "k": encoded(b"0" * 32), "kid": "secret", "alg": "HS256"}
         broken = {**jwk("broken"), "n": "!"}
         unknown = {"kty": "LATTICE", "kid": "unknown"}
+        lacking = {"kty": "oct", "kid": "lacking", "alg": "HS256"}
         posing = {**secret, "kid": "posing", "alg": "RS256"}
         keys = parse_keys(
-            key_set(secret, posing, jwk("enc", use="enc"), broken, unknown, jwk("odd", alg="HS256"), jwk("k1"))
+            key_set(secret, posing, lacking, jwk("enc", use="enc"), broken, unknown, jwk("odd", alg="HS256"), jwk("k1"))
         )
         assert list(keys) == ["k1"]
 

@@ -138,9 +138,11 @@ def test_durations(text: str, seconds: float) -> None:
     assert parse_duration(text) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("text", ["", "s", "1 s", "1m1h", "1.5h", "1H", "m5"])
+@pytest.mark.parametrize(
+    "text", ["", "s", "1 s", "1m1h", "1.5h", "1H", "m5", "1e10", "1e400", "-1e10", "293y", "9" * 400, "9" * 5000 + "ms"]
+)
 def test_no_durations(text: str) -> None:
-    """Units in any other order, or fractions of them, are none."""
+    """Units in any other order, fractions of them, or more nanoseconds than Prometheus counts in 63 bits."""
     with pytest.raises(ValueError, match=r".*"):
         parse_duration(text)
 

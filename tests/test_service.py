@@ -16,6 +16,7 @@ from treq.client import HTTPClient
 from twisted.internet import error, reactor
 from twisted.internet.task import deferLater
 from twisted.logger import capturedLogs
+from twisted.web import http_headers
 from twisted.web.client import Agent, HTTPConnectionPool
 
 from orchestratord.clocks import MACHINE
@@ -77,6 +78,17 @@ async def running() -> AsyncIterator[Running]:
     yield daemon
     if daemon.service.running:
         await daemon.service.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_long_names_of_headers_are_not_remembered(running: Running) -> None:
+    """Twisted's cache of them, which is the process', has none from a request, and short ones."""
+    name = "x-" + "very-" * 30 + "long"
+    status, _ = await running.ask("GET", "/-/healthy", headers={name: "1", "x-short-name": "1"})
+    assert status == 200
+    cached = http_headers._nameEncoder._canonicalHeaderCache
+    assert not [one for one in cached if len(one) > 64]
+    assert b"X-Short-Name" in cached.values()
 
 
 @pytest_twisted.ensureDeferred

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -11,7 +10,8 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from orchestratord.errors import BadQuery
-from orchestratord.query import Query, arguments, newest, parse, passed_through
+from orchestratord.kept import Kept
+from orchestratord.query import Query, arguments, memory, newest, parse, passed_through
 from orchestratord.web.answers import failure_body, method_not_allowed_body, whole_answer
 from orchestratord.web.outgoing import PIECE
 
@@ -26,9 +26,11 @@ log = Logger()
 _FORM = b"application/x-www-form-urlencoded"
 #: Bytes of the parameters of a query that is remembered; longer ones are read each time.
 _MAX_REMEMBERED = 500
-#: Queries that are remembered, in 2 kB each: few where each is an exchange with Prometheus, which takes fifty times as
+#: Bytes of the queries that are remembered: few where each is an exchange with Prometheus, which takes fifty times as
 #: long as reading it; where answers are at hand, more than a scheduler asks for in turn, or they were as good as none.
-FEW, MANY = 1024, 16_384
+FEW, MANY = 2_097_152, 33_554_432
+#: Bytes of a key beside its texts.
+_KEY_BYTES = 200
 
 
 #: The routes that schedulers and dashboards ask all the time, past the Klein tree, which takes as long as the rest.
@@ -38,8 +40,8 @@ HOT_QUERIES = ("/query", "/api/v1/query", "/api/v1/query_range")
 class Queries:
     """Answers queries with what `client` fetches.
 
-    `max_length` is the most characters of a query; `remembered` is how many are, FEW or MANY; `written_to` is whether
-    reports go to the store that is asked.
+    `max_length` is the most characters of a query; `remembered` is the bytes of queries that are remembered, FEW or
+    MANY; `written_to` is whether reports go to the store that is asked.
     """
 
     def __init__(
@@ -49,7 +51,9 @@ class Queries:
         self._written_to = written_to
         self._max_length = max_length
         #: Schedulers ask the same again and again; reading it takes longer than looking it up.
-        self._remembered = lru_cache(maxsize=remembered)(self._parsed)
+        self._remembered: Kept[tuple[str, bytes, bytes], Query] = Kept(
+            remembered, lambda key, query: _KEY_BYTES + len(key[1]) + len(key[2]) + memory(query)
+        )
 
     async def answer(self, request: BoundedRequest, path: str) -> bytes:
         """Answer `/query`, or a read-only path of Prometheus' own API; raises a QueryFault."""
@@ -67,8 +71,14 @@ class Queries:
 
     def _read(self, path: str, form: bytes, url: bytes) -> Query:
         """Return the query of a form and a URL's parameters; only short ones are remembered, for memory is bounded."""
-        read = self._remembered if len(form) + len(url) <= _MAX_REMEMBERED else self._parsed
-        return read(path, form, url)
+        if len(form) + len(url) > _MAX_REMEMBERED:
+            return self._parsed(path, form, url)
+        key = (path, form, url)
+        query = self._remembered.get(key)
+        if query is None:
+            query = self._parsed(path, form, url)
+            self._remembered.put(key, query)
+        return query
 
     def _parsed(self, path: str, form: bytes, url: bytes) -> Query:
         args = arguments(form, url)

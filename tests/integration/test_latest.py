@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
 import pytest
 import requests
@@ -54,6 +56,140 @@ def selectors() -> list[str]:
     return made
 
 
+#: Queries as nobody writes them, some right and some wrong: text after `page_faults`.
+ODD = [
+    '{node_id=~"a)|(b"}',
+    '{node_id=~"a)(b"}',
+    '{node_id!~"a)|(b"}',
+    '{node_id=~"("}',
+    '{node_id=~"n**"}',
+    '{node_id=~"n{1001}"}',
+    '{node_id=~"n{,2}"}',
+    '{node_id=~"(?P<x>n)1"}',
+    '{node_id=~"(?<x>n)1"}',
+    '{node_id=~"(?i:N)1"}',
+    '{node_id=~"(?=n)"}',
+    '{node_id=~"\\\\C+"}',
+    '{node_id=~"\\\\pL.*"}',
+    '{node_id=~"\\\\p{Nothing}"}',
+    '{node_id=~"\\\\Qa.b\\\\E"}',
+    '{node_id=~"n1\\\\z"}',
+    '{node_id=~"n1\\\\Z"}',
+    '{node_id=~"[[:alpha:]]1"}',
+    '{node_id=~"[n-a]1"}',
+    '{node_id=~"a[.-]b"}',
+    "{node_id=~`a\\.b`}",
+    "{node_id=~`a\\-b|a\\_b`}",
+    '{node_id=~"a.b|n."}',
+    '{node_id=~"a.b|..",node_id!~"N1|n2"}',
+    '{node_id=~"(a|b)|c)"}',
+    '{node_id=~"|"}',
+    '{node_id=~"n1||n2"}',
+    '{node_id=""}',
+    '{node_id!=""}',
+    '{node_id=~""}',
+    '{node_id!~""}',
+    '{node_id=~".*"}',
+    '{node_id!~".+"}',
+    "{}",
+    "{,}",
+    "{node_id='n1',}",
+    "{node_id='n1',,}",
+    "{,node_id='n1'}",
+    "{node_id=='n1'}",
+    "{node_id='n1' node_id='n1'}",
+    "{node_id = \t'n1'\r\n}",
+    "{node_id=\f'n1'}",
+    "\f",
+    "\v{}",
+    "\u00a0",
+    "\u2003{}",
+    "\0",
+    "{node_id='n1'}\0",
+    "{node_id='n\0'}",
+    "# a comment",
+    "# a comment\r{node_id='n1'}",
+    "{node_id='n1' # a comment\n}",
+    "{# é \0\nnode_id='n1'}",
+    "{node_id='n1#'}",
+    "{node_id='n1'",
+    "{node_id='n1}",
+    '{node_id="n\n1"}',
+    "{node_id=`n\n1`}",
+    '{node_id="\\x6e1"}',
+    '{node_id="\\156\\u0031"}',
+    '{node_id="\\q"}',
+    '{node_id="a\\.b"}',
+    """{node_id="\\'"}""",
+    """{node_id='\\''}""",
+    '{node_id="\\""}',
+    '{node_id="\ufffd"}',
+    '{node_id="é"}',
+    '{"node_id"="n1"}',
+    "{node_id}",
+    "{NODE_ID='n1'}",
+    "{__name__='page_faults'}",
+    "{__name__='x'}",
+    "{node_id='n1' or node_id='n2'}",
+    ":",
+    " == 'a'",
+    "+page_faults" * 1000,
+    '{node_id=~"(?:[!-~]?){1000}"}',
+    '{node_id=~"' + "(?:[!-~]?){1000}" * 40 + '"}',
+    " offset NaN",
+    "[1e300]",
+    ";",
+    ".",
+]
+#: The same without the name.
+NAMELESS = [
+    "",
+    "{}",
+    '{node_id=""}',
+    '{node_id=~".*"}',
+    '{node_id!~".+"}',
+    '{node_id="n1"}',
+    "Page_faults",
+    "((((",
+    "\f",
+]
+TIMEOUTS = [
+    "",
+    "5s",
+    "1m30s",
+    "7",
+    "abc",
+    "1e400",
+    "1e10",
+    "300y",
+    "9y",
+    "1e",
+    "1 s",
+    "5s ",
+    "1.5s",
+    "0x7p1",
+    "+7",
+    "inf",
+]
+RAW = [
+    "query=page_faults&query=up",
+    "query=up&query=page_faults",
+    "query=page_faults&time=",
+    "query=page_faults&time=soon",
+    "query=page_faults%ff",
+    "query=page_faults{node_id=%22%ff%22}",
+    "query=page_faults%",
+    "query=page_faults;",
+    "query=page_faults&timeout=5s&timeout=abc",
+    "query=page_faults&timeout=abc&timeout=5s",
+    "query=&query=page_faults",
+    "query=page_faults+",
+    "query=page_faults%2B",
+    "query=%70age_faults",
+    "",
+]
+
+
 @pytest.fixture
 def prometheus(tmp_path: Path) -> Iterator[Prometheus]:
     """A Prometheus that is not started yet."""
@@ -96,6 +232,43 @@ def test_memory_and_prometheus_answer_the_same(start: Callable[..., Daemon], pro
     aggregated = daemon.get("/query", {"q": "sum(page_faults)"})
     assert "X-Orchestrator-Source" not in aggregated.headers
     assert result(aggregated)
+
+
+def test_what_memory_answers_is_valid_by_prometheus_rules(start: Callable[..., Daemon], prometheus: Prometheus) -> None:
+    """The same status and the same nodes, whatever is asked; without it, what it refuses is not answered 200."""
+    daemon = start("--prometheus", prometheus.url, "--latest-from-memory", "always")
+    nodes = [*NODES, "b", "nn"]
+    daemon.post([report(node, page_faults=1) for node in nodes]).raise_for_status()
+    prometheus.start(int(daemon.url.rpartition(":")[2]))
+    alone = start("--prometheus", f"http://127.0.0.1:{free_port()}", "--latest-from-memory", "fallback")
+    alone.post([report(node, page_faults=1) for node in nodes]).raise_for_status()
+    until(lambda: len(prometheus.instant("page_faults")) == len(nodes), "a scrape of every node")
+    asked = [urlencode({"query": query}) for query in [f"page_faults{more}" for more in ODD] + NAMELESS]
+    asked += [urlencode({"query": "page_faults", "timeout": timeout}) for timeout in TIMEOUTS]
+    urls = [f"/api/v1/query?{url}" for url in asked + RAW]
+    # Beside each other: Twisted takes 0.3 s to give a refused connection up.
+    with ThreadPoolExecutor(16) as threads:
+        answers_of = [
+            list(threads.map(lambda url, base=base: requests.get(base + url, timeout=PATIENCE), urls))
+            for base in (prometheus.url, daemon.url, alone.url)
+        ]
+    answered_here = 0
+    for url, expected, ours, without in zip(urls, *answers_of, strict=True):
+        assert ours.status_code == expected.status_code, url
+        if expected.status_code == 200:
+            assert node_ids(ours) == node_ids(expected), url
+        answered_here += "X-Orchestrator-Source" in ours.headers
+        if without.status_code == 200:
+            assert expected.status_code == 200, url
+            assert node_ids(without) == node_ids(expected), url
+        else:
+            assert without.status_code in {400, 502}, url
+    assert answered_here > 30
+
+
+def node_ids(answer: requests.Response) -> list[str | None]:
+    """Return the nodes of an answer, sorted."""
+    return sorted(item["metric"].get("node_id", "") for item in result(answer))
 
 
 def test_memory_answers_when_no_prometheus_does(start: Callable[..., Daemon]) -> None:

@@ -230,8 +230,7 @@ def test_only_short_queries_are_remembered() -> None:
     wire.upstreams.answer = Answer(200, b"application/json", b"{}")
     for form in (b"q=up", b"q=up", b"q=up&x=" + b"x" * 3000):
         assert wire.ask("POST", "/query", form, Content_Type=FORM).status == 200
-    assert wire.queries._remembered.cache_info().currsize == 1
-    assert wire.queries._remembered.cache_info().hits == 1
+    assert len(wire.queries._remembered) == 1
 
 
 def test_a_missing_query_is_prometheus_bad_data() -> None:

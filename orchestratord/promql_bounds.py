@@ -1,0 +1,166 @@
+"""PromQL from outside, parsed without risk: the native parser gets a short, shallow text that holds no string of it.
+
+promql-parser is written in Rust and runs on our stack. It ends the process on deep input, takes time and memory that
+grow with the square of the operators, and compiles each regular expression with a library of its own (0.5 to 1.5 s for
+600 characters). So a query is bounded before it is parsed, and each string, with the matching operator before it,
+is cut out: the parser sees `f{node_id="0"}` for `f{node_id=~"n1|n2"}`, and the text of string 0 is ours to read.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+from promql_parser import MatchOp
+from promql_parser import parse as parse_native
+
+#: Characters of a query, strings included: 500 node names of 253 characters.
+MAX_LENGTH = 131_072
+#: Characters of it without its strings: a score of ten families has 1,500.
+MAX_SHAPE = 8192
+#: Brackets that are open at one place, and operators in all. The parser's stack of 8 MiB ends, by experiment, between
+#: 2,000 and 3,000 levels of subqueries, 4,000 and 5,000 of binary operators or function calls, 6,000 and 8,000 of
+#: parentheses, unary minus or aggregations: fifteen times as many as both bounds together.
+MAX_NESTING = 32
+MAX_OPERATORS = 100
+#: Strings and comments in a query.
+MAX_STRINGS = 64
+#: Names, numbers, strings, brackets and operators: a score of ten families has 400.
+MAX_TOKENS = 1500
+#: Tokens times levels, for the parser copies everything below an operator once for each: about a millisecond.
+MAX_WORK = 40_000
+
+#: Where a string or a comment begins, and what it is from there on. A string is printable ASCII with no escape other
+#: than of the backslash and the quote; one that has no end, or anything else in it, matches nothing.
+_BEGIN = re.compile(r"""["'`#]""")
+_STRING = {
+    '"': re.compile(r"""([ !#-\[\]-~]*+(?:\\["\\][ !#-\[\]-~]*+)*+)\""""),
+    "'": re.compile(r"""([ -&(-\[\]-~]*+(?:\\['\\][ -&(-\[\]-~]*+)*+)'"""),
+    "`": re.compile(r"([ -_a-~]*+)`"),
+    "#": re.compile(r"([^\n\r]*+)"),
+}
+_MATCHING = ("=~", "!~", "!=", "=")
+#: What PromQL takes outside of strings, white space included; `#` is our mark of a comment.
+_ASCII = re.compile(r"[\t\n\r -~]*+")
+_TOKENS = re.compile(r'"[0-9]+"|[A-Za-z_:][A-Za-z0-9_:]*+|[0-9.][A-Za-z0-9_:.]*+|[=!<>~]++|\S')
+#: A number, up to the sign of its exponent, or a duration: `1and1` would be one token to us and three to the parser.
+_NUMBER = re.compile(r"0[xX][0-9A-Fa-f]++|(?:[0-9]++(?:ms|[smhdwy]))++|[0-9.]++(?:[eE][0-9]*+)?")
+#: What a range is, with its bracket. The parser panics on the durations of 300 billion years that it takes elsewhere.
+_RANGE = re.compile(r"(?:[0-9]{1,9}(?:ms|[smhdwy])){1,7}\]")
+_OPERATORS = frozenset([*"+-*/%^<>", "==", "!=", "<=", ">=", "and", "or", "unless", "atan2"])
+#: What memory never answers, and what durations are read from.
+_ELSEWHERE = frozenset(["offset", "@"])
+_COMMENT, _RANGE_BEGINS = "#", frozenset("[")
+_OPENS = frozenset("([{")
+_CLOSES = {")": "(", "]": "[", "}": "{"}
+
+
+class Text(NamedTuple):
+    """A string of a query, unescaped, and the matching operator before it: `=`, `!=`, `=~`, `!~`, or none."""
+
+    operator: str
+    value: str
+
+
+class Parsed(NamedTuple):
+    """A query's expression as promql-parser has it, except that each string is the decimal index of its text."""
+
+    expression: Any
+    texts: list[Text]
+
+    def matcher(self, matcher: Any) -> Text | None:
+        """Return what a matcher of the expression says; None if it is not one that was cut out."""
+        if matcher.op != MatchOp.Equal or not matcher.value.isdecimal() or int(matcher.value) >= len(self.texts):
+            return None
+        text = self.texts[int(matcher.value)]
+        return text if text.operator else None
+
+
+def parse(promql: str) -> Parsed | None:
+    """Return a query's expression; None if it is wrong, doubtful or over a bound, and so for Prometheus to judge.
+
+    Takes about a millisecond at most, whatever the text. Regular expressions are not looked at.
+    """
+    try:
+        return parse_or_panic(promql)
+    except BaseException as error:
+        if type(error).__module__ != "pyo3_runtime":
+            raise
+        return None  # a panic of the native parser, which is no Exception
+
+
+def parse_or_panic(promql: str) -> Parsed | None:
+    """Do as `parse` does, except that a panic of the native parser is raised, after a line of its own on stderr."""
+    texts: list[Text] = []
+    shape = _shape(promql, texts)
+    if shape is None or not _is_bounded(shape):
+        return None
+    try:
+        return Parsed(parse_native(shape.replace(_COMMENT, " ")), texts)
+    except ValueError:
+        return None
+
+
+def _shape(promql: str, texts: list[Text]) -> str | None:
+    """Return a query with an index for each string and a `#` for each comment, and add the strings to `texts`."""
+    if len(promql) > MAX_LENGTH:
+        return None
+    parts: list[str] = []
+    at = length = 0
+    while (begin := _BEGIN.search(promql, at)) is not None:
+        before, quote = promql[at : begin.start()], begin[0]
+        match = _STRING[quote].match(promql, begin.end())
+        if match is None or len(parts) >= MAX_STRINGS:
+            return None
+        at = match.end()
+        if quote == _COMMENT:
+            parts.append(before + _COMMENT)
+        else:
+            before, operator = _parted(before)
+            value = match[1]
+            if quote != "`":
+                value = value.replace("\\\\", "\0").replace(f"\\{quote}", quote).replace("\0", "\\")
+            parts.append(f'{before}="{len(texts)}"' if operator else f'{before}"{len(texts)}"')
+            texts.append(Text(operator, value))
+        length += len(parts[-1])
+        if length > MAX_SHAPE:
+            return None
+    if length + len(promql) - at > MAX_SHAPE:
+        return None
+    shape = "".join(parts) + promql[at:]
+    return shape if _ASCII.fullmatch(shape) else None
+
+
+def _parted(before: str) -> tuple[str, str]:
+    """Return what comes before a string without the matching operator at its end, and that operator."""
+    stripped = before.rstrip("\t\n\r ")
+    for operator in _MATCHING:
+        if stripped.endswith(operator):
+            return stripped[: -len(operator)], operator
+    return before, ""
+
+
+def _is_bounded(shape: str) -> bool:
+    tokens = _TOKENS.findall(shape)
+    opened: list[str] = []
+    deepest = operators = 0
+    for index, token in enumerate(tokens[:MAX_TOKENS]):
+        if token in _OPENS:
+            if token in _RANGE_BEGINS and not _RANGE.fullmatch("".join(tokens[index + 1 : index + 3])):
+                return False
+            opened.append(token)
+            deepest = max(deepest, len(opened))
+        elif token in _CLOSES:
+            if not opened or opened.pop() != _CLOSES[token]:
+                return False
+        elif token in _OPERATORS or (word := token.lower()) in _OPERATORS:
+            operators += 1
+        elif word in _ELSEWHERE or (token[0] in "0123456789." and not _NUMBER.fullmatch(token)):
+            return False
+    return (
+        not opened
+        and len(tokens) <= MAX_TOKENS
+        and deepest <= MAX_NESTING
+        and operators <= MAX_OPERATORS
+        and len(tokens) * (1 + deepest + operators) <= MAX_WORK
+    )
