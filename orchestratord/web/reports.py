@@ -12,8 +12,8 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from orchestratord.errors import Busy, Draining, Fault, Forbidden, UnsupportedBody
-from orchestratord.report import gunzip, is_batch
+from orchestratord.errors import Busy, Draining, Fault, Forbidden, NoFamily, UnsupportedBody
+from orchestratord.report import gunzip, is_batch, joined, shortened
 from orchestratord.web.answers import ConstantAnswer, failure_body, json_body, method_not_allowed_body, whole_answer
 
 if TYPE_CHECKING:
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
     from orchestratord.clocks import Clocks
     from orchestratord.nodes import NodeStore, Updated
-    from orchestratord.report import NodeReport, ReportDecoder
+    from orchestratord.report import Decoded, NodeReport, ReportDecoder
     from orchestratord.telemetry import Telemetry
+    from orchestratord.web.remarks import Remarks
     from orchestratord.web.request import BoundedRequest
 
 log = Logger()
@@ -34,15 +35,17 @@ DECODED_FACTOR = 8
 #: Nodes that are named in the log when they first report, in a second.
 LOGGED_EACH_SECOND = 10
 
-_ACCEPTED = ConstantAnswer({"status": "Metrics updated", "accepted": 1, "superseded": 0})
-_ACCEPTED_CLOSE = ConstantAnswer({"status": "Metrics updated", "accepted": 1, "superseded": 0}, closes=True)
+_ONE: dict[str, Any] = {"status": "Metrics updated", "accepted": 1, "superseded": 0}
+_ACCEPTED = ConstantAnswer(_ONE)
+_ACCEPTED_CLOSE = ConstantAnswer(_ONE, closes=True)
 _DRAINING = "the orchestrator is shutting down; report to its successor"
 
 
 class ReportsResource(Resource):
     """Takes reports into the table.
 
-    `draining` says whether the service is about to stop; then nothing is taken any more. `settle` hands what was stored
+    `remarks` finds what is to be said about those that were taken. `draining` says whether the service is about to
+    stop; then nothing is taken any more. `settle` hands what was stored
     in this turn of the reactor to the kernel, if that is wanted before an answer goes out. `take` leaves that to its
     caller, who knows whether the answer can go out before the turn ends.
     """
@@ -57,6 +60,7 @@ class ReportsResource(Resource):
         telemetry: Telemetry,
         clocks: Clocks,
         *,
+        remarks: Remarks,
         max_bytes: int,
         draining: Any,
         settle: Callable[[], None] | None = None,
@@ -67,6 +71,7 @@ class ReportsResource(Resource):
         self._nodes = nodes
         self._telemetry = telemetry
         self._clocks = clocks
+        self._remarks = remarks
         self._max_bytes = max_bytes
         self._draining = draining
         self._settle = settle
@@ -82,7 +87,7 @@ class ReportsResource(Resource):
             if len(body) <= AT_ONCE:
                 decoded = self._decoder.decode(body, self._clocks.time())
                 _check_node(request.node, decoded.reports, body)
-                return json_body(request, 200, _counts(self._store_now(decoded.reports, decoded.unknown_names)))
+                return json_body(request, 200, self._stored(decoded, self._store_now(decoded)))
             _hold_decoded(request, len(body))
         except Exception:  # noqa: BLE001 - a Fault, or one of ours
             return self._failure_body(request, Failure())
@@ -115,14 +120,15 @@ class ReportsResource(Resource):
         return body
 
     async def _store_long(self, request: BoundedRequest, body: bytes) -> None:
-        reports: list[NodeReport] = []
-        unknown = 0
+        parts: list[Decoded] = []
+        count = 0
         for part in self._decoder.decode_in_slices(body, self._clocks.time()):
-            _check_node(request.node, part.reports, body, len(reports))
-            reports += part.reports
-            unknown += part.unknown_names
+            _check_node(request.node, part.reports, body, count)
+            count += len(part.reports)
+            parts.append(part)
             await deferLater(self._reactor, 0)
-        request.write(json_body(request, 200, _counts(self._store_now(reports, unknown))))
+        decoded = joined(parts)
+        request.write(json_body(request, 200, self._stored(decoded, self._store_now(decoded))))
         request.finish()
 
     def take(self, body: bytes, *, closes: bool, node: str | None) -> bytes:
@@ -137,24 +143,33 @@ class ReportsResource(Resource):
         decoded = self._decoder.decode(body, self._clocks.time())
         if node is not None:
             _check_node(node, decoded.reports, body)
-        updated = self._store(decoded.reports, decoded.unknown_names)
+        updated = self._store(decoded)
         self._telemetry.report_body(len(body))
-        if updated.accepted == 1 and not updated.superseded:
+        answer = self._stored(decoded, updated)
+        if answer is _ONE:
             return (_ACCEPTED_CLOSE if closes else _ACCEPTED).whole()
-        return whole_answer(msgspec.json.encode(_counts(updated)), closes=closes)
+        return whole_answer(msgspec.json.encode(answer), closes=closes)
 
-    def _store_now(self, reports: list[NodeReport], unknown: int) -> Updated:
+    def _stored(self, decoded: Decoded, updated: Updated) -> dict[str, Any]:
+        """Return the answer to reports that were stored; `_ONE` itself to one about which there is nothing to say."""
+        remarks = self._remarks.about(decoded)
+        if updated.accepted == 1 and not updated.superseded and not remarks:
+            return _ONE
+        counts = {"status": "Metrics updated", "accepted": updated.accepted, "superseded": updated.superseded}
+        return {**counts, **remarks}
+
+    def _store_now(self, decoded: Decoded) -> Updated:
         """Store the reports, and hand them to the kernel too."""
-        updated = self._store(reports, unknown)
+        updated = self._store(decoded)
         if self._settle is not None:
             self._settle()
         return updated
 
-    def _store(self, reports: list[NodeReport], unknown: int) -> Updated:
+    def _store(self, decoded: Decoded) -> Updated:
         """Store the reports and count them; raise TableFull with nothing stored."""
-        updated = self._nodes.update(reports, self._clocks.monotonic())
-        if unknown:
-            self._telemetry.unknown_metrics(unknown)
+        updated = self._nodes.update(decoded.reports, self._clocks.monotonic())
+        if decoded.unknown_names:
+            self._telemetry.unknown_metrics(decoded.unknown_names)
         if updated.accepted:
             self._telemetry.reports("accepted", updated.accepted)
         if updated.superseded:
@@ -168,6 +183,9 @@ class ReportsResource(Resource):
         error = failure.value
         if isinstance(error, Fault):
             self._telemetry.reports(error.outcome)
+            if isinstance(error, NoFamily):
+                self._telemetry.unknown_metrics(len(error.names))
+                self._remarks.log_ignored(shortened(error.names))
             if request.channel.site.access_log:
                 # It may quote what the client has sent, and a token may be where none belongs.
                 reason = request.channel.site.redacted(str(error).encode()).decode()
@@ -188,10 +206,6 @@ def _hold_decoded(request: BoundedRequest, size: int) -> None:
     channel = request.channel
     if not channel.hold_more(min(DECODED_FACTOR * size, channel.site.arriving.limit // 2)):
         raise Busy("the batches that are being read fill their memory; try again")
-
-
-def _counts(updated: Updated) -> dict[str, str | int]:
-    return {"status": "Metrics updated", "accepted": updated.accepted, "superseded": updated.superseded}
 
 
 def _check_node(node: str | None, reports: Sequence[NodeReport], body: bytes, first: int = 0) -> None:
