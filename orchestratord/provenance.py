@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
-from msgspec import UNSET, Meta
+from msgspec import UNSET, Meta, UnsetType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from msgspec import UnsetType
 
 #: The word for what counts, such as `ebpf-kprobe` or `procfs`: no character that means anything in a label or markup.
 Source = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._+/:-]+\Z")]
@@ -21,7 +19,7 @@ Version = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9
 FIELDS: dict[str, Any] = {"source": Source, "interval_seconds": Interval, "profiler_version": Version}
 
 #: What a report said: source, interval in seconds, version; UNSET for a field that it does not have.
-Said = tuple["str | UnsetType", "float | UnsetType", "str | UnsetType"]
+Said = tuple[str | UnsetType, float | UnsetType, str | UnsetType]
 #: What is stored of it; None for a field that was not said.
 Stored = tuple[Source | None, Interval | None, Version | None]
 
@@ -62,7 +60,10 @@ class Provenances:
     """Gives the one Provenance for what reports say. Any thread may ask: two objects of one content do no harm."""
 
     def __init__(self) -> None:
-        self._nothing: dict[Any, Provenance | None] = {(UNSET, UNSET, UNSET): None, (None, None, None): None}
+        self._nothing: dict[Said | Stored, Provenance | None] = {
+            (UNSET, UNSET, UNSET): None,
+            (None, None, None): None,
+        }
         self._known = dict(self._nothing)
 
     def of(self, said: Said | Stored) -> Provenance | None:
@@ -73,7 +74,10 @@ class Provenances:
             return self._learn(said)
 
     def _learn(self, said: Said | Stored) -> Provenance:
-        source, interval, version = (None if value is UNSET else value for value in said)
+        source, interval, version = said
+        source = None if isinstance(source, UnsetType) else source
+        interval = None if isinstance(interval, UnsetType) else interval
+        version = None if isinstance(version, UnsetType) else version
         made = Provenance(source, interval, version, "")
         shown = zip(("source", "interval", "version"), made.label_values, strict=True)
         made = msgspec.structs.replace(made, labels=",".join(f'{name}="{value}"' for name, value in shown))

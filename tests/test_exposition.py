@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
@@ -114,7 +114,7 @@ def test_the_delay_of_reports_that_carry_a_timestamp() -> None:
 
 def test_how_nodes_are_measured() -> None:
     """Is a sample of the nodes that say so, the same in the collector and in the rendered lines; else there is none."""
-    said = {"source": "procfs", "interval_seconds": 120, "profiler_version": "1.0"}
+    said: dict[str, Any] = {"source": "procfs", "interval_seconds": 120, "profiler_version": "1.0"}
     exposed = registry(BUILT_IN, body("a", page_faults=1, **said), body("mute", page_faults=1), body("b", source="x"))
     (info,) = [family for family in exposed.collect() if family.name == NODE_INFO]
     rendered = [report("a", **said), report("mute"), report("b", source="x")]

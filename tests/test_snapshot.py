@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -142,7 +142,7 @@ def test_another_catalogue() -> None:
 def test_how_nodes_are_measured_is_kept() -> None:
     """In one object for all that are measured alike; a snapshot of a version that did not know it is taken back."""
     nodes = table(2)
-    said = {"source": "procfs", "interval_seconds": 10.0, "profiler_version": "1"}
+    said: dict[str, Any] = {"source": "procfs", "interval_seconds": 10.0, "profiler_version": "1"}
     nodes.update([report(name, received_at=NOW, page_faults=1, **said) for name in ("a", "b")], 999)
     back = {entry.report.node_id: entry.report for entry in entries(written(nodes), WRITTEN)}
     provenance = back["a"].provenance

@@ -32,8 +32,8 @@ MAX_RETRY_AFTER_SECONDS = 300.0
 """An orchestrator that asks for a longer pause is not believed."""
 MAX_ANSWER_BYTES = 65_536
 MAX_AGE_SECONDS = 60.0
-"""A connection is replaced at this age, give or take AGE_JITTER of it. Behind a balancer the next one may lead to another
-replica, such as one that was added since."""
+"""A connection is replaced at this age, give or take AGE_JITTER of it. Behind a balancer the next one may lead to
+another replica, such as one that was added since."""
 AGE_JITTER = 0.2
 MAX_WARNINGS = 10
 """Different warnings in answers that are logged."""

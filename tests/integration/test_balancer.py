@@ -41,7 +41,7 @@ class Replica(Resource):
 
     def render_POST(self, request: Request) -> bytes:
         """Take a report."""
-        client: Any = request.channel.transport.getPeer()
+        client: Any = request.getClientAddress()
         self.clients.add(client.port)
         self.reports += 1
         return b'{"status": "Metrics updated", "accepted": 1, "superseded": 0}'
@@ -56,7 +56,7 @@ class RoundRobin(ProxyFactory):
         super().__init__("127.0.0.1", 0)
         self._ports = cycle(ports)
 
-    def buildProtocol(self, addr: IAddress) -> Any:
+    def buildProtocol(self, addr: IAddress | None) -> Any:
         """Choose the port for a connection."""
         self.port = next(self._ports)
         return super().buildProtocol(addr)

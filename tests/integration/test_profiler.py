@@ -195,7 +195,7 @@ async def check_counts(measured: Measured) -> None:
     counted = [await measured.next(), await measured.next()]
 
     def total(family: str) -> float:
-        return sum(getattr(one, family) for one in counted)
+        return float(sum(getattr(one, family) for one in counted))
 
     assert total("fs_write_count") >= 2000
     assert total("fs_write_size_kb") >= 2000

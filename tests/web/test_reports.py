@@ -174,7 +174,7 @@ def test_the_log_of_ignored_names_is_bounded() -> None:
     wire = Wire()
     with capturedLogs() as logs:
         for index in range(MAX_LOGGED + 20):
-            wire.report(body(page_faults=1, **{f"evil\n{index}": 1}))
+            wire.report(body("n1", page_faults=1, **{f"evil\n{index}": 1}))
     said = [formatEvent(event) for event in logs if event["log_namespace"].endswith("remarks")]
     assert len(said) == MAX_LOGGED + 1
     assert said[-1] == f"more than {MAX_LOGGED} different unknown names came in reports; no more are logged"
