@@ -10,10 +10,13 @@ from msgspec import UNSET, Meta, UnsetType
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+#: The longest word, in characters, and the longest interval, in seconds.
+MAX_WORD, MAX_INTERVAL = 64, 86_400
+
 #: The word for what counts, such as `ebpf-kprobe` or `procfs`: no character that means anything in a label or markup.
-Source = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._+/:-]+\Z")]
-Interval = Annotated[float, Meta(gt=0, le=86_400)]
-Version = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._+~:-]+\Z")]
+Source = Annotated[str, Meta(min_length=1, max_length=MAX_WORD, pattern=r"^[A-Za-z0-9._+/:-]+\Z")]
+Interval = Annotated[float, Meta(gt=0, le=MAX_INTERVAL)]
+Version = Annotated[str, Meta(min_length=1, max_length=MAX_WORD, pattern=r"^[A-Za-z0-9._+~:-]+\Z")]
 
 #: The fields of a report that are no family and say how it was measured, in the order of `Said`.
 FIELDS: dict[str, Any] = {"source": Source, "interval_seconds": Interval, "profiler_version": Version}
