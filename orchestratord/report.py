@@ -34,7 +34,7 @@ MAX_IGNORED, MAX_IGNORED_LENGTH = 10, 64
 
 
 class NodeReport(msgspec.Struct, frozen=True, gc=False):
-    """What one node did in one bucket of 10 s; valid, and never changed by anyone.
+    """What one node did in one bucket; valid, and never changed by anyone.
 
     `values` stands in the catalogue's order, None for a family that the node did not report. `timestamp` is the end of
     the bucket by the node's clock, `received_at` the arrival by ours, both in Unix seconds. `lines` are the samples as

@@ -274,7 +274,7 @@ def test_unknown_names(daemon: Daemon) -> None:
 
 @pytest.mark.parametrize("names", [{"page_fault": 1}, {"metrics": {"page_faults": 1}}, {"timestamp": 1, "x": 1}])
 def test_no_known_name(daemon: Daemon, names: dict[str, Any]) -> None:
-    """A report whose every other name is unknown is 400, alone and in a batch; with its id alone it is a sign of life."""
+    """A report whose every other name is unknown is 400, alone and in a batch; the id alone is a sign of life."""
     refused(daemon.post(report("misspelt", **names)), 400)
     refused(daemon.post([report("beside", page_faults=1), report("misspelt", **names)]), 400)
     assert daemon.nodes().count("misspelt") == daemon.nodes().count("beside") == 0
