@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
+from orchestratord.provenance import FIELDS
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 MAX_VALUE = 2**64 - 1
 
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*\Z")
-_RESERVED_NAMES = frozenset({"node_id", "timestamp"})
+_RESERVED_NAMES = frozenset({"node_id", "timestamp", *FIELDS})
 _RESERVED_PREFIXES = ("orchestrator_", "process_", "python_", "scrape_", "__")
 _MAX_NAME = 200
 _MAX_HELP = 1000
@@ -87,30 +89,42 @@ class Catalogue:
         return Catalogue((*self._families, *families))
 
 
+#: HELP texts name no length of a bucket: it is the profiler's interval, 10 s unless it was told another, which
+#: `orchestrator_node_info` has.
 BUILT_IN = Catalogue(
     (
         Family(
-            "mem_bytes_allocated", "Kernel memory allocated on the node in its last 10 s bucket, in bytes.", "bytes"
+            "mem_bytes_allocated",
+            "Kernel memory allocated (kmalloc) on the node in its last bucket, in bytes.",
+            "bytes",
         ),
-        Family("page_faults", "Page faults on the node in its last 10 s bucket.", "faults"),
-        Family(
-            "ctx_switches_graceful",
-            "Voluntary context switches on the node in its last 10 s bucket.",
-            "switches",
-        ),
+        Family("page_faults", "Page faults on the node in its last bucket.", "faults"),
+        Family("ctx_switches_graceful", "Voluntary context switches on the node in its last bucket.", "switches"),
         Family(
             "ctx_switches_forced",
-            "Involuntary context switches on the node in its last 10 s bucket (the task was still runnable).",
+            "Involuntary context switches on the node in its last bucket (the task was still runnable).",
             "switches",
         ),
-        Family("fs_read_count", "File-system read calls on the node in its last 10 s bucket.", "calls"),
         Family(
-            "fs_read_size_kb", "Read from file systems on the node in its last 10 s bucket, in kB of 1000 bytes.", "kb"
+            "fs_read_count",
+            "Read calls at the VFS (files, pipes, sockets) on the node in its last bucket.",
+            "calls",
         ),
-        Family("fs_write_count", "File-system write calls on the node in its last 10 s bucket.", "calls"),
+        Family(
+            "fs_read_size_kb",
+            "Bytes that read calls at the VFS (files, pipes, sockets) returned on the node in its last bucket,"
+            " in kB of 1000 bytes.",
+            "kb",
+        ),
+        Family(
+            "fs_write_count",
+            "Write calls at the VFS (files, pipes, sockets) on the node in its last bucket.",
+            "calls",
+        ),
         Family(
             "fs_write_size_kb",
-            "Written to file systems on the node in its last 10 s bucket, in kB of 1000 bytes.",
+            "Bytes that write calls at the VFS (files, pipes, sockets) took on the node in its last bucket,"
+            " in kB of 1000 bytes.",
             "kb",
         ),
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Fault(Exception):
@@ -29,6 +32,14 @@ class BadReport(Fault):
 
     status = 400
     outcome = "invalid"
+
+
+class NoFamily(BadReport):
+    """A report that has names, none of which is a metric family's; `names` are those that are in no catalogue."""
+
+    def __init__(self, text: str, names: Sequence[str]) -> None:
+        super().__init__(text)
+        self.names = names
 
 
 class AheadOfClock(BadReport):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from orchestratord.catalogue import Catalogue, Family
     from orchestratord.nodes import Entry
+    from orchestratord.provenance import Provenance
 
 #: One of prometheus_client's: from a registry to an exposition.
 Encoder = Callable[[Collector], bytes]
@@ -27,6 +28,11 @@ REPORT_DELAY = "orchestrator_node_report_delay_seconds"
 REPORT_DELAY_HELP = (
     "From the timestamp in the node's latest report, by the node's clock, to its arrival, by ours, in seconds;"
     " below 0 the node's clock is ahead. Only for reports that carry a timestamp."
+)
+NODE_INFO = "orchestrator_node_info"
+NODE_INFO_HELP = (
+    "Always 1; the labels say by what source the node is measured, over how many seconds, and the profiler's version."
+    " Only for nodes whose reports say one of them."
 )
 
 
@@ -43,9 +49,14 @@ class SampleRenderer:
         self._template = "".join(f'{name}{{node_id="%s"}} %r\n' for name in self._names)
 
     def __call__(
-        self, node_id: str, values: tuple[float | None, ...], received_at: float, timestamp: float | None = None
+        self,
+        node_id: str,
+        values: tuple[float | None, ...],
+        received_at: float,
+        timestamp: float | None = None,
+        provenance: Provenance | None = None,
     ) -> tuple[bytes, ...]:
-        """Return one line for each family of the catalogue, one for the time of arrival, one for the delay.
+        """Return one line for each family of the catalogue, and three: time of arrival, delay, provenance.
 
         A line is empty where there is no value: the delay's without a timestamp.
         """
@@ -53,6 +64,9 @@ class SampleRenderer:
         delay = b""
         if timestamp is not None:
             delay = f'{REPORT_DELAY}{{node_id="{node_id}"}} {report_delay(received_at, timestamp)!r}\n'.encode()
+        info = b""
+        if provenance is not None:
+            info = f'{NODE_INFO}{{node_id="{node_id}",{provenance.labels}}} 1.0\n'.encode()
         if None in values:
             return (
                 *(
@@ -60,19 +74,24 @@ class SampleRenderer:
                     for name, value in zip(self._names, (*values, arrived), strict=True)
                 ),
                 delay,
+                info,
             )
         fields: list[object] = []
         for value in values:
             fields += (node_id, value)
         text = self._template % (*fields, node_id, arrived)
-        return (*text.encode().splitlines(keepends=True), delay)
+        return (*text.encode().splitlines(keepends=True), delay, info)
 
 
 def unrendered(
-    node_id: str, values: tuple[float | None, ...], received_at: float, timestamp: float | None = None
+    node_id: str,
+    values: tuple[float | None, ...],
+    received_at: float,
+    timestamp: float | None = None,
+    provenance: Provenance | None = None,
 ) -> tuple[bytes, ...]:
     """Render nothing, where the nodes' families are not in the exposition."""
-    del node_id, values, received_at, timestamp
+    del node_id, values, received_at, timestamp, provenance
     return ()
 
 
@@ -110,6 +129,12 @@ class NodeCollector(Collector):
             if report.timestamp is not None:
                 delays.add_metric([report.node_id], report_delay(report.received_at, report.timestamp))
         yield delays
+        info = _node_info()
+        for entry in entries:
+            provenance = entry.report.provenance
+            if provenance is not None:
+                info.add_metric([entry.report.node_id, *provenance.label_values], 1)
+        yield info
 
 
 class Exposition:
@@ -172,6 +197,7 @@ def _families(catalogue: Catalogue) -> Iterator[Metric]:
     yield from (_metric(family) for family in catalogue)
     yield _last_report()
     yield _report_delay()
+    yield _node_info()
 
 
 def _last_report() -> GaugeMetricFamily:
@@ -180,3 +206,7 @@ def _last_report() -> GaugeMetricFamily:
 
 def _report_delay() -> GaugeMetricFamily:
     return GaugeMetricFamily(REPORT_DELAY, REPORT_DELAY_HELP, labels=["node_id"], unit="seconds")
+
+
+def _node_info() -> GaugeMetricFamily:
+    return GaugeMetricFamily(NODE_INFO, NODE_INFO_HELP, labels=["node_id", "source", "interval", "version"])

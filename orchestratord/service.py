@@ -51,6 +51,7 @@ from orchestratord.web.express import Express
 from orchestratord.web.page.pages import Pages
 from orchestratord.web.queries import HOT_QUERIES, QueryResource
 from orchestratord.web.readers import Readers
+from orchestratord.web.remarks import Remarks
 from orchestratord.web.reports import AT_ONCE, ReportsResource
 from orchestratord.web.scrape import ScrapeResource
 from orchestratord.web.site import OrchestratorSite
@@ -171,6 +172,7 @@ class Orchestrator(MultiService):
             nodes,
             telemetry,
             self._clocks,
+            remarks=Remarks(settings.catalogue.names, settings.stale_after, self._keyring.redacted),
             max_bytes=settings.max_report_bytes,
             draining=lambda: self._draining,
             slices=self._slices,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import msgspec
 
 from orchestratord.nodes import Entry
+from orchestratord.provenance import Provenances, Stored
 from orchestratord.report import NodeId, NodeReport
 
 if TYPE_CHECKING:
@@ -65,13 +66,18 @@ class Moment(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """An entry without the samples' text, which is rendered again; the fields are those of Entry and NodeReport."""
+    """An entry without the samples' text, which is rendered again; the fields are those of Entry and NodeReport.
+
+    New fields come last and have a default: a snapshot of an older version lacks them, and an older version passes
+    them over.
+    """
 
     node_id: NodeId
     values: tuple[int | float | None, ...]
     timestamp: float | None
     received_at: float
     seen: float
+    provenance: Stored | None = None
 
 
 class _Description(msgspec.Struct, frozen=True, array_like=True):
@@ -103,14 +109,18 @@ class Snapshot(msgspec.Struct, frozen=True):
         order = [where.get(name) for name in catalogue.names]
         same = order == list(range(len(self.families)))
         found: list[Entry] = []
+        provenances = Provenances()
         for record in self.records:
             seen = min(record.seen + shift, now.monotonic)
             if seen > limit:
                 values = record.values
                 if not same:
                     values = tuple(None if index is None else values[index] for index in order)
-                lines = render(record.node_id, values, record.received_at, record.timestamp)
-                report = NodeReport(record.node_id, values, record.timestamp, record.received_at, lines)
+                provenance = None if record.provenance is None else provenances.of(record.provenance)
+                lines = render(record.node_id, values, record.received_at, record.timestamp, provenance)
+                report = NodeReport(
+                    record.node_id, values, record.timestamp, record.received_at, lines, provenance=provenance
+                )
                 found.append(Entry(seen, report))
         return found
 
@@ -158,7 +168,8 @@ def decode(file: BinaryIO) -> Snapshot:
 
 def _record(entry: Entry) -> Record:
     report = entry.report
-    return Record(report.node_id, report.values, report.timestamp, report.received_at, entry.seen)
+    stored = None if report.provenance is None else report.provenance.stored
+    return Record(report.node_id, report.values, report.timestamp, report.received_at, entry.seen, stored)
 
 
 def _frame(value: object) -> bytes:

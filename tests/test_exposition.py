@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
@@ -10,7 +10,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from orchestratord.catalogue import BUILT_IN, Family
-from orchestratord.exposition import REPORT_DELAY, Exposition, NodeCollector, SampleRenderer, unrendered
+from orchestratord.exposition import NODE_INFO, REPORT_DELAY, Exposition, NodeCollector, SampleRenderer, unrendered
 from orchestratord.nodes import NodeStore
 from orchestratord.report import ReportDecoder
 from orchestratord.row import LAST_REPORT
@@ -50,7 +50,7 @@ def test_both_formats_read_back_to_the_same_values() -> None:
     openmetrics = list(parse_openmetrics(generate_openmetrics(exposed).decode()))
     assert samples(text) == expected
     assert samples(openmetrics) == expected
-    assert [family.name for family in text] == [*FAMILIES, LAST_REPORT, REPORT_DELAY]
+    assert [family.name for family in text] == [*FAMILIES, LAST_REPORT, REPORT_DELAY, NODE_INFO]
     assert all(family.type == "gauge" and family.documentation for family in text)
 
 
@@ -97,7 +97,7 @@ def test_rendered_lines_are_the_same_samples() -> None:
             (name, one.node_id): value for name, value in zip(FAMILIES, one.values, strict=True) if value is not None
         }
         assert parsed == expected | {(LAST_REPORT, one.node_id): NOW}
-    assert [bool(line) for line in partial.lines] == [False, True, *[False] * 6, True, False]
+    assert [bool(line) for line in partial.lines] == [False, True, *[False] * 6, True, False, False]
     assert partial.lines[1] == b'page_faults{node_id="n-2"} 18446744073709551615\n'
 
 
@@ -105,11 +105,30 @@ def test_the_delay_of_reports_that_carry_a_timestamp() -> None:
     """Arrival by our clock minus the timestamp by the node's: negative for a clock that is ahead; else no sample."""
     late = report("late", timestamp=NOW - 7.25, **dict.fromkeys(FAMILIES, 1))
     ahead = report("ahead", timestamp=NOW + 30.5)
-    assert late.lines[-1] == b'orchestrator_node_report_delay_seconds{node_id="late"} 7.25\n'
-    assert ahead.lines[-1] == b'orchestrator_node_report_delay_seconds{node_id="ahead"} -30.5\n'
+    assert late.lines[-2] == b'orchestrator_node_report_delay_seconds{node_id="late"} 7.25\n'
+    assert ahead.lines[-2] == b'orchestrator_node_report_delay_seconds{node_id="ahead"} -30.5\n'
     exposed = registry(BUILT_IN, body("late", timestamp=NOW - 7.25), body("ahead", timestamp=NOW + 30.5), body("mute"))
     (delays,) = [family for family in exposed.collect() if family.name == REPORT_DELAY]
     assert samples([delays]) == {(REPORT_DELAY, "late"): 7.25, (REPORT_DELAY, "ahead"): -30.5}
+
+
+def test_how_nodes_are_measured() -> None:
+    """Is a sample of the nodes that say so, the same in the collector and in the rendered lines; else there is none."""
+    said: dict[str, Any] = {"source": "procfs", "interval_seconds": 120, "profiler_version": "1.0"}
+    exposed = registry(BUILT_IN, body("a", page_faults=1, **said), body("mute", page_faults=1), body("b", source="x"))
+    (info,) = [family for family in exposed.collect() if family.name == NODE_INFO]
+    rendered = [report("a", **said), report("mute"), report("b", source="x")]
+    parsed = [
+        sample
+        for family in parse_text(b"".join(line for one in rendered for line in one.lines).decode())
+        for sample in family.samples
+        if sample.name == NODE_INFO
+    ]
+    for found in (info.samples, parsed):
+        assert [(sample.labels, sample.value) for sample in found] == [
+            ({"node_id": "a", "source": "procfs", "interval": "120", "version": "1.0"}, 1),
+            ({"node_id": "b", "source": "x", "interval": "", "version": ""}, 1),
+        ]
 
 
 def test_without_the_nodes_families() -> None:

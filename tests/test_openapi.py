@@ -13,10 +13,12 @@ from openapi_spec_validator import validate
 from orchestratord import __version__, errors
 from orchestratord.catalogue import BUILT_IN, MAX_VALUE
 from orchestratord.options import OPTIONS
+from orchestratord.provenance import FIELDS, MAX_INTERVAL, MAX_WORD
 from orchestratord.query import MAX_POINTS, parse_duration
-from orchestratord.report import MAX_AHEAD, NodeId
+from orchestratord.report import MAX_AHEAD, MAX_IGNORED, MAX_IGNORED_LENGTH, NodeId
 from orchestratord.web.api import Api
 from orchestratord.web.channel import BoundedChannel
+from orchestratord.web.remarks import MAX_WARNINGS
 from tests.description import PATH, Operation, check, description, operations, resolved
 from tests.wire import Wire, request
 
@@ -83,8 +85,10 @@ def test_a_node_id_is_the_codes() -> None:
 
 
 def test_a_report_has_the_built_in_families() -> None:
-    """In their order, each with the limits that every value has."""
-    families = [name for name in SCHEMAS["Report"]["properties"] if name not in {"node_id", "timestamp"}]
+    """In their order, each with the limits that every value has; and what says how they were measured."""
+    assert SCHEMAS["Report"]["properties"].keys() >= FIELDS.keys()
+    assert SCHEMAS["Node"]["properties"].keys() >= FIELDS.keys()
+    families = [name for name in SCHEMAS["Report"]["properties"] if name not in {"node_id", "timestamp", *FIELDS}]
     assert families == list(BUILT_IN.names)
     for family in BUILT_IN:
         told = resolved(SCHEMAS["Report"]["properties"][family.name])
@@ -95,7 +99,11 @@ def test_limits_are_the_codes() -> None:
     """Numbers in schemas, and numbers in texts."""
     assert SCHEMAS["Batch"]["maxItems"] == DEFAULTS["max-batch"]
     lengths = [value for value in every(description(), "maxLength") if value != SCHEMAS["NodeId"]["maxLength"]]
-    assert set(lengths) == {DEFAULTS["max-query-length"]}
+    assert set(lengths) == {DEFAULTS["max-query-length"], MAX_WORD}
+    assert MAX_WORD == MAX_IGNORED_LENGTH == SCHEMAS["Stored"]["properties"]["ignored"]["items"]["maxLength"]
+    assert SCHEMAS["Stored"]["properties"]["ignored"]["maxItems"] == MAX_IGNORED
+    assert SCHEMAS["Stored"]["properties"]["warnings"]["maxItems"] == MAX_WARNINGS
+    assert SCHEMAS["Interval"]["maximum"] == MAX_INTERVAL
     text = PATH.read_text()
     assert f"at most {MAX_POINTS:,} points" in text
     assert f"at most {MAX_AHEAD} s ahead" in text

@@ -10,11 +10,13 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import UNSET
 
 from orchestratord.catalogue import BUILT_IN, Catalogue, Family
-from orchestratord.errors import AheadOfClock, BadReport, BodyTooLarge
+from orchestratord.errors import AheadOfClock, BadReport, BodyTooLarge, NoFamily
 from orchestratord.exposition import SampleRenderer
-from orchestratord.report import SLICE, ReportDecoder
+from orchestratord.provenance import MAX_KNOWN, Provenances
+from orchestratord.report import MAX_IGNORED, SLICE, ReportDecoder
 from orchestratord.unpacking import gunzip
 from tests.fakes import FAMILIES, NOW, body, decoder
 
@@ -34,7 +36,8 @@ def test_any_valid_report_comes_out_as_it_went_in(sent: dict[str, Any]) -> None:
     assert got.values == tuple(sent.get(name) for name in FAMILIES)
     assert got.timestamp is None
     assert got.received_at == NOW
-    assert len(got.lines) == len(FAMILIES) + 2
+    assert got.provenance is None
+    assert len(got.lines) == len(FAMILIES) + 3
 
 
 @given(
@@ -136,10 +139,95 @@ def test_timestamps_may_be_ten_minutes_ahead() -> None:
 def test_unknown_names_are_ignored_and_counted() -> None:
     """In a single report, and over a batch; the known values are kept."""
     decoded = decoder().decode(body(page_faults=3, gpu_seconds=1, x={"y": [1]}), NOW)
-    assert decoded.unknown_names == 2
+    assert (decoded.unknown_names, decoded.ignored) == (2, ("gpu_seconds", "x"))
     assert decoded.reports[0].values[1] == 3
-    batch = b"[" + body("a", x=1) + b"," + body("b") + b"," + body("c", y=1) + b"]"
-    assert decoder().decode(batch, NOW).unknown_names == 2
+    bodies = [body("a", x=1, page_faults=1), body("b"), body("c", y=1, page_faults=1, x=2)]
+    decoded = decoder().decode(b"[" + b",".join(bodies) + b"]", NOW)
+    assert (decoded.unknown_names, decoded.ignored) == (3, ("x", "y"))
+
+
+def test_few_of_the_ignored_names_are_told() -> None:
+    """Each once, ten at most, none longer than 64 characters; all are counted."""
+    many: dict[str, Any] = {f"{index:03}{'x' * 100}": 1 for index in range(50)}
+    for data in (body(page_faults=1, **many), b"[%s,%s]" % (body(page_faults=1), body(page_faults=2, **many))):
+        decoded = decoder().decode(data, NOW)
+        assert decoded.unknown_names == 50
+        assert decoded.ignored == tuple(f"{index:03}{'x' * 61}" for index in range(MAX_IGNORED))
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"page_fault": 5}, "'page_fault' (did you mean page_faults?)"),
+        ({"fs_read_bytes": 5, "xyz": 1}, "'fs_read_bytes' (did you mean fs_read_count?), 'xyz'"),
+        ({"metrics": {"page_faults": 5}}, "'metrics' is an object, and families stand beside node_id"),
+        ({"timestamp": 5, "source": "procfs", "interval_seconds": 10, "x": 1}, "'x'"),
+        ({"a": 1, "b": 2, "c": 3, "d": 4, "e": 5}, "'a', 'b', 'c', 2 more"),
+        ({"é" * 100: 1}, f"'{ascii('é' * 64)[1:65]}'"),
+    ],
+)
+def test_a_report_without_a_known_name_is_refused(fields: dict[str, Any], said: str) -> None:
+    """Its client thinks that it reports values; the error names what came, and the family that was meant."""
+    with pytest.raises(NoFamily) as raised:
+        decoder().decode(body("n", **fields), NOW)
+    assert str(raised.value) == f"no name in the report is a metric family: {said} - at $"
+    assert set(raised.value.names) == fields.keys() - {"timestamp", "source", "interval_seconds"}
+    with pytest.raises(NoFamily, match=r" - at \$\[1\]\Z"):
+        decoder().decode(b"[%s,%s]" % (body(page_faults=1), body("n", **fields)), NOW)
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"timestamp": 5}, {"source": "procfs", "interval_seconds": 10}, {"source": "?"}]
+)
+def test_a_sign_of_life(fields: dict[str, Any]) -> None:
+    """A node's id alone, or with what is no family and known, is a report without values."""
+    (got,) = decoder().decode(body("n", **fields), NOW).reports
+    assert set(got.values) == {None}
+
+
+def test_what_a_report_says_of_its_measurement() -> None:
+    """Is the one object that all such reports share, and a label of each; what was not said is empty there."""
+    mine = decoder()
+    said = {"source": "ebpf-kprobe", "interval_seconds": 10, "profiler_version": "1.2.0+git~a"}
+    one, other = (mine.decode(body(name, page_faults=1, **said), NOW).reports[0] for name in ("a", "b"))
+    assert one.provenance is other.provenance
+    assert one.provenance is not None
+    assert one.provenance.fields == said
+    assert one.lines[-1] == (
+        b'orchestrator_node_info{node_id="a",source="ebpf-kprobe",interval="10",version="1.2.0+git~a"} 1.0\n'
+    )
+    (part,) = mine.decode(body("c", interval_seconds=0.5), NOW).reports
+    assert part.lines[-1] == b'orchestrator_node_info{node_id="c",source="",interval="0.5",version=""} 1.0\n'
+    (beside,) = mine.decode(body("d", hostname="x", page_faults=1, **said), NOW).reports
+    assert beside.provenance is one.provenance
+
+
+WRONG: dict[str, list[Any]] = {
+    "source": ["", "a b", 'a"b', "a\n", "é", "x" * 65, 7, None, {}],
+    "interval_seconds": [0, -1, 86_400.5, "10", None, True, []],
+    "profiler_version": ["", "1/2", "x" * 65, 1.0],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+def test_information_that_is_not_valid_is_ignored(name: str, value: Any) -> None:
+    """It refuses no report, since a client may have had the name for something else; the answer names it."""
+    decoded = decoder().decode(body("n", page_faults=3, **{name: value}), NOW)
+    assert (decoded.ignored, decoded.unknown_names) == ((name,), 1)
+    (report,) = decoded.reports
+    assert (report.values[1], report.provenance) == (3, None)
+
+
+def test_the_memory_of_provenances_is_bounded() -> None:
+    """A client that says something else each time does not fill it."""
+    known = Provenances()
+    first = known.of(("s0", 1.0, "v"))
+    assert known.of(("s0", 1.0, "v")) is first
+    for index in range(MAX_KNOWN):
+        known.of((f"s{index}", 1.0, "v"))
+    assert known.of(("s0", 1.0, "v")) is not first
+    assert known.of(("s0", 1.0, "v")) == first
+    assert known.of((UNSET, UNSET, UNSET)) is None
 
 
 @pytest.mark.parametrize("data", [b'{"node_id":"a","x":"\xa3"}', b'[{"node_id":"a"},{"node_id":"b","\xff":1}]'])

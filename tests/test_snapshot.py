@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -137,6 +137,25 @@ def test_another_catalogue() -> None:
     ]
     (more,) = entries(data, WRITTEN, BUILT_IN.with_more([new]))
     assert more.report.values == (*entries(data, WRITTEN)[0].report.values, None)
+
+
+def test_how_nodes_are_measured_is_kept() -> None:
+    """In one object for all that are measured alike; a snapshot of a version that did not know it is taken back."""
+    nodes = table(2)
+    said: dict[str, Any] = {"source": "procfs", "interval_seconds": 10.0, "profiler_version": "1"}
+    nodes.update([report(name, received_at=NOW, page_faults=1, **said) for name in ("a", "b")], 999)
+    back = {entry.report.node_id: entry.report for entry in entries(written(nodes), WRITTEN)}
+    provenance = back["a"].provenance
+    assert provenance is not None
+    assert provenance.fields == said
+    assert back["b"].provenance is provenance
+    assert back["n0"].provenance is None
+    assert b'source="procfs"' in back["a"].lines[-1]
+    older = [[record.node_id, record.values, None, NOW, record.seen] for record in read(written(nodes)).records]
+    head, frame = SMALL[: SMALL.index(b"\n") + 1], msgspec.msgpack.encode(older)
+    described = SMALL[len(head) : len(head) + 4 + int.from_bytes(SMALL[len(head) : len(head) + 4], "big")]
+    data = head + described + len(frame).to_bytes(4, "big") + frame + bytes(4) + bytes(16)
+    assert seen(resealed(data), WRITTEN).keys() == back.keys()
 
 
 def test_another_exposition() -> None:

@@ -29,6 +29,7 @@ from orchestratord.web.express import Express
 from orchestratord.web.page.pages import Pages
 from orchestratord.web.queries import HOT_QUERIES, Queries, QueryResource
 from orchestratord.web.readers import Readers
+from orchestratord.web.remarks import Remarks
 from orchestratord.web.reports import AT_ONCE, ReportsResource
 from orchestratord.web.scrape import ScrapeResource
 from orchestratord.web.site import OrchestratorSite
@@ -260,6 +261,7 @@ class Wire:
             self.nodes,
             self.metrics.telemetry,
             self.clocks,
+            remarks=Remarks(BUILT_IN.names, self.nodes.stale_after),
             max_bytes=max_body,
             draining=lambda: self.draining,
             slices=slices,

@@ -146,6 +146,8 @@ def profiler_service(reactor: Any, settings: ProfilerSettings) -> Service:
         settings.report_url,
         settings.node_id,
         deadline=settings.request_deadline,
+        interval=settings.interval,
+        renew=pool.closeCachedConnections,
         token=None if settings.token_file is None else _current(settings.token_file),
     )
     return Profiler(_source(reactor, settings), reporter, pool.closeCachedConnections)

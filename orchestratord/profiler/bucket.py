@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
+    from twisted.logger import Logger
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bucket:
-    """The counts of one interval on this node; a field other than the timestamp is named as its metric family.
+    """The counts of one interval on this node; the fields have the names that a report has for them.
 
-    `timestamp` is the Unix time in seconds at which the interval ended; sizes are in kB of 1000 bytes. No count is
-    negative.
+    `timestamp` is the Unix time in seconds at which the interval ended, `source` the word for what has counted; sizes
+    are in kB of 1000 bytes. No count is negative; None is one that the source cannot make on this machine.
     """
 
     timestamp: float
-    mem_bytes_allocated: int
-    page_faults: int
-    ctx_switches_graceful: int
-    ctx_switches_forced: int
-    fs_read_count: int
-    fs_read_size_kb: float
-    fs_write_count: int
-    fs_write_size_kb: float
+    source: str
+    mem_bytes_allocated: int | None
+    page_faults: int | None
+    ctx_switches_graceful: int | None
+    ctx_switches_forced: int | None
+    fs_read_count: int | None
+    fs_read_size_kb: float | None
+    fs_write_count: int | None
+    fs_write_size_kb: float | None
+
+
+def log_left_out(log: Logger, missing: Mapping[str, str]) -> None:
+    """Log why families are left out, a line for each reason; `missing` has the reason of each."""
+    for reason in dict.fromkeys(missing.values()):
+        names = [name for name in missing if missing[name] == reason]
+        log.warn("{families} left out of the reports: {reason}", families=", ".join(names), reason=reason)
 
 
 Delivery: TypeAlias = Callable[[Bucket], None]

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
 from orchestratord.profiler.bucket import Bucket
 
+if TYPE_CHECKING:
+    from orchestratord.profiler.hooks import Plan
+
 MAX_LINE_BYTES = 16_384
 """A line of counts is under 100 bytes; what is longer is none and is passed over."""
 
 Totals: TypeAlias = Mapping[str, int]
-"""The growing counters of `profile.bt` by name, without the `@`; one that has counted nothing yet is absent."""
+"""The growing counters of a plan's program by name, without the `@`; one that has counted nothing yet is absent."""
 
 
 class _Line(msgspec.Struct):
@@ -63,20 +66,27 @@ class TotalsReader:
         return None
 
 
-def bucket_between(before: Totals, after: Totals, timestamp: float) -> Bucket:
-    """Return what was counted from `before` to `after`, an interval that ended at `timestamp`."""
+def bucket_between(before: Totals, after: Totals, timestamp: float, plan: Plan) -> Bucket:
+    """Return what a plan's program counted from `before` to `after`, an interval that ended at `timestamp`."""
 
-    def counted(name: str) -> int:
-        return max(0, after.get(name, 0) - before.get(name, 0))
+    def counted(family: str, name: str = "") -> int | None:
+        if family not in plan.families:
+            return None
+        return max(0, after.get(name or family, 0) - before.get(name or family, 0))
+
+    def kilobytes(family: str, name: str) -> float | None:
+        size = counted(family, name)
+        return None if size is None else size / 1000
 
     return Bucket(
         timestamp=timestamp,
+        source=plan.source,
         mem_bytes_allocated=counted("mem_bytes_allocated"),
         page_faults=counted("page_faults"),
         ctx_switches_graceful=counted("ctx_switches_graceful"),
         ctx_switches_forced=counted("ctx_switches_forced"),
         fs_read_count=counted("fs_read_count"),
-        fs_read_size_kb=counted("fs_read_bytes") / 1000,
+        fs_read_size_kb=kilobytes("fs_read_size_kb", "fs_read_bytes"),
         fs_write_count=counted("fs_write_count"),
-        fs_write_size_kb=counted("fs_write_bytes") / 1000,
+        fs_write_size_kb=kilobytes("fs_write_size_kb", "fs_write_bytes"),
     )

@@ -1,4 +1,4 @@
-"""The source `ebpf`: counts from the kernel's tracepoints, by a bpftrace child that is started again when it ends."""
+"""The source `ebpf`: counts at the kernel's hooks, by a bpftrace child that is started again when it ends."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
+from twisted.internet.threads import deferToThreadPool
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.logger import Logger
 
+from orchestratord.profiler.bucket import log_left_out
 from orchestratord.profiler.counts import Lines, Totals, TotalsReader, bucket_between
+from orchestratord.profiler.hooks import Kernel, Plan, plans, read_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +30,6 @@ if TYPE_CHECKING:
 
 log = Logger()
 
-PROGRAM = Path(__file__).with_name("profile.bt")
 START_SECONDS = 20.0
 """How long bpftrace may take to compile and attach, and how late an interval may be, before it counts as hung."""
 VAIN_STARTS = 3
@@ -46,6 +48,8 @@ class Machine:
     which: Callable[[str], str | None] = shutil.which
     tracefs: Path = Path("/sys/kernel/tracing")
     debugfs: Path = Path("/sys/kernel/debug/tracing")
+    kallsyms: Path = Path("/proc/kallsyms")
+    btf: Path = Path("/sys/kernel/btf/vmlinux")
 
     def obstacle(self) -> str | None:
         """Return why eBPF cannot work here, or None if it might; looks only at what needs no privilege to see."""
@@ -56,7 +60,15 @@ class Machine:
 
     def has_tracefs(self) -> bool:
         """Return whether the kernel's tracepoints can be seen."""
-        return (self.tracefs / "events").is_dir() or (self.debugfs / "events").is_dir()
+        return self._tracing() is not None
+
+    def kernel(self) -> Kernel:
+        """Return what the kernel offers; blocks."""
+        tracing = self._tracing()
+        return Kernel(frozenset()) if tracing is None else read_kernel(tracing, self.kallsyms, self.btf)
+
+    def _tracing(self) -> Path | None:
+        return next((path for path in (self.tracefs, self.debugfs) if (path / "events").is_dir()), None)
 
 
 class _Child(ProcessProtocol):
@@ -101,7 +113,8 @@ class EbpfSource:
     """Measures with bpftrace; needs root.
 
     The child is bound to this process' life: it is killed with it, whatever ends it. The counters' first print only
-    says where they began. `unix_time` is the wall clock of its buckets.
+    says where they began. A plan whose child ends before it has counted gives way, for good, to the next one, if there
+    is one. `unix_time` is the wall clock of its buckets.
     """
 
     name = "eBPF"
@@ -119,6 +132,7 @@ class EbpfSource:
         self._unix_time = unix_time
         self._started = False
         self._child: _Child | None = None
+        self._plans: list[Plan] = []
         self._before: Totals | None = None
         self._vain = 0
         self._complained = False
@@ -134,6 +148,9 @@ class EbpfSource:
         if obstacle is not None:
             self._give_reason(obstacle)
             return
+        self._begin()
+
+    def _begin(self) -> None:
         self._preparation = Deferred.fromCoroutine(self._prepare()).addErrback(self._unprepared)
 
     def stop(self) -> Deferred[None]:
@@ -148,8 +165,17 @@ class EbpfSource:
     async def _prepare(self) -> None:
         if not self._machine.has_tracefs():
             await self._mount_tracefs()
-        if self._started:
-            self._spawn()
+        if not self._started:
+            return
+        kernel = await deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._machine.kernel)
+        if not self._started:
+            return
+        if not kernel.tracepoints and not kernel.functions:
+            self._child_ended(f"no tracepoints in {self._machine.tracefs}")
+            return
+        self._plans = plans(kernel)
+        log_left_out(log, self._plans[0].missing)
+        self._spawn()
 
     def _unprepared(self, failure: Failure) -> None:
         if self._started or not failure.check(CancelledError):
@@ -177,7 +203,17 @@ class EbpfSource:
         self._child = _Child(self._count, self._child_ended)
         milliseconds = str(max(1, round(self._interval * 1000)))
         bpftrace = self._machine.which("bpftrace") or "bpftrace"
-        arguments = ["setpriv", "--pdeathsig", "KILL", bpftrace, "-f", "json", str(PROGRAM), milliseconds]
+        arguments = [
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            bpftrace,
+            "-f",
+            "json",
+            "-e",
+            self._plans[0].program,
+            milliseconds,
+        ]
         environment = {"LC_ALL": "C", "PATH": os.environ.get("PATH", os.defpath)}
         # bpftrace's own settings go along: BPFTRACE_BTF=/sys/kernel/btf/vmlinux spares it the search for types, which
         # takes CAP_SYS_ADMIN where CAP_BPF and CAP_PERFMON are enough for all else.
@@ -198,7 +234,7 @@ class EbpfSource:
             return
         self._child.delivered = True
         self._vain, self._complained = 0, False
-        self._deliver(bucket_between(before, totals, self._unix_time()))
+        self._deliver(bucket_between(before, totals, self._unix_time(), self._plans[0]))
 
     def _watch(self, seconds: float) -> None:
         """Expect the next print within `seconds`."""
@@ -212,6 +248,8 @@ class EbpfSource:
     def _hung(self, seconds: float) -> None:
         if self._child is not None:
             self._child.signal("KILL")
+            if not self._child.delivered and len(self._plans) > 1:
+                return  # its end begins the next plan
         self._give_reason(f"no counts from bpftrace within {seconds:g} s")
 
     def _child_ended(self, reason: str) -> None:
@@ -219,9 +257,20 @@ class EbpfSource:
         self._unwatch()
         if not self._started:
             return
-        self._vain = 0 if child is not None and child.delivered else self._vain + 1
+        delivered = child is not None and child.delivered
+        if not delivered and len(self._plans) > 1:
+            log.warn(
+                "counting with {next}, not {plan}: {reason}",
+                next=self._plans[1].source,
+                plan=self._plans.pop(0).source,
+                reason=reason,
+            )
+            log_left_out(log, self._plans[0].missing)
+            self._restart = self._reactor.callLater(0, self._spawn)
+            return
+        self._vain = 0 if delivered else self._vain + 1
         delay = min(MAX_RESTART_DELAY, 2.0 ** min(self._vain, 10) / 2)
-        self._restart = self._reactor.callLater(delay, self._spawn)
+        self._restart = self._reactor.callLater(delay, self._spawn if self._plans else self._begin)
         if self._vain >= VAIN_STARTS:
             self._give_reason(reason)
 

@@ -1,14 +1,15 @@
 """The source `procfs`: counts from the files of /proc, for where eBPF does not work.
 
-What it can see is a little less than what happened: kernel memory is pages, those of user memory among them, and the
-context switches of a thread that ends between two readings are not counted. Its costs grow with the number of threads.
+docs/MEASURES.md says what it sees and what it does not. What it may not see on a machine is left out, not counted as 0.
+Its costs grow with the number of threads.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from twisted.internet.defer import Deferred, succeed
@@ -16,18 +17,25 @@ from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
-from orchestratord.profiler.bucket import Bucket
+from orchestratord.profiler.bucket import Bucket, log_left_out
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterable
 
     from orchestratord.profiler.bucket import Complaint, Delivery
 
 log = Logger()
 
+SOURCE = "procfs"
 _IO_KEYS = (b"rchar", b"wchar", b"syscr", b"syscw")
 _NOTHING = (0, 0, 0, 0)
+#: The part of all processes whose io may be unreadable. Root may be unable to read that of a process in a sandbox, and
+#: still knows the node's. Another user cannot read that of kernel threads, which are more than that.
+_MAX_DENIED = 0.1
+_SWITCHES = ("ctx_switches_graceful", "ctx_switches_forced")
+_IO = ("fs_read_count", "fs_read_size_kb", "fs_write_count", "fs_write_size_kb")
+#: What `ns/pid` links to in the first PID namespace, in every kernel.
+_INITIAL_NAMESPACE = "pid:[4026531836]"
 _MAX_FILE_BYTES = 65_536
 
 
@@ -42,12 +50,23 @@ class _Process(NamedTuple):
 
 @dataclass(frozen=True)
 class _Reading:
-    """All that one pass over /proc sees; `ticks` is the machine's uptime before the pass, in clock ticks."""
+    """All that one pass over /proc sees; `ticks` is the machine's uptime before the pass, in clock ticks.
+
+    `missing` has a reason for each family of which the pass does not see the whole machine.
+    """
 
     ticks: int
     page_faults: int
     bytes_allocated: int
     processes: dict[int, _Process] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    #: Processes whose io may not be read.
+    denied: set[int] = field(default_factory=set)
+
+    def leave_out(self, families: Iterable[str], reason: str) -> None:
+        """Take note of families that are not wholly seen; the first reason stays."""
+        for name in families:
+            self.missing.setdefault(name, reason)
 
 
 class ProcTree:
@@ -64,22 +83,52 @@ class ProcTree:
         Raises OSError or ValueError if the files of the whole machine cannot be read.
         """
         ticks = int(float(self._file(b"uptime").split()[0]) * self._ticks_per_second)
-        faults = pages = 0
+        faults = pages = None
         for line in self._file(b"vmstat").splitlines():
             if line.startswith(b"pgfault "):
                 faults = int(line.split()[1])
             elif line.startswith(b"pgalloc_"):
-                pages += int(line.split()[1])
-        reading = _Reading(ticks, faults, pages * self._page_size)
-        for name in self._names(b""):
-            if name.isdigit():
-                try:
-                    reading.processes[int(name)] = self._process(name)
-                except (OSError, ValueError, IndexError):
-                    continue
+                pages = (pages or 0) + int(line.split()[1])
+        reading = _Reading(ticks, faults or 0, (pages or 0) * self._page_size)
+        if faults is None:
+            reading.leave_out(("page_faults",), "/proc/vmstat has no pgfault")
+        if pages is None:
+            reading.leave_out(("mem_bytes_allocated",), "/proc/vmstat has no pgalloc_*")
+        names = [name for name in self._names(b"") if name.isdigit()]
+        self._look_around(reading, names)
+        for name in names:
+            try:
+                reading.processes[int(name)] = self._process(name, reading)
+            except PermissionError:
+                reading.leave_out((*_SWITCHES, *_IO), "/proc hides the processes of other users (hidepid)")
+            except (OSError, ValueError, IndexError):
+                continue
+        self._look_back(reading)
         return reading
 
-    def _process(self, pid: bytes) -> _Process:
+    def _look_around(self, reading: _Reading, names: list[bytes]) -> None:
+        """Take note of it if there are processes that /proc does not show."""
+        try:
+            namespace = str(Path(os.fsdecode(self._root), "self/ns/pid").readlink())
+        except OSError:
+            namespace = _INITIAL_NAMESPACE  # not to be known; gVisor, for one, has none
+        if namespace != _INITIAL_NAMESPACE:
+            reason = "/proc shows the processes of this container only (no hostPID)"
+            reading.leave_out((*_SWITCHES, *_IO), reason)
+        elif names and b"1" not in names:
+            reading.leave_out((*_SWITCHES, *_IO), "/proc hides the processes of other users (hidepid)")
+
+    def _look_back(self, reading: _Reading) -> None:
+        """Take note of it if too few processes, or none, had what every process has elsewhere."""
+        processes = reading.processes.values()
+        if len(reading.denied) > _MAX_DENIED * len(processes):
+            reading.leave_out(_IO, "/proc/<pid>/io of other users may not be read (no root)")
+        if processes and all(process.io is None for process in processes):
+            reading.leave_out(_IO, "the kernel has no /proc/<pid>/io (CONFIG_TASK_IO_ACCOUNTING)")
+        if processes and not any(process.switches for process in processes):
+            reading.leave_out(_SWITCHES, "/proc/<pid>/status has no voluntary_ctxt_switches")
+
+    def _process(self, pid: bytes, reading: _Reading) -> _Process:
         # The second field is the program's name in parentheses, which may itself hold parentheses and spaces.
         fields = self._file(pid + b"/stat").rpartition(b")")[2].split()
         threads = [pid]
@@ -89,21 +138,28 @@ class ProcTree:
         switches = {}
         for thread in threads:
             try:
-                switches[int(thread)] = self._switches(pid + b"/task/" + thread if len(threads) > 1 else pid)
+                counts = self._switches(pid + b"/task/" + thread if len(threads) > 1 else pid)
+            except PermissionError:
+                raise
             except OSError:
                 continue
-        return _Process(int(fields[1]), int(fields[19]), self._io(pid), switches)
+            if counts is not None:
+                switches[int(thread)] = counts
+        return _Process(int(fields[1]), int(fields[19]), self._io(pid, reading), switches)
 
-    def _switches(self, directory: bytes) -> tuple[int, int]:
+    def _switches(self, directory: bytes) -> tuple[int, int] | None:
         status = self._file(directory + b"/status")
-        return _number_after(status, b"\nvoluntary_ctxt_switches:"), _number_after(
-            status, b"\nnonvoluntary_ctxt_switches:"
-        )
+        voluntary = _number_after(status, b"\nvoluntary_ctxt_switches:")
+        forced = _number_after(status, b"\nnonvoluntary_ctxt_switches:")
+        return None if voluntary is None or forced is None else (voluntary, forced)
 
-    def _io(self, pid: bytes) -> tuple[int, int, int, int] | None:
+    def _io(self, pid: bytes, reading: _Reading) -> tuple[int, int, int, int] | None:
         try:
             values = dict(line.split(b":") for line in self._file(pid + b"/io").splitlines())
             rchar, wchar, syscr, syscw = (int(values[key]) for key in _IO_KEYS)
+        except PermissionError:
+            reading.denied.add(int(pid))
+            return None
         except (OSError, ValueError, KeyError):
             return None
         return rchar, wchar, syscr, syscw
@@ -120,14 +176,17 @@ class ProcTree:
             os.close(descriptor)
 
 
-def _number_after(text: bytes, label: bytes) -> int:
-    """Return the number behind `label`, 0 if there is none: kernel threads and old kernels leave lines out."""
+def _number_after(text: bytes, label: bytes) -> int | None:
+    """Return the number behind `label`, None if there is none."""
     words = text.partition(label)[2].split(None, 1)
-    return int(words[0]) if words else 0
+    return int(words[0]) if words else None
 
 
 def bucket_between(before: _Reading, after: _Reading, timestamp: float) -> Bucket:
-    """Return what happened from one reading to the next, an interval that ended at `timestamp`; never negative."""
+    """Return what happened from one reading to the next, an interval that ended at `timestamp`; never negative.
+
+    A family that one of the two does not wholly see is left out.
+    """
     read_bytes, write_bytes, reads, writes = _io_between(before, after)
     graceful = forced = 0
     for pid, process in after.processes.items():
@@ -140,8 +199,9 @@ def bucket_between(before: _Reading, after: _Reading, timestamp: float) -> Bucke
             was = was if was[0] <= voluntary and was[1] <= involuntary else (0, 0)
             graceful += voluntary - was[0]
             forced += involuntary - was[1]
-    return Bucket(
+    whole = Bucket(
         timestamp=timestamp,
+        source=SOURCE,
         mem_bytes_allocated=max(0, after.bytes_allocated - before.bytes_allocated),
         page_faults=max(0, after.page_faults - before.page_faults),
         ctx_switches_graceful=graceful,
@@ -151,6 +211,8 @@ def bucket_between(before: _Reading, after: _Reading, timestamp: float) -> Bucke
         fs_write_count=writes,
         fs_write_size_kb=write_bytes / 1000,
     )
+    missing: dict[str, Any] = dict.fromkeys({**before.missing, **after.missing})
+    return replace(whole, **missing)
 
 
 def _same_process(before: _Reading, pid: int, process: _Process) -> _Process | None:
@@ -200,7 +262,7 @@ def _heir(before: _Reading, ended: _Process, gained: dict[int, tuple[int, ...]])
 class ProcfsSource:
     """Reads /proc once an interval, in a thread of the reactor's pool. `unix_time` is the wall clock of its buckets."""
 
-    name = "procfs"
+    name = SOURCE
 
     def __init__(
         self, reactor: Any, interval: float, tree: ProcTree, unix_time: Callable[[], float] = time.time
@@ -217,6 +279,7 @@ class ProcfsSource:
         self._deliver, self._complain = deliver, complain
         self._before: _Reading | None = None
         self._failing = False
+        self._missing: dict[str, str] = {}
         self._loop = LoopingCall(lambda: Deferred.fromCoroutine(self._beat()))
         self._loop.clock = self._reactor
         self._done = self._loop.start(self._interval)
@@ -239,5 +302,8 @@ class ProcfsSource:
             return
         self._failing = False
         before, self._before = self._before, after
+        new = {name: reason for name, reason in after.missing.items() if name not in self._missing}
+        self._missing |= new
+        log_left_out(log, new)
         if before is not None and self._loop is not None:
             self._deliver(bucket_between(before, after, self._unix_time()))

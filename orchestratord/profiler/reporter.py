@@ -16,6 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import stringToDatetime
 
+from orchestratord import __version__
 from orchestratord.tls import readable
 
 if TYPE_CHECKING:
@@ -30,6 +31,12 @@ MAX_RETRY_SECONDS = 30.0
 MAX_RETRY_AFTER_SECONDS = 300.0
 """An orchestrator that asks for a longer pause is not believed."""
 MAX_ANSWER_BYTES = 65_536
+MAX_AGE_SECONDS = 60.0
+"""A connection is replaced at this age, give or take AGE_JITTER of it. Behind a balancer the next one may lead to
+another replica, such as one that was added since."""
+AGE_JITTER = 0.2
+MAX_WARNINGS = 10
+"""Different warnings in answers that are logged."""
 _MAX_REASON = 300
 
 
@@ -52,13 +59,17 @@ class Client(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Outcome:
-    """How one attempt ended. `kind` is the same for outcomes that need no second line in the log."""
+    """How one attempt ended. `kind` is the same for outcomes that need no second line in the log.
+
+    `warnings` is what the orchestrator said about a report that it has accepted.
+    """
 
     accepted: bool
     retry: bool = False
     kind: str = ""
     reason: str = ""
     retry_after: float = 0.0
+    warnings: tuple[str, ...] = ()
 
 
 def _timed_out(result: _Outcome | Failure, seconds: float) -> _Outcome | Failure:
@@ -76,6 +87,13 @@ def _outcome(result: _Outcome | Failure) -> _Outcome:
     return _Outcome(accepted=False, retry=True, kind=str(result.type), reason=_one_line(readable(causes[0].value)))
 
 
+class _Taken(msgspec.Struct):
+    """The part of an answer to an accepted report that matters here."""
+
+    warnings: list[str] = []
+    ignored: list[str] = []
+
+
 class _AnswerTooLongError(Exception):
     """The answer is longer than any that an orchestrator gives."""
 
@@ -84,7 +102,9 @@ class Reporter:
     """Sends the newest bucket, and goes on trying until it is accepted, refused or replaced by a newer one.
 
     No more than two buckets are held: the one being sent and the one after it, for the orchestrator keeps no more than
-    the latest. `token` returns the bearer token to send, anew for each report. Belongs to the reactor's thread.
+    the latest. `interval` is how many seconds a bucket covers. `token` returns the bearer token to send, anew for each
+    report; `renew` closes the connection that waits for the next report, and is called every `max_age` seconds or so.
+    Belongs to the reactor's thread.
     """
 
     def __init__(
@@ -95,6 +115,9 @@ class Reporter:
         node_id: str,
         *,
         deadline: float,
+        interval: float,
+        renew: Callable[[], object],
+        max_age: float = MAX_AGE_SECONDS,
         token: Callable[[], bytes] | None = None,
         draw: Callable[[], float] = random.random,
         unix_time: Callable[[], float] = time.time,
@@ -104,6 +127,11 @@ class Reporter:
         self._url = url
         self._node_id = node_id
         self._deadline = deadline
+        self._interval = interval
+        self._renew = renew
+        self._max_age = max_age
+        self._renew_at: float | None = None
+        self._warnings: set[str] = set()
         self._token = token
         self._draw = draw
         self._unix_time = unix_time
@@ -145,6 +173,7 @@ class Reporter:
                     # Stopped: treq ends a cancelled request as it ends one that has failed.
                     return
                 self._note(outcome)
+                self._renew_old()
                 if outcome.retry:
                     failed += 1
                     await deferLater(self._reactor, self._pause(failed, outcome.retry_after))
@@ -158,6 +187,15 @@ class Reporter:
         finally:
             self._sending = False
 
+    def _renew_old(self) -> None:
+        """Close the connection if it is old. Between two reports, so that none is lost with it."""
+        now = self._reactor.seconds()
+        if self._renew_at is not None and now >= self._renew_at:
+            self._renew()
+            self._renew_at = None
+        if self._renew_at is None:
+            self._renew_at = now + self._max_age * (1 + AGE_JITTER * (2 * self._draw() - 1))
+
     def _pause(self, failed: int, retry_after: float) -> float:
         """Return how long to wait after so many failures in a row: half fixed, half chance, doubled each time."""
         backoff = min(MAX_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** min(failed - 1, 10))
@@ -170,7 +208,13 @@ class Reporter:
         return exchange.addBoth(_outcome)
 
     async def _exchange(self, bucket: Bucket) -> _Outcome:
-        report = {"node_id": self._node_id, **dataclasses.asdict(bucket)}
+        measured = dataclasses.asdict(bucket)
+        report = {
+            "node_id": self._node_id,
+            **{name: value for name, value in measured.items() if value is not None},
+            "interval_seconds": self._interval,
+            "profiler_version": __version__,
+        }
         headers: dict[bytes | str, bytes | str] = {"Content-Type": "application/json"}
         if self._token is not None:
             headers["Authorization"] = f"Bearer {self._token().decode()}"
@@ -183,7 +227,7 @@ class Reporter:
         )
         answer = await _short_answer(response)
         if response.code == 200:
-            return _Outcome(accepted=True)
+            return _Outcome(accepted=True, warnings=_warnings(answer))
         return _Outcome(
             accepted=False,
             # 401 and 403: a token that is rotated may be there, or known there, in a moment.
@@ -206,6 +250,10 @@ class Reporter:
             log.info("{url} takes the reports again; {lost} did not get there", url=self._url, lost=self._lost)
         elif not self._reached:
             log.info("{url} takes the reports of {node}", url=self._url, node=self._node_id)
+        for warning in outcome.warnings:
+            if warning not in self._warnings and len(self._warnings) < MAX_WARNINGS:
+                self._warnings.add(warning)
+                log.warn("{url} says of the reports: {warning}", url=self._url, warning=warning)
         self._reached = True
         self._failures.clear()
         self._lost = 0
@@ -225,6 +273,16 @@ async def _short_answer(response: IResponse) -> bytes:
 
     await treq.collect(response, collect)
     return b"".join(parts)
+
+
+def _warnings(answer: bytes) -> tuple[str, ...]:
+    """Return what the orchestrator has to say about a report that it has taken: its warnings, and what it ignored."""
+    try:
+        body = msgspec.json.decode(answer, type=_Taken)
+    except msgspec.DecodeError:
+        return ()
+    ignored = [f"it ignores {', '.join(body.ignored)}"] if body.ignored else []
+    return tuple(_one_line(text) for text in [*body.warnings, *ignored][:MAX_WARNINGS])
 
 
 def _error_text(answer: bytes) -> str:

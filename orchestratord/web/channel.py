@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from twisted.web import http
 
+from orchestratord.web.age import lifetime
 from orchestratord.web.answers import fault_headers
 from orchestratord.web.express import Answered, Way
 
@@ -51,6 +52,9 @@ class BoundedChannel(http.HTTPChannel):
     deadline: float
     #: When the client must have taken what was written to it; infinity while it reads as fast as it is answered.
     taken_by = math.inf
+    #: When the next answer ends it, by the same clock, since it is old.
+    old_at = math.inf
+    _behind = False
     #: Whether it reads more slowly.
     blocked = False
     _state = _State.ARRIVING
@@ -70,6 +74,7 @@ class BoundedChannel(http.HTTPChannel):
     def connectionMade(self) -> None:
         """Start the deadline of the first request."""
         self._expect(self.site.request_timeout)
+        self.old_at = self.site.reactor.seconds() + lifetime()
         self.site.channel_made(self)
         super().connectionMade()
 
@@ -93,7 +98,7 @@ class BoundedChannel(http.HTTPChannel):
             data = self._held + data
         site = self.site
         express = None if site.access_log or site.closing else site.express
-        answer: Answered | Way = Way.TWISTED if express is None else express.answer(data)
+        answer: Answered | Way = Way.TWISTED if express is None else express.answer(data, last=self.is_old)
         if isinstance(answer, Answered):
             if self._held:
                 self._held = b""
@@ -235,6 +240,21 @@ class BoundedChannel(http.HTTPChannel):
         for request in self.requests:
             request.abandon()
         self.transport.abortConnection()
+
+    @property
+    def is_old(self) -> bool:
+        """Whether the client should make a new connection."""
+        return self.site.reactor.seconds() >= self.old_at
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the answer to the request that has wholly come ends the connection: it is old, and no other came."""
+        return self.is_old and not (self._behind or self._buffer or any(self._dataBuffer))
+
+    def _finishRequestBody(self, data: bytes) -> None:
+        """Take note of what has come behind a body; Twisted keeps it only once the request is being answered."""
+        self._behind = bool(data)
+        super()._finishRequestBody(data)
 
     @property
     def request_line(self) -> tuple[bytes, bytes]:

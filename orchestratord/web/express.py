@@ -99,8 +99,11 @@ class Express:
         #: What header blocks said; the request line is not part of the key, since every query has its own.
         self._known: dict[bytes, _Headers | None] = {}
 
-    def answer(self, data: bytes) -> Answered | Way:
-        """Return the answer to a request, if `data` is one and no more, or what is to be done instead."""
+    def answer(self, data: bytes, *, last: bool = False) -> Answered | Way:
+        """Return the answer to a request, if `data` is one and no more, or what is to be done instead.
+
+        `last` has it end the connection, whether the client asks for that or not.
+        """
         started = time.perf_counter()
         at = data.find(_AUTHORIZATION, 0, _MAX_HEAD)
         if at < 0:
@@ -117,6 +120,8 @@ class Express:
             headers = self._learn(block)
         if headers is None:
             return Way.TWISTED
+        if last:
+            headers = headers._replace(closes=True)
         if line == _REPORT_LINE and headers.length:
             return self._report(data, end + 4, headers, authorization, started)
         if headers.is_query and end + 4 == len(data):

@@ -33,11 +33,13 @@ def details(entry: Entry, names: Sequence[str], now: float, unix_now: float, sta
     """Return what is known of a node; `now` is monotonic, `unix_now` the Unix time of the same moment, in seconds."""
     age = max(0.0, now - entry.seen)
     values = zip(names, entry.report.values, strict=True)
+    provenance = entry.report.provenance
     return {
         "node_id": entry.report.node_id,
         "last_report": round(unix_now - age, 3),
         "age_seconds": round(age, 3),
         "expires_in_seconds": round(stale_after - age, 3),
+        **({} if provenance is None else provenance.fields),
         "metrics": {name: value for name, value in values if value is not None},
     }
 

@@ -11,8 +11,8 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from orchestratord.errors import Busy, Draining, Fault, Forbidden, UnsupportedBody
-from orchestratord.report import is_batch
+from orchestratord.errors import Busy, Draining, Fault, Forbidden, NoFamily, UnsupportedBody
+from orchestratord.report import is_batch, joined, shortened
 from orchestratord.unpacking import gunzip_in_steps
 from orchestratord.web.answers import ConstantAnswer, failure_body, json_body, method_not_allowed_body, whole_answer
 from orchestratord.web.site import client_of
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
     from orchestratord.clocks import Clocks
     from orchestratord.nodes import NodeStore, Updated
-    from orchestratord.report import NodeReport, ReportDecoder
+    from orchestratord.report import Decoded, NodeReport, ReportDecoder
     from orchestratord.slices import Slices
     from orchestratord.telemetry import Telemetry
+    from orchestratord.web.remarks import Remarks
     from orchestratord.web.request import BoundedRequest
 
 log = Logger()
@@ -39,8 +40,9 @@ UNPACKED_AT_ONCE = 4
 #: Nodes that are named in the log when they first report, in a second.
 LOGGED_EACH_SECOND = 10
 
-_ACCEPTED = ConstantAnswer({"status": "Metrics updated", "accepted": 1, "superseded": 0})
-_ACCEPTED_CLOSE = ConstantAnswer({"status": "Metrics updated", "accepted": 1, "superseded": 0}, closes=True)
+_ONE: dict[str, Any] = {"status": "Metrics updated", "accepted": 1, "superseded": 0}
+_ACCEPTED = ConstantAnswer(_ONE)
+_ACCEPTED_CLOSE = ConstantAnswer(_ONE, closes=True)
 #: RFC 9110 has both for the same.
 _GZIP = frozenset({b"gzip", b"x-gzip"})
 _DRAINING = "the orchestrator is shutting down; report to its successor"
@@ -49,8 +51,8 @@ _DRAINING = "the orchestrator is shutting down; report to its successor"
 class ReportsResource(Resource):
     """Takes reports into the table.
 
-    `draining` says whether the service is about to stop; then nothing is taken any more. `slices` has the turns of long
-    bodies. `settle` hands what was stored
+    `remarks` finds what is to be said about those that were taken. `draining` says whether the service is about to
+    stop; then nothing is taken any more. `slices` has the turns of long bodies. `settle` hands what was stored
     in this turn of the reactor to the kernel, if that is wanted before an answer goes out. `take` leaves that to its
     caller, who knows whether the answer can go out before the turn ends.
     """
@@ -65,6 +67,7 @@ class ReportsResource(Resource):
         telemetry: Telemetry,
         clocks: Clocks,
         *,
+        remarks: Remarks,
         max_bytes: int,
         draining: Any,
         slices: Slices,
@@ -77,6 +80,7 @@ class ReportsResource(Resource):
         self._nodes = nodes
         self._telemetry = telemetry
         self._clocks = clocks
+        self._remarks = remarks
         self._max_bytes = max_bytes
         self._draining = draining
         self._settle = settle
@@ -95,7 +99,7 @@ class ReportsResource(Resource):
                 self._telemetry.report_body(len(body))
                 decoded = self._decoder.decode(body, self._clocks.time())
                 _check_node(request.node, decoded.reports, body)
-                return json_body(request, 200, _counts(self._store_now(decoded.reports, decoded.unknown_names)))
+                return json_body(request, 200, self._stored(decoded, self._store_now(decoded)))
         except Exception:  # noqa: BLE001 - a Fault, or one of ours
             return self._failure_body(request, Failure())
         finished = request.notifyFinish()
@@ -146,14 +150,15 @@ class ReportsResource(Resource):
         self._telemetry.report_body(len(body))
         # What is decoded of one alone fits always.
         _hold(request, min(DECODED_FACTOR * len(body), request.channel.site.arriving.limit // 2))
-        reports: list[NodeReport] = []
-        unknown = 0
+        parts: list[Decoded] = []
+        count = 0
         for part in self._decoder.decode_in_slices(body, self._clocks.time()):
-            _check_node(request.node, part.reports, body, len(reports))
-            reports += part.reports
-            unknown += part.unknown_names
+            _check_node(request.node, part.reports, body, count)
+            count += len(part.reports)
+            parts.append(part)
             await self._slices.turn()
-        request.write(json_body(request, 200, _counts(self._store_now(reports, unknown))))
+        decoded = joined(parts)
+        request.write(json_body(request, 200, self._stored(decoded, self._store_now(decoded))))
         request.finish()
 
     def take(self, body: bytes, *, closes: bool, node: str | None) -> bytes:
@@ -168,24 +173,33 @@ class ReportsResource(Resource):
         decoded = self._decoder.decode(body, self._clocks.time())
         if node is not None:
             _check_node(node, decoded.reports, body)
-        updated = self._store(decoded.reports, decoded.unknown_names)
+        updated = self._store(decoded)
         self._telemetry.report_body(len(body))
-        if updated.accepted == 1 and not updated.superseded:
+        answer = self._stored(decoded, updated)
+        if answer is _ONE:
             return (_ACCEPTED_CLOSE if closes else _ACCEPTED).whole()
-        return whole_answer(msgspec.json.encode(_counts(updated)), closes=closes)
+        return whole_answer(msgspec.json.encode(answer), closes=closes)
 
-    def _store_now(self, reports: list[NodeReport], unknown: int) -> Updated:
+    def _stored(self, decoded: Decoded, updated: Updated) -> dict[str, Any]:
+        """Return the answer to reports that were stored; `_ONE` itself to one about which there is nothing to say."""
+        remarks = self._remarks.about(decoded)
+        if updated.accepted == 1 and not updated.superseded and not remarks:
+            return _ONE
+        counts = {"status": "Metrics updated", "accepted": updated.accepted, "superseded": updated.superseded}
+        return {**counts, **remarks}
+
+    def _store_now(self, decoded: Decoded) -> Updated:
         """Store the reports, and hand them to the kernel too."""
-        updated = self._store(reports, unknown)
+        updated = self._store(decoded)
         if self._settle is not None:
             self._settle()
         return updated
 
-    def _store(self, reports: list[NodeReport], unknown: int) -> Updated:
+    def _store(self, decoded: Decoded) -> Updated:
         """Store the reports and count them; raise TableFull with nothing stored."""
-        updated = self._nodes.update(reports, self._clocks.monotonic())
-        if unknown:
-            self._telemetry.unknown_metrics(unknown)
+        updated = self._nodes.update(decoded.reports, self._clocks.monotonic())
+        if decoded.unknown_names:
+            self._telemetry.unknown_metrics(decoded.unknown_names)
         if updated.accepted:
             self._telemetry.reports("accepted", updated.accepted)
         if updated.superseded:
@@ -199,6 +213,9 @@ class ReportsResource(Resource):
         error = failure.value
         if isinstance(error, Fault):
             self._telemetry.reports(error.outcome)
+            if isinstance(error, NoFamily):
+                self._telemetry.unknown_metrics(len(error.names))
+                self._remarks.log_ignored(shortened(error.names))
             if request.channel.site.access_log:
                 # It may quote what the client has sent, and a token may be where none belongs.
                 reason = request.channel.site.redacted(str(error).encode()).decode()
@@ -218,10 +235,6 @@ def _hold(request: BoundedRequest, size: int) -> None:
     """Hold so much more memory for a long body. Raises Busy."""
     if not request.channel.hold_more(size):
         raise Busy("the batches that are being read fill their memory; try again")
-
-
-def _counts(updated: Updated) -> dict[str, str | int]:
-    return {"status": "Metrics updated", "accepted": updated.accepted, "superseded": updated.superseded}
 
 
 def _check_node(node: str | None, reports: Sequence[NodeReport], body: bytes, first: int = 0) -> None:

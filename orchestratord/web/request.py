@@ -86,7 +86,7 @@ class BoundedRequest(server.Request):
             self.channel.loseConnection()
             return
         self.arrived = time.perf_counter()
-        if self.channel.site.closing:
+        if self.channel.site.closing or self.channel.is_last:
             self.channel.persistent = False
             self.responseHeaders.setRawHeaders(b"Connection", [b"close"])
         super().requestReceived(command, cleaned(path), version)

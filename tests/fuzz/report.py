@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from orchestratord.batch import split
 from orchestratord.errors import BadReport, Fault
-from orchestratord.exposition import REPORT_DELAY, report_delay
+from orchestratord.exposition import NODE_INFO, REPORT_DELAY, report_delay
 from orchestratord.report import MAX_AHEAD, is_batch
 from orchestratord.row import LAST_REPORT
 from orchestratord.unpacking import MAX_MEMBERS, SLACK, STEP_IN, STEP_OUT, gunzip_in_steps
@@ -100,7 +100,9 @@ def _is_valid(report: NodeReport) -> None:
     assert all(value is None or 0 <= value < 2**64 for value in report.values)
     assert report.timestamp is None or 0 <= report.timestamp <= NOW + MAX_AHEAD
     delay = None if report.timestamp is None else report_delay(NOW, report.timestamp)
-    expected = dict(zip((*FAMILIES, LAST_REPORT, REPORT_DELAY), (*report.values, NOW, delay), strict=True))
+    info = None if report.provenance is None else 1
+    names = (*FAMILIES, LAST_REPORT, REPORT_DELAY, NODE_INFO)
+    expected = dict(zip(names, (*report.values, NOW, delay, info), strict=True))
     samples = [
         sample
         for family in text_string_to_metric_families(b"".join(report.lines).decode())
@@ -109,4 +111,5 @@ def _is_valid(report: NodeReport) -> None:
     assert {sample.name: float(sample.value) for sample in samples} == {
         name: float(value) for name, value in expected.items() if value is not None
     }
-    assert all(sample.labels == {"node_id": report.node_id} for sample in samples)
+    assert all(sample.labels["node_id"] == report.node_id for sample in samples)
+    assert all(len(sample.labels) == (4 if sample.name == NODE_INFO else 1) for sample in samples)

@@ -261,14 +261,37 @@ def test_batch_over_the_limit(start: Callable[..., Daemon]) -> None:
 
 
 def test_unknown_names(daemon: Daemon) -> None:
-    """Names in no catalogue are accepted whatever their values, ignored, and counted."""
+    """Names in no catalogue are accepted whatever their values, ignored, counted, and told in the answer."""
     before = daemon.sample("orchestrator_unknown_metrics_total")
     assert before is not None
     answer = daemon.post(report("newer", page_faults=1, gpu_faults=2, net={"rx": [None]}))
-    assert answer.json() == {"status": "Metrics updated", "accepted": 1, "superseded": 0}
+    stored = {"status": "Metrics updated", "accepted": 1, "superseded": 0}
+    assert answer.json() == {**stored, "ignored": ["gpu_faults", "net"]}
     assert daemon.metrics("newer") == {"page_faults": 1}
     assert "gpu_faults" not in daemon.get("/metrics").text
     assert daemon.sample("orchestrator_unknown_metrics_total") == before + 2
+
+
+@pytest.mark.parametrize("names", [{"page_fault": 1}, {"metrics": {"page_faults": 1}}, {"timestamp": 1, "x": 1}])
+def test_no_known_name(daemon: Daemon, names: dict[str, Any]) -> None:
+    """A report whose every other name is unknown is 400, alone and in a batch; the id alone is a sign of life."""
+    refused(daemon.post(report("misspelt", **names)), 400)
+    refused(daemon.post([report("beside", page_faults=1), report("misspelt", **names)]), 400)
+    assert daemon.nodes().count("misspelt") == daemon.nodes().count("beside") == 0
+    assert daemon.post(report("alive")).json() == {"status": "Metrics updated", "accepted": 1, "superseded": 0}
+    assert daemon.metrics("alive") == {}
+
+
+def test_how_a_node_is_measured(daemon: Daemon) -> None:
+    """What a report says of it is told of the node, and exported as labels."""
+    said = {"source": "ebpf-kprobe", "interval_seconds": 10, "profiler_version": "1.2"}
+    daemon.post(report("told", page_faults=1, **said)).raise_for_status()
+    told = daemon.get("/nodes/told").json()
+    assert {name: told[name] for name in said} == said
+    (listed,) = [one for one in daemon.get("/nodes?details=true").json()["nodes"] if one["node_id"] == "told"]
+    assert {name: listed[name] for name in said} == said
+    labels = 'node_id="told",source="ebpf-kprobe",interval="10",version="1.2"'
+    assert daemon.sample(f"orchestrator_node_info{{{labels}}}") == 1
 
 
 @pytest.mark.parametrize(

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from orchestratord.profiler.bucket import Complaint, Delivery
 
 
-def bucket(timestamp: float, page_faults: int = 0) -> Bucket:
+def bucket(timestamp: float, page_faults: int = 0, source: str = "fake") -> Bucket:
     """Return a bucket that is told from others by its timestamp."""
     return Bucket(
         timestamp=timestamp,
+        source=source,
         mem_bytes_allocated=1,
         page_faults=page_faults,
         ctx_switches_graceful=3,

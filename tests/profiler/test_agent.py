@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.internet.testing import MemoryReactorClock
 
+from orchestratord import __version__
 from orchestratord.profiler.agent import Profiler, ProfilerSettings, profiler_service
 from orchestratord.profiler.choice import PreferredSource
 from orchestratord.profiler.reporter import MAX_ANSWER_BYTES, Reporter
@@ -21,7 +23,17 @@ URL = "http://orchestrator.test:5000/update_metrics"
 
 def reporter(reactor: FakeReactor, network: Network) -> Reporter:
     """Return a reporter to `network` whose chance is always in the middle: first retry after 0.75 s."""
-    return Reporter(reactor, network, URL, "node-1", deadline=5.0, draw=lambda: 0.5, unix_time=reactor.seconds)
+    return Reporter(
+        reactor,
+        network,
+        URL,
+        "node-1",
+        deadline=5.0,
+        interval=10.0,
+        renew=lambda: None,
+        draw=lambda: 0.5,
+        unix_time=reactor.seconds,
+    )
 
 
 class TestSettings:
@@ -73,7 +85,7 @@ class TestReporter:
     """Reporter: a bucket's way to the orchestrator."""
 
     def test_report(self, reactor: FakeReactor) -> None:
-        """A report is the node's name, the bucket's end and the eight families, as the contract has them."""
+        """A report is the node's name, the bucket's end, the eight families, and how they were measured."""
         network = Network()
         reporter(reactor, network).offer(bucket(1.5, page_faults=2))
         assert network.orchestrator.paths == [b"/update_metrics"]
@@ -81,6 +93,9 @@ class TestReporter:
             {
                 "node_id": "node-1",
                 "timestamp": 1.5,
+                "source": "fake",
+                "interval_seconds": 10,
+                "profiler_version": __version__,
                 "mem_bytes_allocated": 1,
                 "page_faults": 2,
                 "ctx_switches_graceful": 3,
@@ -96,7 +111,7 @@ class TestReporter:
         """Each report carries the bearer token as it is by then; a retry too; without a token there is no header."""
         network = Network()
         tokens = iter([b"first", b"second", b"third"])
-        reports = Reporter(reactor, network, URL, "n", deadline=5.0, token=lambda: next(tokens))
+        reports = Reporter(reactor, network, URL, "n", deadline=5, interval=10, renew=int, token=lambda: next(tokens))
         network.orchestrator.answers = [(401, b"{}", {})]
         reports.offer(bucket(1))
         reactor.advance(1)
@@ -110,13 +125,71 @@ class TestReporter:
         network = Network()
         error = json.dumps({"error": "this takes a token of the role report"}).encode()
         network.orchestrator.answers = [(code, error, {})] * 3
-        reports = Reporter(reactor, network, URL, "n", deadline=5.0, token=lambda: b"secret-of-this-node")
+        token = b"secret-of-this-node"
+        reports = Reporter(reactor, network, URL, "n", deadline=5, interval=10, renew=int, token=lambda: token)
         reports.offer(bucket(1))
         reactor.pump([1] * 10)
         assert lines == [
             f"{URL} does not take the reports: {code} this takes a token of the role report",
             f"{URL} takes the reports again; 0 did not get there",
         ]
+
+    def test_family_that_is_not_measured(self, reactor: FakeReactor) -> None:
+        """It is absent from the report: null would be refused, and 0 would be wrong."""
+        network = Network()
+        reporter(reactor, network).offer(replace(bucket(1.5), page_faults=None))
+        (report,) = network.orchestrator.reports
+        assert "page_faults" not in report
+        assert report["mem_bytes_allocated"] == 1
+
+    def test_log_of_warnings(self, reactor: FakeReactor, lines: list[str]) -> None:
+        """What the orchestrator says of a report that it takes is logged once, in one line; so is what it ignores."""
+        network = Network()
+        answer = {"status": "Metrics updated", "warnings": ["too\nrare"], "ignored": ["source"]}
+        network.orchestrator.answers = [(200, json.dumps(answer).encode(), {})] * 3
+        reports = reporter(reactor, network)
+        for second in range(3):
+            reports.offer(bucket(second))
+        assert lines == [
+            f"{URL} takes the reports of node-1",
+            f"{URL} says of the reports: too rare",
+            f"{URL} says of the reports: it ignores source",
+        ]
+
+    def test_warnings_without_end(self, reactor: FakeReactor, lines: list[str]) -> None:
+        """Ten different ones are logged."""
+        network = Network()
+        network.orchestrator.answers = [
+            (200, json.dumps({"warnings": [f"{second}"]}).encode(), {}) for second in range(50)
+        ]
+        reports = reporter(reactor, network)
+        for second in range(50):
+            reports.offer(bucket(second))
+        assert len(lines) == 11
+
+    @pytest.mark.parametrize(("chance", "reports_each"), [(0.0, 6), (0.5, 7), (1.0, 9)])
+    def test_connection_gets_old(self, reactor: FakeReactor, chance: float, reports_each: int) -> None:
+        """A connection is given up between two reports when it is 48 to 72 s old."""
+        network = Network()
+        renewed: list[float] = []
+        reports = Reporter(
+            reactor,
+            network,
+            URL,
+            "n",
+            deadline=5,
+            interval=10,
+            renew=lambda: renewed.append(reactor.seconds()),
+            draw=lambda: chance,
+        )
+        for _ in range(2 * reports_each):
+            reports.offer(bucket(1))
+            reactor.advance(10)
+        assert len(network.orchestrator.reports) == 2 * reports_each
+        assert [at - 1_700_000_000 for at in renewed] == [10 * (reports_each - 1), 20 * (reports_each - 1)][
+            : len(renewed)
+        ]
+        assert renewed
 
     def test_log_of_success(self, reactor: FakeReactor, lines: list[str]) -> None:
         """The first accepted report is a line in the log; those after it are none."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 from twisted.internet.error import ProcessTerminated
 
 from orchestratord.profiler.counts import MAX_LINE_BYTES, Lines, TotalsReader, bucket_between
-from orchestratord.profiler.ebpf import PROGRAM, EbpfSource, Machine
+from orchestratord.profiler.ebpf import EbpfSource, Machine
+from orchestratord.profiler.hooks import KPROBES, TRACEPOINTS, Kernel, Plan, plans
 from tests.profiler.fakes import FakeReactor, Outcome, bucket
+from tests.profiler.kernels import ALL_TRACEPOINTS, FUNCTIONS, kernel_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,15 +38,20 @@ def printed(times: int = 1) -> bytes:
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
-    """Return a machine on which eBPF works."""
-    (tmp_path / "events").mkdir()
-    return Machine(euid=0, which=lambda name: f"/usr/bin/{name}", tracefs=tmp_path, debugfs=tmp_path / "debug")
+    """Return a machine on which eBPF works, with tracepoints and without kprobes."""
+    return kernel_files(tmp_path, ALL_TRACEPOINTS)
+
+
+def counting() -> Plan:
+    """Return a plan that counts all families, for buckets like those of `fakes.bucket`."""
+    return plans(Kernel(frozenset(ALL_TRACEPOINTS)))[0]._replace(source="fake")
 
 
 def started(reactor: FakeReactor, machine: Machine) -> tuple[EbpfSource, Outcome]:
     """Start a source with an interval of 10 s, and a wall clock that is 7 s ahead of the reactor's."""
     source, outcome = EbpfSource(reactor, 10.0, machine, lambda: reactor.seconds() + 7), Outcome()
     source.start(outcome.buckets.append, outcome.complaints.append)
+    reactor.pool.run()
     return source, outcome
 
 
@@ -98,10 +106,10 @@ class TestTotalsReader:
 
     def test_difference(self) -> None:
         """A bucket is the difference of two totals, of what is absent from 0, and never negative."""
-        difference = bucket_between({}, COUNTERS, 9.0)
+        difference = bucket_between({}, COUNTERS, 9.0, counting())
         assert difference == bucket(9.0, page_faults=2)
-        assert bucket_between(COUNTERS, COUNTERS, 9.0).fs_read_size_kb == 0
-        assert bucket_between(COUNTERS, {}, 9.0).page_faults == 0
+        assert bucket_between(COUNTERS, COUNTERS, 9.0, counting()).fs_read_size_kb == 0
+        assert bucket_between(COUNTERS, {}, 9.0, counting()).page_faults == 0
 
 
 class TestMachine:
@@ -120,13 +128,6 @@ class TestMachine:
         """The obstacle is the first thing that is missing."""
         assert Machine(euid=euid, which=lambda name: None if name == missing else name).obstacle() == obstacle
 
-    def test_program(self) -> None:
-        """Every map that the program prints is one that the reader knows, and the mark is the reader's."""
-        program = PROGRAM.read_text()
-        assert {name for name in COUNTERS if program.count(f"print(@{name});") == 1} == set(COUNTERS)
-        assert program.count("print(@") == len(COUNTERS)
-        assert program.count('printf("bucket\\n");') == 1
-
 
 class TestEbpfSource:
     """EbpfSource: a bpftrace that is kept running."""
@@ -136,7 +137,7 @@ class TestEbpfSource:
         started(reactor, machine)
         (child,) = reactor.children
         assert child.executable == "/usr/bin/setpriv"
-        arguments = ["--pdeathsig", "KILL", "/usr/bin/bpftrace", "-f", "json", str(PROGRAM), "10000"]
+        arguments = ["--pdeathsig", "KILL", "/usr/bin/bpftrace", "-f", "json", "-e", counting().program, "10000"]
         assert child.arguments == ["setpriv", *arguments]
 
     def test_buckets(self, reactor: FakeReactor, machine: Machine) -> None:
@@ -146,7 +147,7 @@ class TestEbpfSource:
         assert outcome.buckets == []
         reactor.advance(10)
         reactor.children[0].say(printed(6))
-        assert outcome.buckets == [bucket(1_700_000_017.0, page_faults=2)]
+        assert outcome.buckets == [bucket(1_700_000_017.0, page_faults=2, source=TRACEPOINTS)]
 
     @pytest.mark.parametrize("euid", [0, 1000])
     def test_obstacle(self, reactor: FakeReactor, euid: int) -> None:
@@ -226,22 +227,74 @@ class TestEbpfSource:
 
     def test_mounts_tracefs(self, reactor: FakeReactor, machine: Machine, lines: list[str]) -> None:
         """Where tracefs is missing it is mounted before bpftrace starts."""
-        (machine.tracefs / "events").rmdir()
+        shutil.rmtree(machine.tracefs / "events")
         started(reactor, machine)
         (mount,) = reactor.children
         assert mount.arguments[1:] == ["-t", "tracefs", "tracefs", str(machine.tracefs)]
+        kernel_files(machine.tracefs, ALL_TRACEPOINTS)
         mount.end()
+        reactor.pool.run()
         assert lines == [f"mounted tracefs at {machine.tracefs}"]
         assert reactor.children[1].executable == "/usr/bin/setpriv"
 
     def test_cannot_mount_tracefs(self, reactor: FakeReactor, machine: Machine, lines: list[str]) -> None:
-        """Where tracefs cannot be mounted the log says so, and bpftrace may try its luck."""
-        (machine.tracefs / "events").rmdir()
-        started(reactor, machine)
-        reactor.children[0].complain(b"mount: permission denied.\n")
-        reactor.children[0].end(ProcessTerminated(32))
-        assert lines == [f"cannot mount tracefs at {machine.tracefs}: mount: permission denied."]
-        assert len(reactor.children) == 2
+        """Where tracefs cannot be mounted the log says so each time; it is tried again, and at last complained of."""
+        shutil.rmtree(machine.tracefs / "events")
+        _, outcome = started(reactor, machine)
+        for mounts in (1, 2, 3):
+            assert len(reactor.children) == mounts
+            assert outcome.complaints == []
+            reactor.children[-1].complain(b"mount: permission denied.\n")
+            reactor.children[-1].end(ProcessTerminated(32))
+            reactor.pool.run()
+            reactor.advance(4)
+        assert lines[0] == f"cannot mount tracefs at {machine.tracefs}: mount: permission denied."
+        assert outcome.complaints == [f"no tracepoints in {machine.tracefs}"]
+
+    def test_kprobes_that_do_not_work(self, reactor: FakeReactor, tmp_path: Path, lines: list[str]) -> None:
+        """The program at kernel functions gives way to that at tracepoints at its first end in vain, for good."""
+        _, outcome = started(reactor, kernel_files(tmp_path, ALL_TRACEPOINTS, FUNCTIONS, "__state"))
+        assert "kprobe:vfs_read" in reactor.children[0].arguments[-2]
+        reactor.children[0].complain(b"ERROR: cannot attach kprobe, Operation not permitted\n")
+        reactor.children[0].end(ProcessTerminated(1))
+        reactor.advance(0)
+        assert "kprobe" not in reactor.children[1].arguments[-2]
+        reactor.children[1].say(printed(1) + printed(2))
+        assert [one.source for one in outcome.buckets] == [TRACEPOINTS]
+        assert outcome.complaints == []
+        said = "bpftrace said: ERROR: cannot attach kprobe, Operation not permitted"
+        assert lines == [f"counting with {TRACEPOINTS}, not {KPROBES}: {said}"]
+
+    def test_kprobes_that_hang(self, reactor: FakeReactor, tmp_path: Path) -> None:
+        """The program at kernel functions gives way as well if it counts nothing within 20 s."""
+        _, outcome = started(reactor, kernel_files(tmp_path, ALL_TRACEPOINTS, FUNCTIONS, "__state"))
+        reactor.advance(20)
+        assert reactor.children[0].signals == ["KILL"]
+        reactor.children[0].end(ProcessTerminated(signal=9))
+        reactor.advance(0)
+        assert "kprobe" not in reactor.children[1].arguments[-2]
+        assert outcome.complaints == []
+
+    def test_missing_tracepoints(self, reactor: FakeReactor, tmp_path: Path, lines: list[str]) -> None:
+        """A family whose tracepoint is missing is absent from the buckets, not 0, and the log says once why."""
+        offered = [name for name in ALL_TRACEPOINTS if not name.startswith(("syscalls:", "kmem:"))]
+        _, outcome = started(reactor, kernel_files(tmp_path, offered))
+        reactor.children[0].say(printed(1) + printed(2) + printed(3))
+        for got in outcome.buckets:
+            assert got.page_faults == 2
+            assert got.ctx_switches_forced == 4
+            assert got.mem_bytes_allocated is None
+            assert (got.fs_read_count, got.fs_read_size_kb) == (None, None)
+            assert (got.fs_write_count, got.fs_write_size_kb) == (None, None)
+        assert len(outcome.buckets) == 2
+        why = "left out of the reports: the kernel has no tracepoint"
+        assert lines == [
+            f"mem_bytes_allocated {why} kmem:kmalloc",
+            *(
+                f"fs_{call}_count, fs_{call}_size_kb {why} syscalls:sys_exit_{call} (CONFIG_FTRACE_SYSCALLS)"
+                for call in ("read", "write")
+            ),
+        ]
 
     def test_stop(self, reactor: FakeReactor, machine: Machine) -> None:
         """The end is when bpftrace has ended; what it still prints is not delivered."""
@@ -265,11 +318,12 @@ class TestEbpfSource:
 
     def test_stop_while_mounting(self, reactor: FakeReactor, machine: Machine) -> None:
         """A source that is stopped while tracefs is mounted starts no bpftrace."""
-        (machine.tracefs / "events").rmdir()
+        shutil.rmtree(machine.tracefs / "events")
         source, outcome = started(reactor, machine)
         ended: list[object] = []
         source.stop().addBoth(ended.append)
         reactor.children[0].end()
+        reactor.pool.run()
         assert ended == [None]
         assert outcome == Outcome()
         assert len(reactor.children) == 1

@@ -96,7 +96,8 @@ def test_requests(evil: str) -> None:
     quoted = quote(evil, safe="")
     assert outside.send(request("POST", "/update_metrics", body(evil)))[0].status == 400
     assert outside.send(request("POST", "/update_metrics", body("n1", **{evil: 1, "timestamp": evil})))[0].status == 400
-    assert outside.send(request("POST", "/update_metrics", body("n1", **{evil: 1})))[0].status == 200
+    assert outside.send(request("POST", "/update_metrics", body("n1", page_faults=1, **{evil: 1})))[0].status == 200
+    assert outside.send(request("POST", "/update_metrics", body("n1", **{evil: 1})))[0].status == 400
     for path in (
         f"/nodes/{quoted}",
         f"/{quoted}",

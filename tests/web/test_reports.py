@@ -6,12 +6,13 @@ import gzip
 from typing import Any
 
 import pytest
-from twisted.logger import capturedLogs
+from twisted.logger import capturedLogs, formatEvent
 
 from orchestratord.report import SLICE
 from orchestratord.unpacking import STEP_OUT
+from orchestratord.web.remarks import MAX_LOGGED, Remarks
 from orchestratord.web.reports import AT_ONCE, LOGGED_EACH_SECOND, UNPACKED_AT_ONCE
-from tests.fakes import NOW, body
+from tests.fakes import FAMILIES, NOW, body
 from tests.wire import Wire, request, turn
 
 
@@ -124,11 +125,91 @@ def test_while_draining_reports_are_refused_and_the_connection_ends() -> None:
     assert wire.counted("draining") == 1
 
 
-def test_unknown_names_are_counted() -> None:
-    """And otherwise ignored."""
+@pytest.mark.parametrize("headers", [{}, {"X_Other": "1"}], ids=["express", "tree"])
+def test_unknown_names_are_counted_and_told(headers: dict[str, str]) -> None:
+    """The report is stored; the answer, and once the log, names what was ignored, on both ways to the table."""
     wire = Wire()
-    assert wire.report(body(gpu=1, page_faults=2)).status == 200
-    assert wire.metrics.value("orchestrator_unknown_metrics_total") == 1
+    with capturedLogs() as logs:
+        for _ in range(2):
+            answer = wire.report(body(gpu=1, page_fault=3, fs_read_count=2), **headers)
+    assert (answer.status, answer.json) == (
+        200,
+        {"status": "Metrics updated", "accepted": 1, "superseded": 0, "ignored": ["gpu", "page_fault"]},
+    )
+    assert wire.metrics.value("orchestrator_unknown_metrics_total") == 4
+    assert [formatEvent(event) for event in logs if event["log_namespace"].endswith("remarks")] == [
+        "the name 'gpu' in a report is no metric family and is ignored",
+        "the name 'page_fault' in a report is no metric family and is ignored; did its profiler mean page_faults?",
+    ]
+
+
+@pytest.mark.parametrize("headers", [{}, {"X_Other": "1"}], ids=["express", "tree"])
+def test_a_report_of_unknown_names_alone_is_refused(headers: dict[str, str]) -> None:
+    """As one that is misspelt, or nested; nothing is stored, the names are counted and logged."""
+    wire = Wire()
+    with capturedLogs() as logs:
+        answer = wire.report(body(page_fault=3), **headers)
+    error = "no name in the report is a metric family: 'page_fault' (did you mean page_faults?) - at $"
+    assert (answer.status, answer.json) == (400, {"error": error})
+    assert wire.report(body(metrics={"page_faults": 3}), **headers).status == 400
+    assert wire.report(b"[%s,%s]" % (body("a", page_faults=1), body("b", page_fault=1)), **headers).status == 400
+    assert wire.ids() == []
+    assert wire.counted("invalid") == 3
+    assert wire.metrics.value("orchestrator_unknown_metrics_total") == 3
+    assert len([event for event in logs if event["log_namespace"].endswith("remarks")]) == 1
+    assert wire.report(body(), **headers).json == {"status": "Metrics updated", "accepted": 1, "superseded": 0}
+
+
+def test_ignored_names_of_a_long_batch() -> None:
+    """Are told once for the whole of it."""
+    wire = Wire(max_nodes=1000)
+    connection = wire.connect()
+    connection.send(request("POST", "/update_metrics", long_batch(page_faults=1, gpu=1)))
+    wire.clock.pump([0] * 5)
+    (answer,) = connection.answers()
+    assert (answer.json["accepted"], answer.json["ignored"]) == (3 * SLICE + 1, ["gpu"])
+
+
+def test_the_log_of_ignored_names_is_bounded() -> None:
+    """However many different names come; and no name forges a line."""
+    wire = Wire()
+    with capturedLogs() as logs:
+        for index in range(MAX_LOGGED + 20):
+            wire.report(body("n1", page_faults=1, **{f"evil\n{index}": 1}))
+    said = [formatEvent(event) for event in logs if event["log_namespace"].endswith("remarks")]
+    assert len(said) == MAX_LOGGED + 1
+    assert said[-1] == f"more than {MAX_LOGGED} different unknown names came in reports; no more are logged"
+    assert not any("\n" in line for line in said)
+
+
+def test_a_token_among_the_ignored_names_is_not_logged() -> None:
+    """The log has what is left when tokens are taken out."""
+    remarks = Remarks(FAMILIES, 60, lambda data: data.replace(b"secret", b"[token]"))
+    with capturedLogs() as logs:
+        remarks.log_ignored(["my-secret"])
+    assert [event["name"] for event in logs] == ["'my-[token]'"]
+
+
+@pytest.mark.parametrize("headers", [{}, {"X_Other": "1"}], ids=["express", "tree"])
+@pytest.mark.parametrize(
+    ("interval", "warning"),
+    [
+        (30, None),
+        (31, "one lost report makes the node absent"),
+        (60, "the node is absent between two reports"),
+        (120, "the node is absent between two reports"),
+    ],
+)
+def test_reports_too_far_apart_for_the_stale_limit(headers: dict[str, str], interval: int, warning: str | None) -> None:
+    """The answer says so, and the log once for all nodes that report so rarely."""
+    wire = Wire()
+    with capturedLogs() as logs:
+        for name in ("a", "b"):
+            answer = wire.report(body(name, page_faults=1, interval_seconds=interval), **headers)
+    expected = f"interval_seconds {interval}, and a node is stale 60 s after its last report: {warning}"
+    assert answer.json.get("warnings") == (None if warning is None else [expected])
+    said = [formatEvent(event) for event in logs if event["log_namespace"].endswith("remarks")]
+    assert said == ([] if warning is None else [f"node a and perhaps others: {expected}"])
 
 
 def test_a_first_report_is_logged_once() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 
 from orchestratord.upstream import Answer
+from orchestratord.web.age import JITTER, MAX_AGE, lifetime
 from orchestratord.web.channel import LINGER_SECONDS
 from tests.fakes import body
 from tests.wire import Connection, Wire, request
@@ -210,3 +212,52 @@ def test_the_access_log_is_off_unless_wanted_and_cannot_be_forged() -> None:
     assert line["uri"] == "/-/ready?\\x7f'"
     assert line["code"] == 200
     assert line["milliseconds"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("line", "headers"),
+    [
+        ("POST /update_metrics", {}),
+        ("POST /update_metrics", {"X_Other": "1"}),
+        ("GET /nodes", {}),
+        ("GET /query?q=up", {}),
+    ],
+    ids=["express", "hot", "tree", "query"],
+)
+def test_an_old_connection_ends_with_an_answer(line: str, headers: dict[str, str]) -> None:
+    """So that a client which keeps its connection reaches other replicas too; each request is answered."""
+    wire = Wire()
+    wire.upstreams.answer = Answer(200, b"application/json", b"{}")
+    method, path = line.split()
+    sent = request(method, path, body("n1", page_faults=1) if method == "POST" else b"", **headers)
+    connection = wire.connect()
+    age = 0
+    while not connection.closed:
+        connection.send(sent)
+        (answer,) = connection.answers()
+        assert answer.status == 200
+        assert answer.headers.get("connection") == ("close" if connection.closed else None)
+        assert age <= MAX_AGE * (1 + JITTER)
+        wire.clock.advance(1)
+        age += 1
+    assert age >= MAX_AGE * (1 - JITTER)
+
+
+@pytest.mark.parametrize("sent", [request("GET", "/nodes"), request("POST", "/update_metrics", body("n"))])
+def test_an_old_connection_answers_what_came_already(sent: bytes) -> None:
+    """Requests that were sent together are all answered; the last of them ends the connection."""
+    wire = Wire()
+    connection = wire.connect()
+    for seconds in (50, 45, 55):  # the last request before the one that is looked at comes before it can be old
+        connection.send(request("GET", "/nodes"))
+        wire.clock.advance(seconds)
+    assert len(connection.answers()) == 3
+    connection.send(sent * 3)
+    wire.clock.pump([0] * 20)
+    assert [answer.headers.get("connection") for answer in connection.answers()] == [None, None, "close"]
+    assert connection.closed
+
+
+def test_connections_do_not_get_old_together() -> None:
+    """A fifth earlier or later."""
+    assert [lifetime(lambda: 0.0), lifetime(lambda: 0.5), lifetime(lambda: 1.0)] == [96, 120, 144]

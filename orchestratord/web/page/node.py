@@ -12,6 +12,7 @@ from orchestratord.web.page.asked import soon
 from orchestratord.web.page.figures import bare, clock, lasting, measured, stamp
 from orchestratord.web.page.fleet import LATE
 from orchestratord.web.page.layout import message, sparkline
+from orchestratord.web.page.sources import measured_by
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -94,6 +95,7 @@ def content(
             f". Gone in {lasting(stale_after - age)} without another.",
         ),
     ]
+    parts += measured_by(entry.report.provenance)
     if past.fault is not None:
         parts.append(message("bad", "The last hour is not to be had: ", past.fault))
     selected = f'{{node_id="{node_id}"{matchers}}}'

@@ -21,6 +21,7 @@ from orchestratord.web.page.layout import Frame, message, page
 from orchestratord.web.page.pulse import Pulse
 from orchestratord.web.page.recent import Recent
 from orchestratord.web.page.series import error_text, found
+from orchestratord.web.page.sources import mixed_sources
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -215,6 +216,7 @@ class Pages:
         def make() -> Drawn:
             entries = look.entries()
             picture = picture_of(entries, index, look.now, stale_after)
+            mixed = mixed_sources(entries)
             let_go(entries)
             content = front.content(
                 picture,
@@ -224,6 +226,7 @@ class Pages:
                 family=family,
                 stale_after=stale_after,
             )
+            content[1:1] = mixed  # below the verdict
             return _drawn(page(frame, *content))
 
         drawn: Drawn = await self._in_thread(make)

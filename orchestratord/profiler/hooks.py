@@ -1,0 +1,234 @@
+"""Which of the kernel's hooks the eBPF source counts at, and the bpftrace program for them.
+
+There are two plans, and the first that works is used. Where the kernel has kprobes, it counts at kernel functions: what
+other profilers of this wire format count at, so that their nodes and ours compare. Elsewhere it counts at tracepoints,
+which are stable over kernels and see a little more. docs/MEASURES.md says what each sees. A plan leaves out a family
+whose hooks the kernel does not have.
+
+The maps only grow: the reader takes the difference between two prints. Printing and then clearing would lose the events
+in between. There is no output for an event, so what bpftrace itself adds to these counts is a few dozen events a print.
+count() and sum() are per CPU: no event is lost to a race and none waits for a lock. Each tracepoint has one probe only:
+bpftrace 0.17 mixes up two probes on the same tracepoint.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+KPROBES, TRACEPOINTS = "ebpf-kprobe", "ebpf-tracepoint"
+
+#: Functions by the name that we know them under, each with the names that kernels give it, the likeliest first.
+_FUNCTIONS = {
+    "vfs_read": ("vfs_read",),
+    "vfs_write": ("vfs_write",),
+    "handle_mm_fault": ("handle_mm_fault",),
+    "__kmalloc": ("__kmalloc", "__kmalloc_noprof"),  # the latter from 6.10 on
+    # A compiler that changes a function's arguments renames it; `prev` stays the first.
+    "finish_task_switch": ("finish_task_switch", "finish_task_switch.isra.0", "finish_task_switch.constprop.0"),
+}
+_SYMBOLS = frozenset(name.encode() for names in _FUNCTIONS.values() for name in names)
+
+_READS = ("read", "readv", "pread64", "preadv", "preadv2")
+_WRITES = ("write", "writev", "pwrite64", "pwritev", "pwritev2")
+_FAULTS = ("exceptions:page_fault_user", "exceptions:page_fault_kernel")
+#: Tracepoints that may be used, each with the field that is read of it; "" for none.
+_TRACEPOINTS = {
+    "kmem:kmalloc": "bytes_req",
+    "kmem:kmalloc_node": "bytes_req",  # apart from kmalloc until 6.0
+    **dict.fromkeys(_FAULTS, ""),
+    "sched:sched_switch": "prev_state",
+    **{f"syscalls:sys_exit_{name}": "ret" for name in (*_READS, *_WRITES)},
+}
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What a kernel offers of what can be used.
+
+    `functions` are those that kprobes may be set on, by the names that we know them under: empty without kprobes.
+    `state` is the name of the state in `struct task_struct` ("" if the kernel does not describe its types).
+    """
+
+    tracepoints: frozenset[str]
+    functions: Mapping[str, str] = field(default_factory=dict)
+    state: str = ""
+
+
+class Plan(NamedTuple):
+    """A program for bpftrace, and what it counts. `missing` has a reason for each family that it leaves out."""
+
+    source: str
+    program: str
+    families: frozenset[str]
+    missing: Mapping[str, str]
+
+
+class _Part(NamedTuple):
+    families: tuple[str, ...]
+    maps: tuple[str, ...]
+    text: str
+
+
+def read_kernel(tracefs: Path, kallsyms: Path, btf: Path) -> Kernel:
+    """Return what the running kernel offers, by its files. Blocks, for a tenth of a second where there are kprobes."""
+    events = tracefs / "events"
+    tracepoints = {
+        name for name, wanted in _TRACEPOINTS.items() if _has_field(events / name.replace(":", "/") / "format", wanted)
+    }
+    if not (tracefs / "kprobe_events").exists():
+        return Kernel(frozenset(tracepoints))
+    listing = tracefs / "available_filter_functions"
+    try:
+        found = {line.split()[0] for line in listing.read_bytes().splitlines() if line} & _SYMBOLS
+    except OSError:  # not there without the function tracer, not readable on a kernel that is locked down
+        found = _functions_of(kallsyms)
+    functions = {}
+    for name, spellings in _FUNCTIONS.items():
+        here = [spelling for spelling in spellings if spelling.encode() in found]
+        if here:
+            functions[name] = here[0]
+    return Kernel(frozenset(tracepoints), functions, _state_of(btf))
+
+
+def plans(kernel: Kernel) -> list[Plan]:
+    """Return the plans that fit a kernel, the best first; there is always one, which may count nothing."""
+    found = []
+    if kernel.functions.keys() == _FUNCTIONS.keys() and kernel.state:
+        found.append(_plan(KPROBES, _kprobes(kernel), {}))
+    parts, missing = _tracepoints(kernel.tracepoints)
+    return [*found, _plan(TRACEPOINTS, parts, missing)]
+
+
+def _kprobes(kernel: Kernel) -> list[_Part]:
+    name = kernel.functions
+    return [
+        _Part(
+            ("mem_bytes_allocated",),
+            ("mem_bytes_allocated",),
+            f"kprobe:{name['__kmalloc']} {{ @mem_bytes_allocated = sum(arg0); }}",
+        ),
+        _Part(("page_faults",), ("page_faults",), f"kprobe:{name['handle_mm_fault']} {{ @page_faults = count(); }}"),
+        # The idle task (0) is no task that anybody waits for.
+        _switches(
+            f"kprobe:{name['finish_task_switch']}",
+            "$prev = (struct task_struct *)arg0; $pid = $prev->pid;",
+            f"$prev->{kernel.state} == 0",
+        ),
+        *(
+            _Part(
+                (f"fs_{what}_count", f"fs_{what}_size_kb"),
+                (f"fs_{what}_count", f"fs_{what}_bytes"),
+                f"kprobe:{name[f'vfs_{what}']} {{ @fs_{what}_count = count(); }}\n"
+                f"kretprobe:{name[f'vfs_{what}']} /(int64)retval > 0/ {{ @fs_{what}_bytes = sum(retval); }}",
+            )
+            for what in ("read", "write")
+        ),
+    ]
+
+
+def _tracepoints(offered: frozenset[str]) -> tuple[list[_Part], dict[str, str]]:
+    """Return what can be counted at these tracepoints, and why the rest cannot."""
+    parts = []
+    missing = {}
+    if "kmem:kmalloc" in offered:
+        # The bytes that were asked for, as at __kmalloc. Not kmem_cache_alloc, which is no kmalloc, nor mm_page_alloc,
+        # which counts the pages of user memory.
+        where = _attached([name for name in ("kmem:kmalloc", "kmem:kmalloc_node") if name in offered])
+        text = f"{where} {{ @mem_bytes_allocated = sum(args->bytes_req); }}"
+        parts.append(_Part(("mem_bytes_allocated",), ("mem_bytes_allocated",), text))
+    else:
+        missing["mem_bytes_allocated"] = "the kernel has no tracepoint kmem:kmalloc"
+    # Only x86 (and riscv from 6.18 on) has the tracepoints; perf's event is in every kernel, and counts the same.
+    faults = _attached(_FAULTS) if offered.issuperset(_FAULTS) else "software:page-faults:1"
+    parts.append(_Part(("page_faults",), ("page_faults",), f"{faults} {{ @page_faults = count(); }}"))
+    if "sched:sched_switch" in offered:
+        # As the kernel keeps a task's own counters: forced is a task that was still runnable (0), or was preempted
+        # whatever it was about to do (0x100, "R+").
+        state = "args->prev_state == 0 || args->prev_state == 0x100"
+        parts.append(_switches("tracepoint:sched:sched_switch", "$pid = args->prev_pid;", state))
+    else:
+        reason = "the kernel has no tracepoint sched:sched_switch"
+        missing |= dict.fromkeys(("ctx_switches_graceful", "ctx_switches_forced"), reason)
+    for what, calls in (("read", _READS), ("write", _WRITES)):
+        families = (f"fs_{what}_count", f"fs_{what}_size_kb")
+        names = [name for call in calls if (name := f"syscalls:sys_exit_{call}") in offered]
+        if f"syscalls:sys_exit_{what}" not in names:
+            reason = f"the kernel has no tracepoint syscalls:sys_exit_{what} (CONFIG_FTRACE_SYSCALLS)"
+            missing |= dict.fromkeys(families, reason)
+            continue
+        text = (
+            f"{_attached(names)} {{\n"
+            f"\t@fs_{what}_count = count();\n"
+            f"\tif (args->ret > 0) {{ @fs_{what}_bytes = sum(args->ret); }}\n"
+            "}"
+        )
+        parts.append(_Part(families, (f"fs_{what}_count", f"fs_{what}_bytes"), text))
+    return parts, missing
+
+
+def _switches(where: str, first: str, forced: str) -> _Part:
+    names = ("ctx_switches_graceful", "ctx_switches_forced")
+    return _Part(
+        names,
+        names,
+        f"{where} {{\n"
+        f"\t{first}\n"
+        "\tif ($pid != 0) {\n"
+        f"\t\tif ({forced}) {{ @ctx_switches_forced = count(); }} else {{ @ctx_switches_graceful = count(); }}\n"
+        "\t}\n"
+        "}",
+    )
+
+
+def _plan(source: str, parts: Iterable[_Part], missing: Mapping[str, str]) -> Plan:
+    """Return the program of some parts; $1 in it is the interval in milliseconds.
+
+    The first tick says where the counting begins: attaching the probes is itself thousands of context switches, which
+    are over by then. The ticks are faster than the interval because the kernel leaves one out where it finds the CPU
+    inside another of these probes, which on a busy node is often; the next one makes up for it. A tick with nothing to
+    do costs about a microsecond.
+    """
+    parts = list(parts)
+    prints = "\n".join(f"\tprint(@{name});" for part in parts for name in part.maps)
+    tick = (
+        "interval:ms:100 /nsecs >= @due/ {\n"
+        "\tif (@due == 0) { @due = nsecs; }\n"
+        "\t@due = @due + (uint64)$1 * 1000000;\n"
+        f'{prints}\n\tprintf("bucket\\n");\n}}'
+    )
+    program = "\n".join([*(part.text for part in parts), tick, ""])
+    return Plan(source, program, frozenset(name for part in parts for name in part.families), missing)
+
+
+def _attached(names: Iterable[str]) -> str:
+    return ", ".join(f"tracepoint:{name}" for name in names)
+
+
+def _has_field(file: Path, wanted: str) -> bool:
+    try:
+        text = file.read_text()
+    except OSError:
+        return False
+    return not wanted or f" {wanted};" in text
+
+
+def _functions_of(kallsyms: Path) -> set[bytes]:
+    try:
+        lines = kallsyms.read_bytes().splitlines()
+    except OSError:
+        return set()
+    return {words[2] for line in lines if len(words := line.split()) >= 3 and words[1] in b"tT"} & _SYMBOLS
+
+
+def _state_of(btf: Path) -> str:
+    """Return what a task's state is called: `__state` from 5.14 on, and in what took that over."""
+    try:
+        names = btf.read_bytes()
+    except OSError:
+        return ""
+    return "__state" if b"\0__state\0" in names else "state"
