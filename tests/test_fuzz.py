@@ -9,7 +9,7 @@ import pytest
 
 from orchestratord.errors import BadReport, Fault
 from tests.fakes import decoder
-from tests.fuzz import express, query, report, spool
+from tests.fuzz import connection, express, query, report, spool
 from tests.fuzz.__main__ import CORPUS, MAX_LENGTH, TARGETS
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def test_nothing_in_the_corpus_ends_its_target(path: Path) -> None:
 
 def test_no_bytes_at_all() -> None:
     """As libFuzzer begins."""
-    for target in (express, query, report, spool):
+    for target in (connection, express, query, report, spool):
         target.check(b"")
 
 
