@@ -18,6 +18,8 @@ class Fault(Exception):
     retry_after: ClassVar[int | None] = None
     #: Whether the connection is of no further use to the client.
     closes: ClassVar[bool] = False
+    #: Prometheus' `errorType`, on a route of PromQL.
+    error_type: ClassVar[str] = "bad_data"
     #: More headers of the answer.
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
@@ -25,6 +27,11 @@ class Fault(Exception):
     def content(self) -> dict[str, str]:
         """The answer's body, as JSON has it."""
         return {"error": str(self)}
+
+    @property
+    def envelope(self) -> dict[str, str]:
+        """The answer's body on a route of PromQL: Prometheus' error envelope."""
+        return {"status": "error", "errorType": self.error_type, "error": str(self)}
 
 
 class BadReport(Fault):
@@ -129,13 +136,12 @@ class KeysPending(Fault):
 class QueryFault(Fault):
     """A query that is refused or has failed; answered in Prometheus' error envelope."""
 
-    #: Prometheus' `errorType`.
     error_type: ClassVar[str] = "internal"
 
     @property
     def content(self) -> dict[str, str]:
         """The answer's body, in Prometheus' error envelope."""
-        return {"status": "error", "errorType": self.error_type, "error": str(self)}
+        return self.envelope
 
 
 class BadQuery(QueryFault):

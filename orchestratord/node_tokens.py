@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from base64 import urlsafe_b64decode
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ MAX_KEYS = 100
 #: Where a bound token has its node's name (Kubernetes 1.30 and newer).
 NODE_CLAIM = ("kubernetes.io", "node", "name")
 
+#: RFC 7515's compact form, in bytes that cannot be mistaken for white space or a header's end.
+_COMPACT = re.compile(rb"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
 _SIGNATURES = jwt.PyJWS(algorithms=ALGORITHMS)
 
 
@@ -102,6 +105,8 @@ class NodeTokens:
         node, KeysPending if its key may yet be fetched.
         """
         now = self._time()
+        if _COMPACT.fullmatch(token) is None:  # PyJWT passes over what is not base64
+            raise _refused("it is no JWT, and none of the tokens of the role report")
         claims = self._signed(token)
         until = _lifetime(claims, now)
         node = self._bound_to(claims)

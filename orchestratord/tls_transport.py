@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
+from OpenSSL.SSL import Error, WantReadError, ZeroReturnError
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import connectionDone
+from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
+from twisted.python.failure import Failure
+from zope.interface import implementer
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IProtocolFactory
-    from twisted.python.failure import Failure
 
 #: Bytes encrypted in one turn of the reactor: a millisecond's work. 45 MB at once would hold it for 70.
 SLICE_BYTES = 524_288
+#: Bytes that are decrypted at a time, as in Twisted.
+_READ = 32_768
 
 
 class Bound(Protocol):
@@ -28,12 +34,16 @@ class Bound(Protocol):
         ...
 
 
+@implementer(IHalfCloseableProtocol)
 class TlsTransport(BufferingTLSTransport):
     """What a site's channel has for its transport where the world has TLS."""
 
     factory: TlsFactory
     transport: Any
+    wrappedProtocol: Any
     _ending = False
+    #: Whether the client sends nothing more.
+    _ended = False
     _turn: Any = None
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -67,6 +77,46 @@ class TlsTransport(BufferingTLSTransport):
         if self.transport is not None:
             self.transport.loseConnection()
 
+    def readConnectionLost(self) -> None:
+        """Tell the wrapped protocol, if it can be told, that the client sends nothing more, in TLS or below it.
+
+        An end below TLS alone may be the work of somebody who cuts the connection. HTTP knows by itself whether a
+        request is whole.
+        """
+        if self._ended:
+            return
+        self._ended = True
+        if not self._handshakeDone:
+            self._shutdownTLS()
+            self._tlsShutdownFinished(None)
+        elif not self.disconnecting:
+            told: Any = IHalfCloseableProtocol(self.wrappedProtocol, None)
+            (self.loseConnection if told is None else told.readConnectionLost)()
+
+    def writeConnectionLost(self) -> None:
+        """Do nothing: the writing side is never shut down alone."""
+
+    def _flushReceiveBIO(self) -> None:
+        """Give what was received to the wrapped protocol, except after an end of ours.
+
+        Twisted gives out all records of a segment, whatever happens meanwhile, and ends the connection when the client
+        says that it sends nothing more.
+        """
+        while not self._lostTLSConnection:
+            try:
+                data = self._tlsConnection.recv(_READ)
+            except WantReadError:
+                break
+            except ZeroReturnError:
+                self.readConnectionLost()
+                break
+            except Error:
+                self._tlsShutdownFinished(Failure())
+            else:
+                if not (self._ending or self.disconnecting):
+                    ProtocolWrapper.dataReceived(self, data)
+        self._flushSendBIO()
+
     def abortConnection(self) -> None:
         """Close at once, with nothing more sent."""
         self._forget()
@@ -74,6 +124,7 @@ class TlsTransport(BufferingTLSTransport):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Forget what nobody will read."""
+        self._ended = True
         self._forget()
         super().connectionLost(reason)
 

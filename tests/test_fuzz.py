@@ -10,7 +10,7 @@ import pytest
 from orchestratord.errors import BadReport, Fault
 from orchestratord.selection import select
 from tests.fakes import decoder
-from tests.fuzz import express, node_tokens, promql, query, report, spool
+from tests.fuzz import connection, express, node_tokens, promql, query, report, spool
 from tests.fuzz.__main__ import CORPUS, MAX_LENGTH, TARGETS
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def test_nothing_in_the_corpus_ends_its_target(path: Path) -> None:
 
 def test_no_bytes_at_all() -> None:
     """As libFuzzer begins."""
-    for target in (express, node_tokens, promql, query, report, spool):
+    for target in (connection, express, node_tokens, promql, query, report, spool):
         target.check(b"")
 
 

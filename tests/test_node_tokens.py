@@ -121,6 +121,25 @@ def test_the_clocks_may_differ_a_little() -> None:
     assert verifying.node(signed(claims(now=NOW, exp=int(NOW) - LEEWAY + 1))) == "n1"
 
 
+@pytest.mark.parametrize("odd", ["\n", "\r", " ", "\x00", "=", "*", "\t", ".", ".x"])
+@pytest.mark.parametrize("place", [0, 1, 2, 3])
+def test_a_token_has_no_byte_too_many(odd: str, place: int) -> None:
+    """PyJWT passes over what is not base64; here one token has one spelling, and no end of a line is in it."""
+    parts = signed(claims(now=NOW)).split(".")
+    spoiled = (
+        odd + ".".join(parts) if place == 3 else ".".join([*parts[:place], parts[place] + odd, *parts[place + 1 :]])
+    )
+    assert Verifying().refused(spoiled)
+
+
+@pytest.mark.parametrize("number", ["9" * 20, "9" * 5000, "1e400", "-" + "9" * 5000, "1e5000"])
+def test_a_time_of_many_digits(number: str) -> None:
+    """It is refused as no time, and nothing else happens."""
+    payload = json.dumps(claims(now=NOW) | {"exp": 0}).replace('"exp": 0', f'"exp": {number}')
+    said = f"{encoded({'alg': 'RS256', 'kid': 'k1'})}.{encoded(payload.encode())}"
+    assert Verifying().refused(f"{said}.{_sign(said)}")
+
+
 def test_a_token_that_nobody_signed() -> None:
     """`alg: none` is 401, with a signature or without."""
     head, payload = encoded({"alg": "none", "kid": "k1"}), encoded(claims(now=NOW))

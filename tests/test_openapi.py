@@ -70,7 +70,7 @@ def test_every_route_is_described_and_no_other() -> None:
 def test_every_method_is_described_and_no_other(path: str) -> None:
     """What `Allow` says; HEAD goes without saying where GET is."""
     described = {one.method for one in operations() if one.path == path}
-    answer = Wire().ask("BREW", path.format(node_id="n", name="n"))
+    answer = Wire().ask("TRACE", path.format(node_id="n", name="n"))
     assert answer.status == 405
     assert set(answer.headers["allow"].split(", ")) == described | ({"HEAD"} if "GET" in described else set())
     check(SCHEMAS["Error"], answer.json)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
@@ -134,6 +135,11 @@ class Connection:
     def leave(self) -> None:
         """Close the connection from the client's side."""
         self.channel.connectionLost(Failure(ConnectionDone()))
+
+    def half_close(self) -> None:
+        """Say that the client sends nothing more; it still reads."""
+        told: Any = IHalfCloseableProtocol(self.channel)
+        told.readConnectionLost()
 
     @property
     def closed(self) -> bool:

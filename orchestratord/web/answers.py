@@ -83,14 +83,14 @@ def fault_headers(fault: Fault) -> tuple[tuple[bytes, bytes], ...]:
     return (*fault.headers, (b"Retry-After", b"%d" % fault.retry_after))
 
 
-def fault_body(request: Request, fault: Fault) -> bytes:
+def fault_body(request: Request, fault: Fault, *, is_promql: bool = False) -> bytes:
     """Set the status and the headers that a fault calls for, and return its body."""
     if fault.closes:
         request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
         request.channel.persistent = False
     for name, value in fault_headers(fault):
         request.responseHeaders.setRawHeaders(name, [value])
-    return json_body(request, fault.status, fault.content)
+    return json_body(request, fault.status, fault.envelope if is_promql else fault.content)
 
 
 def query_error_body(request: Request, status: int, error_type: str, text: str) -> bytes:

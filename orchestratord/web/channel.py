@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import math
-import time
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-from twisted.web import http
+from twisted.internet.interfaces import IHalfCloseableProtocol
 
 from orchestratord.web.age import lifetime
-from orchestratord.web.answers import fault_headers
 from orchestratord.web.express import Answered, Way
+from orchestratord.web.reading import ReadingChannel
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import ITCPTransport
     from twisted.python.failure import Failure
-
-    from orchestratord.errors import Fault
-    from orchestratord.room import Lease
-    from orchestratord.web.request import BoundedRequest
-    from orchestratord.web.site import OrchestratorSite
+    from twisted.web import http
 
 #: How long a client whose body was refused may go on sending it: a reset at once would take the answer from it.
 LINGER_SECONDS = 5.0
+#: A client that ends its side of the connection within this time of its request still wants the answer; one that does
+#: so later has given up waiting, and what it asked for is cancelled. On the wire the two are the same.
+HALF_CLOSE_SECONDS = 0.5
 #: Requests of one connection that are answered in a turn of the reactor, if they came in one packet: a millisecond or
 #: two. The others wait for the next turn, and so for everybody else's.
 ANSWERED_AT_ONCE = 16
-#: What a header takes of memory beside its bytes.
-HEADER_BYTES = 300
 
 
 class _State(Enum):
@@ -39,15 +33,13 @@ class _State(Enum):
     CLOSING = 3
 
 
-class BoundedChannel(http.HTTPChannel):
+class BoundedChannel(ReadingChannel):
     """A connection on which each request has one deadline to arrive, and each answer one to be taken.
 
     A deadline is a number that the site looks at once a second, not a timer of Twisted's, which is made and cancelled
     for every request.
     """
 
-    site: OrchestratorSite
-    transport: ITCPTransport
     #: When the connection is ended, by the reactor's clock in seconds.
     deadline: float
     #: When the client must have taken what was written to it; infinity while it reads as fast as it is answered.
@@ -61,15 +53,14 @@ class BoundedChannel(http.HTTPChannel):
     _on_express = True
     #: The first part of a report whose end has not come yet.
     _held = b""
-    #: What the requests that arrive hold of the memory for them; made at need, since most reports are one packet.
-    _arriving: Lease | None = None
-    _discarding = False
+    #: When the request that is being answered had wholly arrived, by the reactor's clock.
+    _arrived_at = 0.0
+    #: Whether the client sends nothing more; it may still read.
+    _ended = False
     _answered_at_once = 0
     #: A request that was answered, while what came behind it has to wait; and the call that ends the wait.
     _done: http.Request | None = None
     _postponed: Any = None
-    # Four times Twisted's, so that a long query in a URL meets its own limit first.
-    MAX_LENGTH = totalHeadersSize = 65_536
 
     def connectionMade(self) -> None:
         """Start the deadline of the first request."""
@@ -122,24 +113,6 @@ class BoundedChannel(http.HTTPChannel):
             self._let_go()
             self._take(data)
 
-    def headerReceived(self, line: bytes) -> bool:
-        """Count what a header takes beside its bytes: many short ones take more than a body."""
-        if not self._discarding and not self.hold_more(HEADER_BYTES):
-            self._overwhelmed()
-            return False
-        received: bool = super().headerReceived(line)
-        return received
-
-    def hold_more(self, size: int) -> bool:
-        """Hold so many bytes more for the request that arrives, until it is answered; False if there is no room."""
-        if self._arriving is None:
-            self._arriving = self.site.arriving.lease()
-        return self._arriving.hold(self._arriving.held + size)
-
-    def _let_go(self) -> None:
-        if self._arriving is not None:
-            self._arriving.end()
-
     def resetTimeout(self) -> None:
         """Start a request's deadline at its first packet; Twisted calls this at every packet."""
         if self._state is _State.IDLE:
@@ -150,6 +123,9 @@ class BoundedChannel(http.HTTPChannel):
         """Stop the clock while the request is answered, and reading if much has come behind its body already."""
         self._state = _State.ANSWERING
         self.deadline = math.inf
+        self._arrived_at = self.site.reactor.seconds()
+        if self._ended:
+            self._expect(self.site.answer_timeout)
         if self._dataBuffer and not self._may_read_ahead():
             self._networkProducer.pauseProducing()
         super().allContentReceived()
@@ -172,13 +148,13 @@ class BoundedChannel(http.HTTPChannel):
             self._next_request(request)
 
     def _next_request(self, request: http.Request) -> None:
-        """Wait for the next request, or leave if the site has begun to close."""
-        if self.site.closing and not self._dataBuffer:
+        """Wait for the next request, or leave if the site has begun to close or the client sends nothing more."""
+        if (self.site.closing or self._ended) and not (self._dataBuffer or self._buffer):
             self.persistent = False  # else it is the last of the requests that came already that ends the connection
         self._state = _State.IDLE
         self._let_go()
         super().requestDone(request)  # plays back what came meanwhile: another request may have begun, or be answered
-        if self._state is _State.IDLE and self.persistent:
+        if self._state is _State.IDLE and self.persistent and not self._ended:
             if self.requests:
                 self.resetTimeout()
             elif self.site.closing:
@@ -216,8 +192,67 @@ class BoundedChannel(http.HTTPChannel):
     def _may_read_ahead(self) -> bool:
         return sum(map(len, self._dataBuffer)) <= self._optimisticEagerReadSize
 
+    def __conform__(self, interface: Any) -> Any:
+        """Return what is told that the client sends nothing more: this, as long as something is owed to the client.
+
+        Otherwise the connection is over at once; telling first would cost a turn of the reactor for each connection.
+        """
+        owes = self._state is not _State.IDLE or _has_unsent(self.transport)
+        return self if interface is IHalfCloseableProtocol and owes else None
+
+    def readConnectionLost(self) -> None:
+        """Go on answering a client that sends nothing more, unless it has waited for its answer for a while.
+
+        A client that shuts down its writing side alone does so together with its request. One that gives up waiting, or
+        ends, looks the same until something is written to it. What is answered here has `--answer-timeout` at most.
+        """
+        if self._ended:
+            return
+        self._ended = True
+        if self._state is not _State.ANSWERING:
+            self._end_of_requests()
+        elif (
+            not self.given_up
+            and not self._discarding
+            and self.requests
+            and (self.requests[0].startedWriting or self._waits_since() <= HALF_CLOSE_SECONDS)
+        ):
+            self._expect(self.site.answer_timeout)
+        else:
+            self.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """Do nothing: the writing side is never shut down alone."""
+
+    def _waits_since(self) -> float:
+        seconds: float = self.site.reactor.seconds()
+        return seconds - self._arrived_at
+
+    def _end_of_requests(self) -> None:
+        """End the connection of a client that sends nothing more, unless a request of it is being answered."""
+        if self.given_up or self._state is _State.ANSWERING:
+            return
+        if self._state is _State.ARRIVING and (self.requests or self._held or self._buffer):
+            self._answer_early(400, "the connection ended before the request did")
+        self.loseConnection()
+
+    def give_up(self) -> None:
+        """Read nothing more."""
+        super().give_up()
+        self._on_express = False
+        self._held = b""
+
+    def abort(self) -> None:
+        """End the connection at once; what was not sent is dropped."""
+        self.deadline = self.taken_by = math.inf
+        for request in self.requests:
+            request.abandon()
+        self.give_up()
+        self.transport.abortConnection()
+
     def loseConnection(self) -> None:
         """End the connection as soon as the client has read what was written, for which it has a deadline."""
+        self.give_up()
         super().loseConnection()
         self._state = _State.CLOSING
         self._expect(self.site.answer_timeout)
@@ -228,18 +263,11 @@ class BoundedChannel(http.HTTPChannel):
         Where it is the answer that is not taken in time, what is left of it is dropped.
         """
         if self._state is _State.CLOSING or self.taken_by <= self.site.reactor.seconds():
-            self.cut()
+            self.abort()
             return
         if self._state is _State.ARRIVING and (self.requests or self._held):
             self._answer_early(408, f"the request did not arrive within {self.site.request_timeout:g} s")
         self.loseConnection()
-
-    def cut(self) -> None:
-        """End the connection at once, and let go of the answer that its client does not take."""
-        self.deadline = self.taken_by = math.inf
-        for request in self.requests:
-            request.abandon()
-        self.transport.abortConnection()
 
     @property
     def is_old(self) -> bool:
@@ -256,58 +284,30 @@ class BoundedChannel(http.HTTPChannel):
         self._behind = bool(data)
         super()._finishRequestBody(data)
 
-    @property
-    def request_line(self) -> tuple[bytes, bytes]:
-        """The method and the target of the request whose head has just come.
-
-        Twisted gives them to the request only with its whole body.
-        """
-        return self._command, self._path
-
-    def refuse(self, request: BoundedRequest, fault: Fault) -> None:
-        """Answer a request ahead of its end; `timeoutConnection` ends the connection if the client does not."""
-        self._write_early(fault.status, fault.content, *fault_headers(fault))
-        request.route = request.rule.route if request.rule else "other"
-        request.arrived = time.perf_counter()
-        self.site.refused(request, fault)
-        self.site.count(request, fault.status)
-        self._discard()
-
-    def lineLengthExceeded(self, line: bytes) -> None:
-        """Answer a request whose first line, or a header, is too long, and drop what still comes of it."""
-        del line
-        self._answer_early(414, f"the request line or a header is longer than {self.MAX_LENGTH} bytes")
-        self.dataReceived = lambda _: None  # type: ignore[method-assign,assignment]  # as HTTPChannel does
-        self._discard()
-
     def _take(self, data: bytes) -> None:
-        """Have Twisted's parser read what came, if there is room for it."""
-        if not self._busyReceiving:
+        """Have what came read the ordinary way, if there is room for it."""
+        if self.given_up:
+            return
+        is_first = not self._busyReceiving
+        if is_first:
             self._answered_at_once = 0
         self.resetTimeout()
         if self._discarding or self.hold_more(len(data)):
             super().dataReceived(data)
         else:
             self._overwhelmed()
+        if self._ended and is_first:
+            self._end_of_requests()
 
     def _overwhelmed(self) -> None:
-        """Refuse what arrives, since all requests that arrive fill the memory there is for them."""
         if self._state is not _State.ARRIVING:
-            self.transport.abortConnection()
+            self.abort()
             return
         self._answer_early(503, "the requests that arrive fill their memory; try again", (b"Retry-After", b"1"))
-        if self.requests:
-            self.requests[-1].drop()
-        if not self._busyReceiving:
-            self._buffer = b""
-        self.dataReceived = lambda _: None  # type: ignore[method-assign,assignment]
-        self._discard()
+        self.give_up()
+        self._linger()
 
-    def _discard(self) -> None:
-        """Drop what still comes of a request that was refused, for as long as its client may need to see that."""
-        self._discarding = True
-        self._held = b""
-        self._let_go()
+    def _linger(self) -> None:
         self._state = _State.ANSWERING
         self._expect(LINGER_SECONDS)
 
@@ -318,17 +318,6 @@ class BoundedChannel(http.HTTPChannel):
 
     def _expect(self, seconds: float) -> None:
         self.deadline = self.site.reactor.seconds() + seconds
-
-    def _answer_early(self, status: int, text: str, *headers: tuple[bytes, bytes]) -> None:
-        self._write_early(status, {"error": text}, *headers)
-        self.site.telemetry.request("other", b"other", status, 0.0)
-
-    def _write_early(self, status: int, content: dict[str, str], *headers: tuple[bytes, bytes]) -> None:
-        body = msgspec.json.encode(content)
-        self.transport.write(
-            b"HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%sConnection: close\r\n\r\n%s"
-            % (status, http.RESPONSES[status], len(body), b"".join([b"%s: %s\r\n" % h for h in headers]), body)
-        )
 
 
 def _has_unsent(transport: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The short way of a report or a query from memory: one that comes as nearly all do is answered past Twisted's parser.
+"""The short way of a report or a query from memory: one that comes as nearly all do is answered past the ordinary way.
 
 A report that goes Twisted's way costs 50 us before the kernel's part; 40 of them go into header lines that are the same
 in every report of a profiler, and into objects that nobody looks at. Here the headers are looked up as a whole: 12 us.
@@ -14,6 +14,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from orchestratord.access import Rule, rule
+from orchestratord.web.head import BadHead, field, framing
 
 if TYPE_CHECKING:
     from orchestratord.access import Gate
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 _REPORT_LINE = b"POST /update_metrics HTTP/1.1"
 _QUERY_LINE = re.compile(rb"GET (/query|/api/v1/query)\?([!-~]+) HTTP/1\.1\Z")
-_HEADER = re.compile(rb"([A-Za-z0-9-]+):[ \t]*([\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?)[ \t]*\Z")
+_VERSION = b"HTTP/1.1"
 #: Headers that change nothing about the answer. Any other sends the request Twisted's way.
 _IDLE_HEADERS = frozenset({b"host", b"user-agent", b"accept", b"accept-encoding", b"accept-language"})
 #: As all but a few clients spell it; another spelling is a header that is not known here.
@@ -162,10 +163,20 @@ class Express:
         return Answered(answer, headers.closes)
 
     def _is_odd(self, authorization: bytes | None, rule: Rule) -> bool:
-        """Return whether a value that nobody is going to compare with a token is such that Twisted may object to it."""
-        if authorization is None or not self._gate.is_open(rule.role):
+        """Return whether a value has to be read the other way.
+
+        Where a token is needed, only one that is as it should be, byte for byte, is let in. Another spelling of
+        `Bearer`, white space around a token, or what is no header at all, is read there.
+        """
+        if authorization is None:
             return False
-        return _HEADER.match(b"Authorization:" + authorization) is None
+        if not self._gate.is_open(rule.role):
+            return authorization[:7] != b"Bearer "
+        try:
+            field(b"Authorization:" + authorization)
+        except BadHead:
+            return True
+        return False
 
     def _learn(self, block: bytes) -> _Headers | None:
         """Remember what headers say, or None if the request has to go Twisted's way."""
@@ -177,27 +188,26 @@ class Express:
         return headers
 
     def _parsed(self, block: bytes) -> _Headers | None:
-        headers: dict[bytes, bytes] = {}
-        for line in block.split(b"\r\n") if block else ():
-            header = _HEADER.match(line)
-            if header is None or header[1].lower() in headers:
-                return None
-            headers[header[1].lower()] = header[2].lower()
-        connection = headers.pop(b"connection", b"keep-alive")
-        if connection not in {b"keep-alive", b"close"}:
+        headers: dict[bytes, list[bytes]] = {}
+        try:
+            for line in block.split(b"\r\n"):
+                name, value = field(line)
+                headers.setdefault(name.lower(), []).append(value)
+            length, closes = framing(_VERSION, lambda name: headers.get(name.lower()))
+        except BadHead:
+            return None
+        if any(len(values) != 1 for values in headers.values()) or length is None:
+            return None
+        if headers.pop(b"connection", [b"close"])[0].lower() not in {b"keep-alive", b"close"}:
             return None
         if headers.keys() <= _IDLE_HEADERS:
-            return _Headers(is_query=True, length=0, closes=connection == b"close")
-        length = headers.pop(b"content-length", b"")
-        content_type = headers.pop(b"content-type", b"application/json")
-        plain = (
-            re.fullmatch(rb"[0-9]{1,9}", length) is not None
-            and content_type == b"application/json"
-            and headers.keys() <= _IDLE_HEADERS
-        )
-        if not plain or not 0 < int(length) <= self._max_body:
+            return _Headers(is_query=True, length=0, closes=closes)
+        content_type = headers.pop(b"content-type", [b"application/json"])[0].lower()
+        headers.pop(b"content-length", None)
+        plain = content_type == b"application/json" and headers.keys() <= _IDLE_HEADERS
+        if not plain or not 0 < length <= self._max_body:
             return None
-        return _Headers(is_query=False, length=int(length), closes=connection == b"close")
+        return _Headers(is_query=False, length=length, closes=closes)
 
 
 def _cut(data: bytes, at: int) -> tuple[int, bytes, bytes]:

@@ -13,6 +13,7 @@ from twisted.web.resource import Resource
 from orchestratord.access import FRONT_PAGE, INDEX, Role, cleaned, rule
 from orchestratord.errors import BodyTooLarge, Fault
 from orchestratord.web.answers import fault_body
+from orchestratord.web.head import check
 from orchestratord.web.negotiation import prefers_html
 from orchestratord.web.outgoing import PIECE, Outgoing
 
@@ -44,6 +45,8 @@ class BoundedRequest(server.Request):
     lease: Lease | None = None
     #: Whether it is one of so many answers of its kind (see `orchestratord.web.readers.Slots`).
     has_slot = False
+    #: Whether the client sends its body when it is told to go on, and not before.
+    awaits_continue = False
     _refused = False
     _abandoned = False
     _forbidden: Fault | None = None
@@ -55,12 +58,13 @@ class BoundedRequest(server.Request):
     def gotLength(self, length: int | None) -> None:
         """Refuse whom the gate does not let in, and a body that says it is too long, before any of it is read."""
         super().gotLength(length)
-        self.method, target = self.channel.request_line
+        self.method, target, version = self.channel.request_line
         self.uri = cleaned(target)
         self.rule = rule(self.method, self.uri)
         if self.rule is INDEX and self.wants_page("text/plain"):
             self.rule = FRONT_PAGE
         try:
+            self.awaits_continue = check(self.method, version, self.requestHeaders.getRawHeaders)
             self.node = self.channel.site.admit(self)
         except Fault as fault:
             self._forbidden = fault  # answered in `process`, if there is no body to be kept out
@@ -131,7 +135,7 @@ class BoundedRequest(server.Request):
                 return
             self._outgoing = Outgoing()
             if not self._holds(len(data)):
-                self.channel.cut()
+                self.channel.abort()
         if not (self._disconnected or self._abandoned):
             self._outgoing.add(data)
             self.send_more()
@@ -202,7 +206,6 @@ class BoundedRequest(server.Request):
 
     def _refuse(self, fault: Fault) -> None:
         self.drop()
-        self.requestHeaders.removeHeader(b"Expect")  # no "100 Continue" after the answer
         self.channel.refuse(self, fault)
 
     def _too_large(self) -> BodyTooLarge:
@@ -221,7 +224,8 @@ class _Refusal(Resource):
     def render(self, request: BoundedRequest) -> bytes:
         request.route = request.rule.route if request.rule else "other"
         request.channel.site.refused(request, self._fault)
-        body = fault_body(request, self._fault)
+        is_promql = request.rule is not None and request.rule.is_promql
+        body = fault_body(request, self._fault, is_promql=is_promql)
         if self._fault.status == 401 and request.basic and request.wants_page("application/json"):
             # A browser asks its user for a token as a password; programs are not led to think that it is one.
             request.responseHeaders.addRawHeader(b"WWW-Authenticate", b'Basic realm="orchestratord", charset="UTF-8"')

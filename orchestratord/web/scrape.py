@@ -150,4 +150,4 @@ def _failed(request: BoundedRequest, failure: Failure) -> None:
     """Break the answer off, for its 200 may be gone already; a scraper takes no half of an exposition."""
     if not failure.check(CancelledError):
         log.failure("a scrape failed", failure)
-        request.channel.transport.abortConnection()
+        request.channel.abort()

@@ -178,7 +178,7 @@ class OrchestratorSite(server.Site):
             await self._emptied
             self._emptied = None
         for channel in list(self.channels):
-            channel.transport.abortConnection()
+            channel.abort()
         if self._deadlines.running:
             self._deadlines.stop()
 

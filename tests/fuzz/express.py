@@ -41,8 +41,18 @@ def check(data: bytes) -> None:
     """Fail unless both ways answer the same, leave the same behind, and nothing is logged as a failure of ours."""
     cut, data = 8 * (data[0] if data else 0), data[1:]
     packets = [packet for packet in (data[:cut], data[cut:]) if packet]
-    _failures.clear()
+    forget_failures()
     assert seen(packets, twisted=False) == seen(packets, twisted=True)
+    check_failures()
+
+
+def forget_failures() -> None:
+    """Begin to watch for failures of ours."""
+    _failures.clear()
+
+
+def check_failures() -> None:
+    """Fail if one was logged."""
     assert not _failures, _failures[0]["log_failure"].getTraceback()
 
 
@@ -61,17 +71,18 @@ def seen(packets: list[bytes], *, twisted: bool) -> list[Any]:
         if not connection.closed:
             connection.send(packet)
             wire.clock.pump([0] * 3)
-    early = _answers(connection.answers())
+    early = answered(connection.answers())
     if connection.closed:
         connection.leave()
     wire.clock.advance(31)  # what has not arrived by now is given up
-    late = _answers(connection.answers())
+    late = answered(connection.answers())
     stored = [(entry.report.node_id, entry.report.values) for entry in wire.nodes.snapshot(wire.clocks.monotonic())]
     outcomes = ("accepted", "superseded", "invalid", "too_large", "unsupported", "failed")
     return [early, late, connection.closed, stored, [wire.counted(one) for one in outcomes], wire.upstreams.asked]
 
 
-def _answers(answers: list[Any]) -> list[Any]:
+def answered(answers: list[Any]) -> list[Any]:
+    """Return what tells how requests were answered."""
     return [
         (status, [headers.get(name) for name in _HEADERS], content)
         for status, headers, content in (astuple(answer) for answer in answers)

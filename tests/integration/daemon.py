@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -334,6 +335,15 @@ class Wire:
         """Close it."""
         self._file.close()
         self.socket.close()
+
+    def reset(self) -> None:
+        """Close it by a reset, as the kernel does for a process that ends with unread data."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close()
+
+    def half_close(self) -> None:
+        """Say that nothing more is sent."""
+        self.socket.shutdown(socket.SHUT_WR)
 
     def send(self, data: bytes) -> None:
         """Send bytes."""

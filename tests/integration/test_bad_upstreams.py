@@ -331,6 +331,25 @@ def test_just_the_limit(asking: Asking) -> None:
     assert daemon.get("/query", {"q": "up"}).content == body
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000,
+        b"HTTP/1.1 200 OK\r\nContent-Length: +2",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1_0",
+        b"HTTP/1.1 " + b"2" * 5000 + b" OK\r\nContent-Length: 2",
+        b"HTTP/" + b"1" * 5000 + b".1 200 OK\r\nContent-Length: 2",
+    ],
+    ids=["length", "signed", "underscore", "status", "version"],
+)
+def test_numbers_that_are_none(asking: Asking, head: bytes) -> None:
+    """502, in our words, and no traceback in the log."""
+    daemon, _ = asking(lambda exchange: exchange.send(head + b"\r\n\r\n{}"))
+    answer = daemon.get("/query", {"q": "up"})
+    assert error_of(answer)[:2] == (502, "unavailable")
+    assert "Traceback" not in daemon.output()
+
+
 def test_it_answers_again(asking: Asking) -> None:
     """The only upstream is asked at once again, however badly it did a moment ago."""
     daemon, _ = asking(closes_at_once)
@@ -340,7 +359,7 @@ def test_it_answers_again(asking: Asking) -> None:
 
 
 def test_a_client_that_leaves(start: Callable[..., Daemon]) -> None:
-    """A client that leaves ends the request upstream, long before its deadline, and makes room for others."""
+    """A client that resets its connection ends the request upstream, long before its deadline, and makes room."""
     left = Event()
 
     def answer(exchange: Exchange) -> None:
@@ -354,6 +373,7 @@ def test_a_client_that_leaves(start: Callable[..., Daemon]) -> None:
             with daemon.wire() as wire:
                 wire.get(target)
                 upstream.until_open(1)
+                wire.reset()
             assert left.wait(PATIENCE)
         upstream.answer = found_nothing
         until(lambda: daemon.get("/query", {"q": "up"}).status_code == 200, "room for another query")

@@ -130,7 +130,7 @@ def test_queries_wait_for_their_turn(start: Callable[..., Daemon]) -> None:
         refused = daemon.get("/query", {"q": "d"})
         assert (refused.status_code, refused.json()["errorType"]) == (503, "overloaded")
         assert int(refused.headers["Retry-After"]) > 0
-        leaver.close()
+        leaver.reset()
         until_waiting(1)
         late = daemon.get("/query", {"q": "e", "timeout": "200ms"})
         assert (late.status_code, late.json()["errorType"]) == (504, "timeout")

@@ -91,7 +91,7 @@ def test_parameters_that_are_none_are_400() -> None:
     assert (answer.status, answer.json) == (400, {"error": "a parameter is not UTF-8"})
 
 
-@pytest.mark.parametrize("host", ["a b", 'x?y&"', "\xff", "", "[::1", "a" * 300])
+@pytest.mark.parametrize("host", ["", "a_b", "[::1]", "[::1]:5000", "x:", "x:99999999", "a" * 300, "%ff", "a..b"])
 @pytest.mark.parametrize("path", ["/nodes", "/query?q=up"])
 def test_an_odd_host_changes_nothing(host: str, path: str) -> None:
     """No answer depends on what the client calls this host, and no failure is logged for it."""
