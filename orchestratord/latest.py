@@ -71,8 +71,9 @@ class LatestFromMemory:
     """A QueryClient before another one: plain selectors of the latest value never, always, or at need from the table.
 
     A query is answered here only if it is exactly a selector of one catalogue family with matchers on `node_id`, at the
-    present time; everything else is `client`'s. `clocks` has `monotonic` and `time`. The answers that are about the
-    whole table take of `room`.
+    present time; everything else is `client`'s. `reachable` returns whether any Prometheus is known to answer: in the
+    mode fallback nobody waits for one while none is. `clocks` has `monotonic` and `time`. The answers that are about
+    the whole table take of `room`.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class LatestFromMemory:
         clocks: Any,
         mode: Mode,
         room: Room,
+        reachable: Callable[[], bool] = lambda: True,
     ) -> None:
         self._reactor = reactor
         self._client = client
@@ -92,6 +94,7 @@ class LatestFromMemory:
         self._clocks = clocks
         self._mode = mode
         self._room = room
+        self._reachable = reachable
         indexes = {name: index for index, name in enumerate(catalogue.names)}
         self._select = partial(select, indexes=indexes)
         #: Schedulers ask the same of the same nodes again and again; parsing takes longer than looking up.
@@ -102,6 +105,10 @@ class LatestFromMemory:
         if self._mode == "always":
             selection = self._selected(query)
             return await (self._client.fetch(query) if selection is None else self._answer(selection, ()))
+        if self._mode == "fallback" and not self._reachable():
+            selection = self._selected(query)
+            if selection is not None:
+                return await self._answer(selection, (_WARNING,))
         try:
             return await self._client.fetch(query)
         except UpstreamUnreachable:
