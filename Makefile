@@ -19,7 +19,7 @@ PROMETHEUS_RULE := k8s/overlays/operator/prometheus-rule.yaml
 
 .DEFAULT_GOAL := help
 .PHONY: help run test tools image test-image fuzz bench soak soak-scale screenshots lint format rules clean \
-	debian-run debian-test debian-screenshots debian-bench debian-soak-scale debian-image
+	kubernetes debian-run debian-test debian-kubernetes debian-screenshots debian-bench debian-soak-scale debian-image
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,18 +29,21 @@ run: debian-run $(VENV)/.installed ## Run everything on this machine: orchestrat
 
 # Each worker has the tests of one file at a time, in the order of the files. coverage measures the workers from their start
 # on: what is imported first counts too. Of some tests only there is no telling what all would reach.
-test: debian-test lint $(VENV)/.installed-checkov ## Lint, type-check and test everything, or ARGS=tests/... alone (WORKERS=2: files at a time; 0: in one process)
+test: debian-test kubernetes lint $(VENV)/.installed-checkov ## Lint, type-check and test everything, or ARGS=tests/... alone (WORKERS=2: files at a time; 0: in one process)
 	$(BIN)/coverage erase
 	COVERAGE_PROCESS_START=pyproject.toml $(BIN)/pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder $(ARGS)
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report $(if $(ARGS),--fail-under=0)
 
 # For .ci/run, which then has them at work beside each other. checkov's environment is one of its own: both at a time.
-tools: debian-test debian-image ## Install what test, fuzz and test-image need, and nothing else
-	$(MAKE) --jobs=2 $(VENV)/.installed-fuzz $(VENV)/.installed-checkov
+tools: debian-test debian-image debian-kubernetes ## Install what test, fuzz and test-image need, and nothing else
+	$(MAKE) --jobs=3 $(VENV)/.installed-fuzz $(VENV)/.installed-checkov kubernetes
 	$(MAKE) $(VENV)/.installed-image
 
-fuzz: $(VENV)/.installed-fuzz ## Fuzz for SECONDS=60 in all, or one TARGET=express|node_tokens|promql|query|report|spool; a crash says how to run it again
+kubernetes: debian-kubernetes ## Build the kube-apiserver and kube-scheduler of the tests, once (4 minutes, 150 MB in ~/.cache)
+	tests/kubernetes/build >/dev/null
+
+fuzz: $(VENV)/.installed-fuzz ## Fuzz for SECONDS=60 in all, or one TARGET=connection|express|node_tokens|promql|query|report|spool; a crash says how to run it again
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(TARGET)
 
 image: debian-image $(VENV)/.installed-image ## Build the image and its bill of materials into dist/ (TAG=..., BASE=an image, STAGE=profiler)
@@ -134,6 +137,9 @@ debian-test: WANTED = $(PYTHON):python3 ensurepip:python3-venv git:git prometheu
 	chromium:chromium /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf:fonts-dejavu-core \
 	haproxy:haproxy jq:jq go:golang-go gcc:gcc /usr/include/stdio.h:libc6-dev curl-config:libcurl4-openssl-dev /usr/include/jansson.h:libjansson-dev
 
+debian-kubernetes: WANTED = flock:util-linux etcd:etcd-server go:golang-go jq:jq rsync:rsync dpkg-source:dpkg-dev \
+	/usr/share/gocode/src/github.com/modern-go/reflect2/reflect2.go:golang-github-modern-go-reflect2-dev
+
 debian-screenshots: WANTED = pngquant:pngquant
 
 debian-bench: WANTED = $(PYTHON):python3 ensurepip:python3-venv setpriv:util-linux wrk:wrk prometheus:prometheus \
@@ -144,7 +150,7 @@ debian-soak-scale: WANTED = $(PYTHON):python3 ensurepip:python3-venv setpriv:uti
 
 debian-image: WANTED = $(PYTHON):python3 ensurepip:python3-venv buildah:buildah $(if $(BASE),,debootstrap:debootstrap)
 
-debian-run debian-test debian-screenshots debian-bench debian-soak-scale debian-image:
+debian-run debian-test debian-kubernetes debian-screenshots debian-bench debian-soak-scale debian-image:
 	@missing=; \
 	for word in $(WANTED) $(NICE); do \
 	  command -v $${word%:*} >/dev/null || [ -f $${word%:*} ] || $(PYTHON) -c "import $${word%:*}" 2>/dev/null || missing="$$missing $${word#*:}"; \

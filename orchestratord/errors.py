@@ -15,7 +15,7 @@ class Fault(Exception):
     #: The `outcome` label under which a refused report is counted.
     outcome: ClassVar[str] = "failed"
     #: Seconds after which the client should try again; None: no advice.
-    retry_after: ClassVar[int | None] = None
+    retry_after: int | None = None
     #: Whether the connection is of no further use to the client.
     closes: ClassVar[bool] = False
     #: Prometheus' `errorType`, on a route of PromQL.
@@ -203,7 +203,7 @@ class NodesTimeout(Fault):
 
 def beside_queries(fault: QueryFault) -> Fault:
     """Return the fault of a query that we asked ourselves, for a route that is none: the same status and text."""
-    for kind in (Busy, NodesTimeout):
-        if kind.status == fault.status:
-            return kind(str(fault))
-    return NodesUnavailable(str(fault))
+    kind = next((kind for kind in (Busy, NodesTimeout) if kind.status == fault.status), NodesUnavailable)
+    beside = kind(str(fault))
+    beside.retry_after = fault.retry_after
+    return beside

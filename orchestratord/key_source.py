@@ -11,6 +11,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.web.http_headers import Headers
 
+from orchestratord import __version__
 from orchestratord.node_tokens import parse_keys
 from orchestratord.tls import readable
 
@@ -36,6 +37,10 @@ log = Logger()
 FETCH_SECONDS = 10.0
 AT_MOST_EVERY = 30.0
 REFRESH_EVERY = 600.0
+#: Who we say we are.
+AGENT = f"orchestratord/{__version__}"
+#: What a key set may be. A kube-apiserver answers 406 to who takes application/json alone.
+ACCEPT = b"application/jwk-set+json, application/json, */*;q=0.1"
 #: Bytes of a key set.
 MAX_KEY_SET = 262_144
 
@@ -101,7 +106,7 @@ class UrlKeys(Service):
         fetching.addErrback(self._went_wrong).addBoth(self._over)
 
     async def _exchange(self) -> None:
-        headers = Headers({b"Accept": [b"application/json"]})
+        headers = Headers({b"Accept": [ACCEPT], b"User-Agent": [AGENT.encode()]})
         if self._token is not None:
             headers.addRawHeader(b"Authorization", b"Bearer " + self._token())
         response = await self._agent.request(b"GET", self._url.encode(), headers)

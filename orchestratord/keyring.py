@@ -9,11 +9,11 @@ from urllib.parse import quote
 
 from twisted.application.service import MultiService
 from twisted.logger import Logger
-from twisted.web.client import Agent, BrowserLikePolicyForHTTPS
 
 from orchestratord.access import Gate, Role, parse_tokens
 from orchestratord.key_source import FETCH_SECONDS, UrlKeys
 from orchestratord.node_tokens import NodeTokens, parse_keys
+from orchestratord.outbound import http_agent
 from orchestratord.tls import ClientOptions, ClientTls
 from orchestratord.watched import FileWatch, WatchedFile
 
@@ -104,7 +104,7 @@ class Keyring(MultiService):
         if settings.report_oidc_token_file is not None:
             path = settings.report_oidc_token_file
             token = WatchedFile(reactor.seconds, "--report-oidc-token-file", path, parse_tokens)
-        trust: Any = BrowserLikePolicyForHTTPS()  # for no https:// URL
+        trust = None
         if jwks.startswith("https:"):
             options = ClientOptions("--report-oidc-ca", "", "")
             trust = ClientTls(reactor.seconds, options, ca=settings.report_oidc_ca)
@@ -112,7 +112,7 @@ class Keyring(MultiService):
             reactor,
             jwks,
             use=verified.use,
-            agent=Agent(reactor, trust, connectTimeout=FETCH_SECONDS),
+            agent=http_agent(reactor, trust, connect_seconds=FETCH_SECONDS),
             token=None if token is None else lambda: token.value()[0],
         )
         source.setServiceParent(self)

@@ -16,7 +16,7 @@ from orchestratord.selection import Selection, select
 from orchestratord.upstream import Answer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from orchestratord.catalogue import Catalogue
     from orchestratord.nodes import Entry, NodeStore
@@ -43,8 +43,9 @@ class LatestFromMemory:
 
     A query is answered here only if it is exactly a selector of one catalogue family with matchers on `node_id`, at the
     present time, valid by Prometheus' rules, and within the bounds of `promql_bounds`, `node_matching` and of the work;
-    everything else is `client`'s. `clocks` has `monotonic` and `time`. The answers that are about the whole table take
-    of `room`. Belongs to the reactor thread.
+    everything else is `client`'s. `reachable` returns whether any Prometheus is known to answer: in the mode fallback
+    nobody waits for one while none is. `clocks` has `monotonic` and `time`. The answers that are about the whole table
+    take of `room`. Belongs to the reactor thread.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class LatestFromMemory:
         clocks: Any,
         mode: Mode,
         room: Room,
+        reachable: Callable[[], bool] = lambda: True,
     ) -> None:
         self._slices = Slices(reactor)
         self._client = client
@@ -64,6 +66,7 @@ class LatestFromMemory:
         self._clocks = clocks
         self._mode = mode
         self._room = room
+        self._reachable = reachable
         self._indexes = {name: index for index, name in enumerate(catalogue.names)}
         #: Schedulers ask the same of the same nodes again and again; parsing takes longer than looking up.
         self._remembered: Kept[str, Selection | None] = Kept(
@@ -75,6 +78,10 @@ class LatestFromMemory:
         if self._mode == "always":
             answer = await self._from_memory(query, ())
             return await self._client.fetch(query) if answer is None else answer
+        if self._mode == "fallback" and not self._reachable():
+            answer = await self._from_memory(query, (_WARNING,))
+            if answer is not None:
+                return answer
         try:
             return await self._client.fetch(query)
         except UpstreamUnreachable:

@@ -7,11 +7,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
-from urllib.parse import SplitResult, urlsplit
 
 from twisted.internet.endpoints import serverFromString
 
 from orchestratord.access import Role
+from orchestratord.urls import WrongUrl, http_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -138,39 +138,24 @@ def _endpoint(value: Any) -> str:
     return text
 
 
-_PLAIN = "must be a plain URL: no fragment, credentials or blanks"
-_PLAIN_BASE = "must be a plain base URL: no query, fragment, credentials or blanks"
-
-
 def _base_url(value: Any) -> str:
     text = _text(value)
     if text == EMBEDDED:
         return text
-    if _http_url(text, f"must be an http or https URL, or {EMBEDDED!r}", base=True).query:
-        raise ValueError(_PLAIN_BASE)
-    return text.rstrip("/")
+    try:
+        url = http_url(text)
+    except WrongUrl as error:
+        raise ValueError(f"{error}; it is the base URL of a Prometheus, or {EMBEDDED!r}") from None
+    if "?" in text:
+        raise ValueError("must be a base URL, without a query")
+    return url.geturl().rstrip("/")
 
 
 def _remote_write_url(value: Any) -> str:
-    text = _text(value)
-    wanted = "must be the http or https URL of a remote-write receiver, such as http://prometheus:9090/api/v1/write"
-    if not _http_url(text, wanted).path.strip("/"):
-        raise ValueError(f"{wanted}: it has no path")
-    return text
-
-
-def _http_url(text: str, wanted: str, *, base: bool = False) -> SplitResult:
-    """Return the parts of an http or https URL; ValueError with what is wanted, or that it is not plain."""
-    try:
-        url = urlsplit(text)
-        port = url.port
-    except ValueError:
-        raise ValueError("must be an http or https URL") from None
-    if url.scheme not in {"http", "https"} or not url.hostname or port == 0:
-        raise ValueError(wanted)
-    if url.fragment or url.username is not None or re.search(r"[\x00-\x20\x7f-\U0010ffff]", text):
-        raise ValueError(_PLAIN_BASE if base else _PLAIN)
-    return url
+    url = http_url(_text(value))
+    if not url.path.strip("/"):
+        raise ValueError("must have the path of a remote-write receiver, as in http://prometheus:9090/api/v1/write")
+    return url.geturl()
 
 
 def _label(value: Any) -> tuple[str, str]:
@@ -233,16 +218,13 @@ def _key_set(value: Any) -> str:
     if "://" not in text:
         return str(_path(text))
     try:
-        url = urlsplit(text)
-        port = url.port
-    except ValueError:
-        raise ValueError("must be a file, or an https URL") from None
-    if re.search(r"[\x00-\x20\x7f-\U0010ffff]", text) or url.username is not None or url.fragment or port == 0:
-        raise ValueError("must be a file, or a plain https URL: no credentials, fragment or blanks")
-    on_this_machine = url.scheme == "http" and url.hostname in {"127.0.0.1", "::1", "localhost"}
-    if not url.hostname or not (url.scheme == "https" or on_this_machine):
+        url = http_url(text)
+    except WrongUrl as error:
+        raise ValueError(f"{error}; it is a file, or an https URL") from None
+    on_this_machine = url.hostname in {"127.0.0.1", "::1", "localhost"}
+    if not (url.scheme == "https" or on_this_machine):
         raise ValueError("must be a file, or an https URL: over http, anybody on the way could let anybody in")
-    return text
+    return url.geturl()
 
 
 _WORDS = r"\s+"

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from orchestratord.coalescing import CACHE_BYTES, Coalescing
 from orchestratord.identity import authorization, trust
 from orchestratord.latest import LatestFromMemory
-from orchestratord.upstream import Upstreams, http_client
+from orchestratord.upstream import Upstreams, plain_agent
+from orchestratord.upstream_health import PROBE_UP_EVERY
 from orchestratord.web.queries import FEW, MANY, Queries
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def make_upstreams(
     """Return the Prometheus servers at these URLs; raises FilesError if certificates or credentials are not good."""
     return Upstreams(
         reactor,
-        http_client(reactor, pool, trust(settings, "prometheus", bases)),
+        plain_agent(reactor, pool, trust(settings, "prometheus", bases)),
         bases,
         telemetry,
         headers=settings.prometheus_header,
@@ -46,6 +47,8 @@ def make_upstreams(
         turns=turns,
         max_answer_bytes=settings.max_answer_bytes,
         room=answers,
+        # A Prometheus of our own begins when we do.
+        first_probe_after=PROBE_UP_EVERY if settings.embedded else 0.0,
     )
 
 
@@ -70,6 +73,7 @@ def make_client(
         clocks=clocks,
         mode=settings.latest_from_memory,
         room=answers,
+        reachable=upstreams.health.answering,
     )
 
 

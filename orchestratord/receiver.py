@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError, succeed  # noqa: A004 - Twisted's name for it
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError  # noqa: A004 - Twisted's name for it
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IBodyProducer
-from zope.interface import implementer
 
 from orchestratord import __version__
-from orchestratord.upstream import cancellable, reason_of
+from orchestratord.outbound import WholeBody, cancellable, reason_of
+from orchestratord.retry_after import seconds_to_wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from twisted.internet.interfaces import IConsumer
     from twisted.python.failure import Failure
     from twisted.web.iweb import IAgent, IResponse
 
@@ -28,8 +25,6 @@ if TYPE_CHECKING:
 MAX_WORDS = 300
 #: Bytes of an answer that are read at most; after that the connection ends.
 _MAX_BODY = 65_536
-#: The longest wait that a receiver may ask for, in seconds.
-MAX_RETRY_AFTER = 300.0
 #: Refusals of what was sent, or of a part of it: bad data, a conflict, too much at once, unprocessable. Any other 4xx
 #: is about us (a wrong token, a wrong path), which an operator mends.
 _OF_DATA = frozenset({400, 409, 413, 422})
@@ -110,7 +105,7 @@ class Receiver:
         if self._authorization is not None:
             headers = headers.copy()
             headers.setRawHeaders("Authorization", [self._authorization()])
-        response = await self._agent.request(b"POST", self._uri, headers, _Whole(body))
+        response = await self._agent.request(b"POST", self._uri, headers, WholeBody(body))
         answer = _Words()
         response.deliverBody(answer)
         return self._judged(response, await answer.done)
@@ -127,40 +122,7 @@ class Receiver:
             return Reply(Verdict.REFUSED, words, too_old=_TOO_OLD.search(answer) is not None)
         # A redirect is not followed: whatever stands in the way now may be gone later. So may a wrong token be.
         asked = (response.headers.getRawHeaders(b"Retry-After") or [b""])[0]
-        return Reply(Verdict.LATER, words, self._seconds(asked.decode("latin-1").strip()))
-
-    def _seconds(self, asked: str) -> float | None:
-        """Return what a Retry-After asks for: seconds, or a date."""
-        if re.fullmatch(r"\d{1,9}", asked):
-            return min(float(asked), MAX_RETRY_AFTER)
-        try:
-            wait = parsedate_to_datetime(asked).timestamp() - self._now()
-        except (ValueError, OverflowError):
-            return None
-        return min(max(wait, 0.0), MAX_RETRY_AFTER)
-
-
-@implementer(IBodyProducer)
-class _Whole:
-    """A body that is there already."""
-
-    def __init__(self, body: bytes) -> None:
-        self._body = body
-        self.length = len(body)
-
-    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
-        """Write all of it."""
-        consumer.write(self._body)
-        return succeed(None)
-
-    def pauseProducing(self) -> None:
-        """Do nothing: it has been written."""
-
-    def resumeProducing(self) -> None:
-        """Do nothing: it has been written."""
-
-    def stopProducing(self) -> None:
-        """Do nothing: it has been written."""
+        return Reply(Verdict.LATER, words, seconds_to_wait(asked.decode("latin-1"), self._now()))
 
 
 class _Words(Protocol):

@@ -6,19 +6,18 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import MultiService
-from twisted.web.client import Agent, BrowserLikePolicyForHTTPS
 
 from orchestratord.delivery import LANES, Delivery
 from orchestratord.delivery_metrics import DeliveryMetrics
 from orchestratord.endings import Endings
 from orchestratord.identity import authorization, trust
+from orchestratord.outbound import connection_pool, http_agent
 from orchestratord.persistence import in_own_thread
 from orchestratord.receiver import Receiver
 from orchestratord.remote_write import HEADERS, Encoder
 from orchestratord.row import RowFormat, row_names
 from orchestratord.sender import Sender
 from orchestratord.spool import Spool
-from orchestratord.upstream import CONNECT_SECONDS, connection_pool
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
@@ -58,10 +57,9 @@ class ScaleOut(MultiService):
         #: To be registered wherever the daemon's own metrics are.
         self.metrics = metrics
         self._pool = connection_pool(reactor, LANES)
-        policy = trust(settings, "remote-write", [url]) or BrowserLikePolicyForHTTPS()
         receiver = Receiver(
             reactor,
-            Agent(reactor, policy, connectTimeout=CONNECT_SECONDS, pool=self._pool),
+            http_agent(reactor, trust(settings, "remote-write", [url]), pool=self._pool),
             url,
             headers=(*HEADERS, *settings.remote_write_header),
             authorization=authorization(settings, "remote-write", [url]),

@@ -30,6 +30,7 @@ from orchestratord.listeners import Listeners, server_tls
 from orchestratord.memory import memory_limit, tls_connections_that_fit
 from orchestratord.names import OwnNames
 from orchestratord.nodes import NodeStore
+from orchestratord.outbound import connection_pool
 from orchestratord.persistence import Persistence, in_own_thread
 from orchestratord.profiler.agent import ProfilerSettings, host_node_id, profiler_service
 from orchestratord.querying import make_client, make_queries, make_upstreams
@@ -42,7 +43,6 @@ from orchestratord.snapshot import Moment
 from orchestratord.snapshot_file import SnapshotFile
 from orchestratord.telemetry import Telemetry
 from orchestratord.turns import Turns
-from orchestratord.upstream import connection_pool
 from orchestratord.watched import FileWatch, look_again
 from orchestratord.web.admin import Admin
 from orchestratord.web.api import Api, Root
@@ -127,6 +127,7 @@ class Orchestrator(MultiService):
         answers.free = self._readers.free_memory
         _watch(telemetry, settings, self._connections, self._readers, turns=turns, answers=answers, arriving=arriving)
         upstreams = make_upstreams(reactor, settings, self._bases, self._pool, telemetry, turns=turns, answers=answers)
+        upstreams.health.setServiceParent(self)
         self._site, self._admin_site = sites = self._sites(
             nodes, telemetry, upstreams, render=render, answers=answers, arriving=arriving
         )

@@ -57,7 +57,7 @@ class Totals(NamedTuple):
 
 
 class UpstreamState(NamedTuple):
-    """What the last requests said about an upstream."""
+    """What queries and probes said about an upstream."""
 
     base: str
     up: bool
@@ -127,7 +127,7 @@ class Telemetry(Collector):
         self._upstream_requests[upstream, outcome] += 1
 
     def upstream_up(self, upstream: str, *, up: bool) -> None:
-        """Record whether an upstream could be reached."""
+        """Record whether an upstream answers."""
         self._upstream_up[upstream] = up
 
     def totals(self, query_routes: Iterable[str]) -> Totals:
@@ -233,7 +233,7 @@ class Telemetry(Collector):
         yield requests
         reachable = GaugeMetricFamily(
             "orchestrator_upstream_up",
-            "Whether the last request to this Prometheus reached it; 1 before the first.",
+            "Whether this Prometheus answers, by queries and by probes; 1 before the first.",
             labels=["upstream"],
         )
         for upstream, is_up in dict(self._upstream_up).items():

@@ -14,12 +14,14 @@ from twisted.web.client import ResponseDone
 from twisted.web.iweb import UNKNOWN_LENGTH
 
 from orchestratord.key_source import (
+    AGENT,
     AT_MOST_EVERY,
     FETCH_SECONDS,
     MAX_KEY_SET,
     REFRESH_EVERY,
     UrlKeys,
 )
+from tests.peers import jwks_refusal
 from tests.tokens import jwk, key_set
 
 if TYPE_CHECKING:
@@ -67,6 +69,10 @@ class Fetching:
         assert headers is not None
         self.sent.append(headers)
         response: Deferred[Any] = Deferred()
+        (accept,) = headers.getRawHeaders(b"Accept", [])
+        if jwks_refusal("GET", uri.decode().removeprefix("https://issuer.test"), accept.decode()) is not None:
+            response.callback(FakeResponse(406, b""))
+            return response
         if isinstance(self.answer, Exception):
             response.errback(self.answer)
         elif self.answer is not None:
@@ -98,6 +104,17 @@ def test_keys_are_there_from_the_start() -> None:
     fetching.clock.advance(REFRESH_EVERY)
     assert [list(keys) for keys in fetching.keys] == [["k1"], ["k1", "k2"]]
     assert [sent.getRawHeaders(b"Authorization") for sent in fetching.sent] == [[b"Bearer first"], [b"Bearer second"]]
+
+
+def test_what_is_sent() -> None:
+    """No more than who we are, and what we take; a kube-apiserver answers 406 to who takes JSON alone."""
+    fetching = Fetching(good("k1"))
+    fetching.start()
+    assert dict(fetching.sent[0].getAllRawHeaders()) == {
+        b"Accept": [b"application/jwk-set+json, application/json, */*;q=0.1"],
+        b"Authorization": [b"Bearer first"],
+        b"User-Agent": [AGENT.encode()],
+    }
 
 
 def test_an_unknown_key_is_fetched_at_most_every_30_s() -> None:

@@ -55,8 +55,16 @@ class Setup:
             self.nodes.update([report(node, page_faults=number + 0.5)], 1000)
         self.nodes.update([report("silent", fs_read_count=1)], 1000)
         self.room = Room(1_000_000)
+        self.reachable = True
         self.client = LatestFromMemory(
-            self.clock, self.upstreams, self.nodes, BUILT_IN, clocks=self.clocks, mode=mode, room=self.room
+            self.clock,
+            self.upstreams,
+            self.nodes,
+            BUILT_IN,
+            clocks=self.clocks,
+            mode=mode,
+            room=self.room,
+            reachable=lambda: self.reachable,
         )
 
     def ask(self, promql: str, path: str = "/api/v1/query", **params: str) -> Answer:
@@ -314,9 +322,23 @@ def test_fallback_answers_only_when_nobody_can_be_reached() -> None:
             setup.ask("page_faults")
 
 
+def test_fallback_does_not_wait_for_what_is_known_not_to_answer() -> None:
+    """A client with little time has the answer from memory; what memory cannot answer is asked all the same."""
+    setup = Setup("fallback")
+    setup.reachable = False
+    setup.upstreams.answer = Deferred()
+    assert len(setup.values("page_faults")) == 4
+    assert setup.upstreams.asked == []
+    setup.upstreams.answer = PROMETHEUS
+    assert setup.ask("sum(page_faults)") == PROMETHEUS
+    setup.reachable = True
+    assert setup.ask("page_faults") == PROMETHEUS
+
+
 def test_never_is_never() -> None:
     """The default."""
     setup = Setup("never")
+    setup.reachable = False
     setup.upstreams.answer = UpstreamUnreachable("gone")
     with pytest.raises(UpstreamUnreachable):
         setup.ask("page_faults")

@@ -14,8 +14,11 @@ from twisted.web.client import ResponseNeverReceived
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from orchestratord.receiver import MAX_RETRY_AFTER, Receiver, Reply, Verdict
+from orchestratord.receiver import Receiver, Reply, Verdict
+from orchestratord.remote_write import HEADERS
+from orchestratord.retry_after import MAX_RETRY_AFTER
 from tests.fakes import NOW
+from tests.peers import remote_write_refusal
 
 if TYPE_CHECKING:
     from twisted.web.http import Request
@@ -38,6 +41,11 @@ class Store(Resource):
         """Answer, or never if there is no status."""
         content: Any = request.content
         headers = {name: list(values) for name, values in request.requestHeaders.getAllRawHeaders()}
+        given = {name.lower(): values[-1] for name, values in headers.items()}
+        refused = remote_write_refusal(request.method, request.path, given)
+        if refused is not None:
+            request.setResponseCode(refused)
+            return b"refused"
         self.requests.append((request.method, request.uri, content.read(), headers))
         request.notifyFinish().addErrback(self.lost.append)
         if self.status is None:
@@ -50,7 +58,7 @@ class Store(Resource):
 
 def receiver(agent: Any, clock: Clock | None = None, **options: Any) -> Receiver:
     """Return a receiver at a path that a store has."""
-    options = {"headers": (), "authorization": None, "timeout": 10.0, "now": lambda: NOW} | options
+    options = {"headers": HEADERS, "authorization": None, "timeout": 10.0, "now": lambda: NOW} | options
     return Receiver(clock or Clock(), agent, "http://store:9090/api/v1/write", **options)
 
 
@@ -68,7 +76,7 @@ def sent(store: Store, body: bytes = b"x", **options: Any) -> Reply:
 def test_a_body_goes_out_whole_with_its_headers() -> None:
     """The caller's, who we are, and what stands for us."""
     store = Store()
-    reply = sent(store, b"\x00body", headers=[("X-Scope-OrgID", "a")], authorization=lambda: "Bearer b")
+    reply = sent(store, b"\x00body", headers=[*HEADERS, ("X-Scope-OrgID", "a")], authorization=lambda: "Bearer b")
     assert reply == Reply(Verdict.ACCEPTED)
     ((method, uri, body, headers),) = store.requests
     assert (method, uri, body) == (b"POST", b"/api/v1/write", b"\x00body")
@@ -76,6 +84,10 @@ def test_a_body_goes_out_whole_with_its_headers() -> None:
     assert headers[b"Authorization"] == [b"Bearer b"]
     assert headers[b"User-Agent"][0].startswith(b"orchestratord/")
     assert headers[b"Content-Length"] == [b"5"]
+    assert headers[b"Content-Type"] == [b"application/x-protobuf"]
+    assert headers[b"Content-Encoding"] == [b"snappy"]
+    assert headers[b"X-Prometheus-Remote-Write-Version"] == [b"0.1.0"]
+    assert b"Accept" not in headers
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 429, 408, 301, 307, 401, 403, 404, 405, 410])

@@ -12,22 +12,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
-from treq.client import HTTPClient
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
-from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool
+from twisted.web.client import HTTPConnectionPool
+from twisted.web.http_headers import Headers
 
 from orchestratord.access import parse_tokens
+from orchestratord.outbound import WholeBody, http_agent
 from orchestratord.profiler.choice import PreferredSource
 from orchestratord.profiler.ebpf import EbpfSource
 from orchestratord.profiler.procfs import ProcfsSource, ProcTree
 from orchestratord.profiler.reporter import Reporter
 from orchestratord.tls import ClientOptions, ClientTls
+from orchestratord.urls import WrongUrl, http_url
 from orchestratord.watched import WatchedFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from twisted.web.iweb import IAgent
 
     from orchestratord.profiler.bucket import Source
 
@@ -58,8 +62,10 @@ class ProfilerSettings:
     token_file: Path | None = None
 
     def __post_init__(self) -> None:
-        if not _is_base_url(self.orchestrator):
-            raise ValueError(f"orchestrator {self.orchestrator!r} is no http:// or https:// URL with a host")
+        try:
+            url = http_url(self.orchestrator)
+        except WrongUrl as error:
+            raise ValueError(f"orchestrator {self.orchestrator!r} {error}") from None
         if not _NODE_ID.fullmatch(self.node_id):
             raise ValueError(f"node_id {self.node_id!r} is not 1 to 253 characters of A-Z a-z 0-9 . _ : -")
         if not (math.isfinite(self.interval) and 1 <= self.interval <= 3600):
@@ -67,7 +73,7 @@ class ProfilerSettings:
         if self.source not in SOURCES:
             raise ValueError(f"source {self.source!r} is none of {', '.join(SOURCES)}")
         for field in ("ca", "certificate", "key"):
-            if getattr(self, field) is not None and not self.orchestrator.startswith("https:"):
+            if getattr(self, field) is not None and url.scheme != "https":
                 raise ValueError(f"{field} {str(getattr(self, field))!r} is for an orchestrator at an https:// URL")
         for field, other in (("certificate", "key"), ("key", "certificate")):
             if getattr(self, field) is not None and getattr(self, other) is None:
@@ -84,16 +90,6 @@ class ProfilerSettings:
 def host_node_id() -> str:
     """Return this host's name as a node id: what a node id may not hold is a `-`."""
     return re.sub(r"[^A-Za-z0-9._:-]", "-", socket.gethostname())[:253] or "localhost"
-
-
-def _is_base_url(text: str) -> bool:
-    try:
-        url = urlsplit(text)
-        port = url.port
-    except ValueError:
-        return False
-    printable = text.isprintable() and " " not in text
-    return printable and url.scheme in ("http", "https") and bool(url.hostname) and port != 0 and not url.fragment
 
 
 class Profiler(Service):
@@ -135,14 +131,14 @@ def profiler_service(reactor: Any, settings: ProfilerSettings) -> Service:
     pool = HTTPConnectionPool(reactor, persistent=True)
     pool.maxPersistentPerHost = 1
     pool.cachedConnectionTimeout = _IDLE_SECONDS
-    trust: Any = BrowserLikePolicyForHTTPS()  # for no https:// URL
-    if settings.orchestrator.startswith("https:"):
+    trust = None
+    if settings.report_url.startswith("https:"):
         options = ClientOptions("--ca", "--certificate", "--key")
         trust = ClientTls(time.monotonic, options, ca=settings.ca, certificate=settings.certificate, key=settings.key)
-    agent: Any = Agent(reactor, trust, pool=pool, connectTimeout=settings.request_deadline)
+    agent = http_agent(reactor, trust, connect_seconds=settings.request_deadline, pool=pool)
     reporter = Reporter(
         reactor,
-        HTTPClient(agent),
+        _Client(agent),
         settings.report_url,
         settings.node_id,
         deadline=settings.request_deadline,
@@ -151,6 +147,28 @@ def profiler_service(reactor: Any, settings: ProfilerSettings) -> Service:
         token=None if settings.token_file is None else _current(settings.token_file),
     )
     return Profiler(_source(reactor, settings), reporter, pool.closeCachedConnections)
+
+
+class _Client:
+    """Posts reports. treq is not used: it puts each host through IDNA, which refuses underscores and IPv6 addresses."""
+
+    def __init__(self, agent: IAgent) -> None:
+        self._agent = agent
+
+    def post(
+        self,
+        url: str,
+        /,
+        *,
+        data: bytes,
+        headers: dict[bytes | str, bytes | str],
+        allow_redirects: bool,
+        unbuffered: bool,
+    ) -> Deferred[Any]:
+        """Send a request. Redirects are never followed, and nothing is buffered."""
+        del allow_redirects, unbuffered
+        raw: Any = {name: [value] for name, value in headers.items()}
+        return self._agent.request(b"POST", url.encode(), Headers(raw), WholeBody(data))
 
 
 def _current(path: Path) -> Callable[[], bytes]:

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 class Store:
     """A store on a port of its own, which it keeps when it is started again."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, host: str = "127.0.0.1") -> None:
         self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://{host}:{self.port}"
         self._home = home
         self._server: Server | None = None
 
@@ -78,9 +78,11 @@ class Store:
 class Prometheus(Store):
     """Prometheus, which scrapes whom it is told to every second; it takes samples up to half an hour out of order."""
 
-    def __init__(self, home: Path, rules: Path | None = None, *, out_of_order_window: str = "30m") -> None:
+    def __init__(
+        self, home: Path, rules: Path | None = None, host: str = "127.0.0.1", *, out_of_order_window: str = "30m"
+    ) -> None:
         """`rules` is a file of rules, which are evaluated every second."""
-        super().__init__(home)
+        super().__init__(home, host)
         self.out_of_order_window = out_of_order_window
         self._rules = rules
         self._jobs: dict[str, Sequence[int]] = {}
@@ -107,7 +109,7 @@ class Prometheus(Store):
             "prometheus",
             f"--config.file={config}",
             f"--storage.tsdb.path={home / 'data'}",
-            f"--web.listen-address=127.0.0.1:{self.port}",
+            f"--web.listen-address={self.url.removeprefix('http://')}",
             "--web.enable-remote-write-receiver",
         )
 

@@ -19,6 +19,7 @@ from tests.certificates import Authority
 from tests.integration.daemon import PATIENCE, TWISTD, Daemon, Server, full_report, report, until
 from tests.integration.stores import result
 from tests.integration.upstream import FakeUpstream, found_nothing
+from tests.peers import jwks_refusal
 from tests.tokens import AUDIENCE, ISSUER, claims, jwk, key_set, rsa_key, signed
 
 if TYPE_CHECKING:
@@ -254,8 +255,10 @@ class Issuer:
             def do_GET(self) -> None:
                 issuer.asked += 1
                 expected = f"Bearer {issuer.token.read_text()}"
-                known = self.headers["Authorization"] == expected and self.path == issuer.PATH
-                self.send_response(500 if issuer.broken else 200 if known else 401)
+                known = self.headers["Authorization"] == expected
+                refused = jwks_refusal("GET", self.path, self.headers["Accept"])
+                # A kube-apiserver asks who it is before it looks at anything else.
+                self.send_response(500 if issuer.broken else (refused or 200) if known else 401)
                 self.send_header("Content-Type", "application/jwk-set+json")
                 self.send_header("Content-Length", str(len(issuer.keys)))
                 self.end_headers()

@@ -15,7 +15,7 @@ from tests.certificates import Authority
 from tests.integration.daemon import FAMILIES, LOOPBACK, PATIENCE, Daemon, Server, environment, report, run, until
 from tests.integration.document import blocks, document
 from tests.integration.stores import Prometheus, result
-from tests.integration.upstream import Exchange, FakeUpstream
+from tests.integration.upstream import Exchange, FakeUpstream, refused_by_orchestrator
 
 if TYPE_CHECKING:
     import subprocess
@@ -113,7 +113,7 @@ class Script:
         self._answers = list(answers)
         #: When each request was there, in seconds of the monotonic clock.
         self.times: list[float] = []
-        self.server = FakeUpstream(self._answer)
+        self.server = FakeUpstream(self._answer, refuses=refused_by_orchestrator)
 
     def _answer(self, exchange: Exchange) -> None:
         self.times.append(time.monotonic())

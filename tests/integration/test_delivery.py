@@ -14,7 +14,7 @@ from orchestratord.row import LAST_REPORT
 from tests.certificates import Authority
 from tests.integration.daemon import FAMILIES, Daemon, full_report, report, until
 from tests.integration.stores import Prometheus, Store, VictoriaMetrics
-from tests.integration.upstream import Exchange, FakeUpstream
+from tests.integration.upstream import Exchange, FakeUpstream, refused_by_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -256,7 +256,8 @@ def test_who_we_are_to_the_store(start: Callable[..., Daemon], tmp_path: Path) -
         seen.append(exchange.asked.headers)
         exchange.reply("204 No Content", "text/plain", b"")
 
-    with FakeUpstream(answer, authority.server_context("server", client_certificates=True)) as upstream:
+    tls = authority.server_context("server", client_certificates=True)
+    with FakeUpstream(answer, tls, refuses=refused_by_store) as upstream:
         daemon = start(
             *("--remote-write", f"{upstream.url}/api/v1/push", "--remote-write-header", "X-Scope-OrgID: blue"),
             *("--remote-write-ca", str(authority.path), "--remote-write-token-file", str(token)),

@@ -25,6 +25,7 @@ from orchestratord import __version__
 from orchestratord.profiler.ebpf import EbpfSource, Machine
 from orchestratord.profiler.hooks import KPROBES, Kernel, plans
 from orchestratord.profiler.procfs import ProcfsSource, ProcTree
+from tests.peers import report_refusal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -84,8 +85,12 @@ class Reports(Resource):
         self.ports: set[int] = set()
 
     def render_POST(self, request: Request) -> bytes:
-        """Accept a report."""
+        """Accept a report; what the real one refuses is refused."""
         assert request.content is not None
+        refused = report_refusal(b"POST", request.path, request.getHeader(b"Content-Type"))
+        if refused is not None:
+            request.setResponseCode(refused)
+            return b'{"error": "refused"}'
         client: Any = request.getClientAddress()
         self.ports.add(client.port)
         self.received.put(json.loads(request.content.read()))

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from tests.peers import report_refusal
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -35,9 +37,12 @@ def reports() -> Iterator[tuple[str, queue.Queue[Any]]]:
 
     class Taking(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            received.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            report = self.rfile.read(int(self.headers["Content-Length"]))
+            refused = report_refusal(b"POST", self.path.encode(), (self.headers["Content-Type"] or "").encode())
+            if refused is None:
+                received.put(json.loads(report))
             body = b'{"status": "Metrics updated", "accepted": 1, "superseded": 0}'
-            self.send_response(200)
+            self.send_response(refused or 200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()

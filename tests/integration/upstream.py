@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 from urllib.parse import parse_qsl, urlsplit
 
 from tests.integration.daemon import PATIENCE, until
+from tests.peers import jwks_refusal, refusal, remote_write_refusal, report_refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,14 +71,60 @@ class Exchange:
         return False
 
 
+def refused_by_prometheus(asked: Asked) -> int | None:
+    """Return the status with which Prometheus refuses a request, or None. It may have a route prefix of one part."""
+    path = re.sub(r"^/[^/]+(?=/api/v1/)", "", asked.path).encode()
+    return refusal(asked.method.encode(), path, _type(asked))
+
+
+def refused_by_orchestrator(asked: Asked) -> int | None:
+    """Return the status with which the orchestrator refuses a report or a query before it reads it, or None.
+
+    Its routes below /api/v1/ are as strict as Prometheus'.
+    """
+    if asked.path.startswith("/api/v1/"):
+        return refused_by_prometheus(asked)
+    if asked.path == "/query":
+        return None if asked.method == "GET" else refusal(asked.method.encode(), b"/api/v1/query", _type(asked))
+    return report_refusal(asked.method.encode(), asked.path.encode(), _type(asked))
+
+
+def _type(asked: Asked) -> bytes:
+    return asked.headers.get("content-type", "").encode()
+
+
+def refused_by_store(asked: Asked) -> int | None:
+    """Return the status with which a remote-write receiver refuses a request, or None."""
+    headers = {name.encode(): value.encode() for name, value in asked.headers.items()}
+    return remote_write_refusal(asked.method.encode(), asked.path.encode(), headers)
+
+
+def refused_by_kubernetes(asked: Asked) -> int | None:
+    """Return the status with which a kube-apiserver refuses a request for its keys, or None."""
+    return jwks_refusal(asked.method, asked.path, asked.headers.get("accept"))
+
+
 class FakeUpstream:
     """Listens on loopback; `answer` deals with each request on a thread of its own, and then the connection ends.
 
-    With `tls`, in TLS; a connection whose handshake fails is no request.
+    What `refuses` says is refused. With `tls`, in TLS; a connection whose handshake fails is no request.
     """
 
-    def __init__(self, answer: Callable[[Exchange], None], tls: SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        answer: Callable[[Exchange], None],
+        tls: SSLContext | None = None,
+        *,
+        probed: Callable[[Exchange], None] | None = None,
+        host: str = "127.0.0.1",
+        refuses: Callable[[Asked], int | None] = refused_by_prometheus,
+    ) -> None:
         self.answer = answer
+        #: What deals with the daemon's own probes, which are not in `asked`: `answer` in the place of `well` makes the
+        #: upstream as bad as that.
+        self.probed = probed or well
+        self.probes = 0
+        self._refuses = refuses
         self._tls = tls
         self.asked: list[Asked] = []
         #: Requests that `answer` is dealing with.
@@ -84,7 +132,7 @@ class FakeUpstream:
         self._lock = Lock()
         self._closing = Event()
         self._threads: list[Thread] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
         self._listener.settimeout(0.05)
         self.port: int = self._listener.getsockname()[1]
         self._start(self._accept)
@@ -133,16 +181,33 @@ class FakeUpstream:
                 return
             if asked is None:
                 return
+            exchange = Exchange(sock, asked, self._closing)
+            refused = self._refuses(asked)
+            try:
+                if refused is not None or "host" not in asked.headers:
+                    exchange.reply(f"{refused or 400} Refused", "text/plain; charset=utf-8", b"refused")
+                    return
+                if asked.headers.get("user-agent", "").endswith("(probe)"):
+                    self.probes += 1
+                    self.probed(exchange)
+                    return
+            except OSError:
+                return
             with self._lock:
                 self.asked.append(asked)
                 self.open += 1
             try:
-                self.answer(Exchange(sock, asked, self._closing))
+                self.answer(exchange)
             except OSError:
                 return  # the daemon has left; that is for the test to judge
             finally:
                 with self._lock:
                     self.open -= 1
+
+
+def well(exchange: Exchange) -> None:
+    """Answer a probe as a Prometheus that is well."""
+    exchange.reply("200 OK", "application/json", b'{"status":"success","data":{"version":"2.42.0"}}')
 
 
 def found_nothing(exchange: Exchange) -> None:

@@ -15,6 +15,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
 from orchestratord.profiler.bucket import Bucket
+from tests.peers import report_refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,7 +78,11 @@ class Orchestrator(Resource):
         self.authorizations: list[str | None] = []
 
     def render_POST(self, request: Request) -> bytes | int:
-        """Keep the report and answer it."""
+        """Keep the report and answer it; what the real one refuses is refused."""
+        refused = report_refusal(b"POST", request.path, request.getHeader(b"Content-Type"))
+        if refused is not None:
+            request.setResponseCode(refused)
+            return b'{"error": "refused"}'
         self.paths.append(request.path)
         self.authorizations.append(request.getHeader("Authorization"))
         self.reports.append(json.loads(request.content.read() if request.content else b""))
