@@ -110,7 +110,7 @@ def test_colour_by_another_metric(watched: Daemon, browser: Browser) -> None:
     assert view.page.url.endswith("/?metric=fs_write_count")
     assert view.text(".metrics [aria-current]") == "fs_write_count"
     assert "1 k calls" in view.text("#cells")
-    assert view.page.get_by_role("link", name="Renew").is_visible()
+    assert view.page.get_by_role("link", name="Refresh").is_visible()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -118,7 +118,7 @@ def test_a_query(watched: Daemon, browser: Browser, scheme: str) -> None:
     """The box, a chart that is there, a table with the figures, and an address that can be shared."""
     view = browser.look(watched.url, scheme=scheme)
     view.page.get_by_label("PromQL", exact=True).fill("sum by (node_id) (page_faults)")
-    view.page.get_by_role("button", name="Ask").click()
+    view.page.get_by_role("button", name="Run").click()
     view.page.wait_for_url(re.compile(r"/graph\?q=sum"))
     picture = view.page.locator("img.chart")
     until(lambda: picture.evaluate("image => image.complete && image.naturalWidth > 0"), "a chart")
@@ -139,7 +139,7 @@ def test_an_error_stands_beside_the_box(watched: Daemon, browser: Browser) -> No
     check(view, watched)
     view.page.on("dialog", lambda dialog: pytest.fail(f"the page ran {dialog.message}"))
     view.page.get_by_label("PromQL", exact=True).fill(hostile)
-    view.page.get_by_role("button", name="Ask").click()
+    view.page.get_by_role("button", name="Run").click()
     view.page.wait_for_url(re.compile("/graph"))
     assert "parse error" in view.text("#fault")
     assert view.page.get_by_label("PromQL", exact=True).input_value() == hostile
@@ -160,7 +160,7 @@ def test_a_hostile_node_id(watched: Daemon, browser: Browser) -> None:
 
 def quick(view: View) -> None:
     """Renew as soon as one asks, rather than in five seconds."""
-    view.page.get_by_role("link", name="Renew").click()
+    view.page.get_by_role("link", name="Refresh").click()
 
 
 def test_it_renews_itself(start: Callable[..., Daemon], browser: Browser) -> None:

@@ -51,7 +51,7 @@ def query_form(q: str, relative: str | None, error: str | None = None) -> Tag:
         box,
         tags.label("Time", **{"for": "range"}),
         tags.select(*options, name="range", id="range"),
-        tags.button("Ask", type="submit"),
+        tags.button("Run", type="submit"),
         action="/graph",
         method="get",
         class_="ask",

@@ -60,7 +60,7 @@ def page(frame: Frame, *content: Any) -> bytes:
                         id="made",
                     ),
                     tags.span(id="age"),
-                    tags.a("Renew", href="", id="renew"),
+                    tags.a("Refresh", href="", id="renew"),
                     class_="moment",
                 ),
                 class_="top",

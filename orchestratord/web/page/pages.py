@@ -8,10 +8,12 @@ from isal import isal_zlib
 from prometheus_client.exposition import gzip_accepted
 
 from orchestratord.breath import let_go
+from orchestratord.departed import still_gone
 from orchestratord.errors import BadRequest, Busy, Fault, Overloaded, QueryFault, UnknownNode
 from orchestratord.fleet import Look
 from orchestratord.query import parse_duration, parse_time
 from orchestratord.web.page import front, graph, node
+from orchestratord.web.page.address import address_of
 from orchestratord.web.page.asked import Asked, asked
 from orchestratord.web.page.assets import Assets
 from orchestratord.web.page.drawing import chart
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
     from orchestratord.catalogue import Catalogue, Family
     from orchestratord.clocks import Clocks
+    from orchestratord.departed import Departed
     from orchestratord.fleet import Fleet
     from orchestratord.history import History
     from orchestratord.nodes import Entry
@@ -88,6 +91,7 @@ class Pages:
         *,
         telemetry: Telemetry,
         history: History,
+        departed: Departed,
         in_thread: Callable[[Callable[[], Any]], Deferred[Any]],
         unhealthy: Callable[[], str | None],
         unready: Callable[[], str | None],
@@ -102,6 +106,7 @@ class Pages:
         self._client = client
         self._telemetry = telemetry
         self._history = history
+        self._departed = departed
         self._clocks = clocks
         self._in_thread = in_thread
         self._unhealthy = unhealthy
@@ -121,7 +126,10 @@ class Pages:
         if family is None:
             raise BadRequest(f"invalid parameter 'metric': no such metric: {name[:80]!a}")
         await self._pulse.feel()
-        return _html(request, 200, await self._drawn.get(("front", name), lambda: self._make_front(family)))
+        # Only the first page of all says where to report: the others are the same for all who look.
+        address = "" if self._departed.missing().heard else address_of(request)
+        drawn = await self._drawn.get(("front", name, address), lambda: self._make_front(family, address))
+        return _html(request, 200, drawn)
 
     async def node(self, request: BoundedRequest, node_id: str) -> bytes:
         """Answer the page of a node; raises UnknownNode."""
@@ -190,7 +198,7 @@ class Pages:
         request.setHeader(b"Content-Length", b"%d" % len(asset.body))
         return asset.body
 
-    async def _make_front(self, family: Family) -> Drawn:
+    async def _make_front(self, family: Family, address: str) -> Drawn:
         activity = self._history.activity()
         standing = front.Standing(
             unhealthy=self._unhealthy(),
@@ -199,6 +207,8 @@ class Pages:
             asking=self._pulse.asking,
             upstreams=self._telemetry.upstreams(),
             max_nodes=self._max_nodes,
+            missing=self._departed.missing(),
+            alerts=self._pulse.alerts,
             shared=self._fleet.shared,
             fleet_fault=None,
             delivery_fault=self._undelivered(),
@@ -215,14 +225,21 @@ class Pages:
         def make() -> Drawn:
             entries = look.entries()
             picture = picture_of(entries, index, look.now, stale_after)
+            stands = standing
+            if standing.shared:
+                missing = standing.missing
+                stands = standing._replace(missing=missing._replace(nodes=still_gone(missing.nodes, entries)))
             let_go(entries)
             content = front.content(
                 picture,
                 activity,
-                standing,
+                stands,
                 catalogue=self._catalogue,
                 family=family,
+                now=look.now,
+                unix_now=look.unix_now,
                 stale_after=stale_after,
+                address=address,
             )
             return _drawn(page(frame, *content))
 

@@ -137,8 +137,9 @@ def test_what_is_not_well_comes_first() -> None:
 
 def test_a_fleet_that_has_gone_silent() -> None:
     """It is not the same as one that has never been there."""
-    wire = wired()
-    wire.metrics.telemetry.expired(3)
+    wire = wired("a", "b", "c")
+    wire.clocks.now += 60
+    wire.nodes.expire(wire.clocks.monotonic(), 100)
     assert "No node reports any more; 3 have gone silent in the last hour." in text(look(wire, "/"))
 
 
