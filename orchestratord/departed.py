@@ -104,7 +104,11 @@ class Departed:
             self._gone.popitem(last=False)
         while self._unnamed and self._unnamed[0][0] <= limit:
             self._unnamed.popleft()
-        return Missing([gone for gone in self._gone.values() if gone.left > limit], sum(count for _, count in self._unnamed), self._heard)
+        return Missing(
+            [gone for gone in self._gone.values() if gone.left > limit],
+            sum(count for _, count in self._unnamed),
+            self._heard,
+        )
 
     def _add(self, gone: Gone) -> None:
         self._gone.pop(gone.node_id, None)

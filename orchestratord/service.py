@@ -148,7 +148,9 @@ class Orchestrator(MultiService):
             table, table.forget, None, None, ()
         )
         queries = make_queries(settings, client)
-        admin = Admin(partial(self._departed.forget, forget=forget), unhealthy=self._sweep.unhealthy, unready=self._unready)
+        admin = Admin(
+            partial(self._departed.forget, forget=forget), unhealthy=self._sweep.unhealthy, unready=self._unready
+        )
         api = Api(
             fleet,
             settings.catalogue,

@@ -47,7 +47,7 @@ GET    /nodes/<id>                one node
 GET    /query?q=PROMQL            an instant query; with start and end, a range query
 GET    /api/v1/...                Prometheus' HTTP API, read-only
 GET    /graph.svg?q=PROMQL        a range query as a chart: the last hour, or start and end, or range=6h
-GET    /  /graph  /nodes/<id>     pages, for a browser
+GET    /  /fleet  /graph  /nodes/<id>   pages, for a browser
 GET    /metrics                   the exposition, for Prometheus to scrape
 GET    /openapi.yaml              all of it in detail, as OpenAPI 3.1
 """
@@ -116,18 +116,29 @@ class Api:
         request.setHeader(b"Content-Length", b"%d" % len(_DESCRIPTION))
         return _DESCRIPTION
 
+    @app.route("/fleet", methods=["GET"])
+    async def table(self, request: BoundedRequest) -> bytes:
+        """Show the nodes as a table."""
+        request.route = "/fleet"
+        request.for_people = True
+        try:
+            args = arguments(_query_string(request))
+        except BadQuery as error:
+            raise BadRequest(str(error)) from None
+        return await self._pages.table(request, args)
+
     @app.route("/graph", methods=["GET"])
     async def graph(self, request: BoundedRequest) -> bytes:
         """Show a query's answer as a page."""
         request.route = "/graph"
         request.for_people = True
-        return await self._pages.graph(request, arguments(_query_string(request)))
+        return await self._pages.graphs.page(request, arguments(_query_string(request)))
 
     @app.route("/graph.svg", methods=["GET"])
     async def picture(self, request: BoundedRequest) -> bytes:
         """Draw a range query's answer."""
         request.route = "/graph.svg"
-        return await self._pages.picture(request, arguments(_query_string(request)))
+        return await self._pages.graphs.picture(request, arguments(_query_string(request)))
 
     @app.route("/static/<name>", methods=["GET"])
     def asset(self, request: BoundedRequest, name: str) -> bytes:

@@ -8,7 +8,7 @@ from twisted.web.template import Tag, tags
 
 from orchestratord import __version__
 from orchestratord.web.page.figures import counted, lasting, printable, short, under
-from orchestratord.web.page.graph import query_form
+from orchestratord.web.page.graph import Form, query_form
 from orchestratord.web.page.layout import message, sparkline
 from orchestratord.web.page.notices import alerts_section, gone_section
 from orchestratord.web.page.picture import most_loaded, picture
@@ -59,22 +59,14 @@ def verdict(fleet: Fleet, activity: Activity, standing: Standing) -> tuple[str, 
 
 
 def _findings(fleet: Fleet, activity: Activity, standing: Standing) -> Iterator[tuple[str, str]]:
-    fresh = counted(fleet.nodes, "node")
-    held = _held(fleet, activity, standing)
-    silent = standing.missing.silent if standing.fleet_fault is None else 0
     if standing.unhealthy:
         yield "bad", f"The orchestrator is not healthy: {standing.unhealthy}."
     if standing.unready == "draining":
         yield "warn", "The orchestrator is about to stop; it takes no new reports."
     if standing.fleet_fault is not None:
         yield "bad", "The store does not say what it knows of the nodes; reports are still taken."
-    if not fleet.nodes and silent:
-        yield "bad", f"No node reports any more; {counted(silent, 'has', 'have')} gone silent in the last hour."
-    if not fleet.nodes and standing.missing.heard and not standing.shared:
-        deleted = len(standing.missing.nodes)
-        if not deleted:
-            yield "bad", "No node has reported for more than an hour."
-        yield "note", f"No node reports; {counted(deleted, 'was', 'were')} deleted in the last hour."
+    if not fleet.nodes:
+        yield from _all_gone(standing)
     if standing.query_fault is not None:
         reports = "reports are still taken" if fleet.nodes or standing.shared else "no node has reported yet"
         yield "bad", f"{'The store' if standing.shared else 'Prometheus'} does not answer; {reports}."
@@ -82,13 +74,32 @@ def _findings(fleet: Fleet, activity: Activity, standing: Standing) -> Iterator[
         yield "bad", "No report gets from this replica to the store."
     if not fleet.nodes:
         yield "note", "The store knows of no node that reports." if standing.shared else "No node has reported yet."
+    yield from _of_the_nodes(fleet, activity, standing)
+
+
+def _all_gone(standing: Standing) -> Iterator[tuple[str, str]]:
+    """Yield what there is to say where no node is fresh, though there have been some."""
+    silent, deleted = _silent(standing), len(standing.missing.nodes)
+    if silent:
+        yield "bad", f"No node reports any more; {counted(silent, 'has', 'have')} gone silent in the last hour."
+    elif standing.missing.heard and not standing.shared:
+        if not deleted:
+            yield "bad", "No node has reported for more than an hour."
+        yield "note", f"No node reports; {counted(deleted, 'was', 'were')} deleted in the last hour."
+
+
+def _of_the_nodes(fleet: Fleet, activity: Activity, standing: Standing) -> Iterator[tuple[str, str]]:
+    """Yield what there is to say of the fresh nodes, of which there are some, and of those that are missing."""
+    fresh, silent = counted(fleet.nodes, "node"), _silent(standing)
+    held = _held(fleet, activity, standing)
+    missing = silent / (fleet.nodes + silent)
+    if missing >= _MOST_MISSING:
+        yield "bad", _gone_silent(fleet, silent)
     if held >= _NEARLY_FULL * standing.max_nodes:
         whose = "This replica's table" if standing.shared else "The table"
         yield "warn", f"{whose} is nearly full: {counted(held, 'node')} of {standing.max_nodes:,}."
-    gone = silent / (fleet.nodes + silent) if silent else 0.0
-    if gone >= _MISSING:
-        of = f"{silent:,} of the {fleet.nodes + silent:,} nodes of the last hour"
-        yield "bad" if gone >= _MOST_MISSING else "warn", f"{of} {'has' if silent == 1 else 'have'} gone silent."
+    if missing >= _MISSING:
+        yield "warn", _gone_silent(fleet, silent)
     if fleet.late:
         yield "warn", f"{fleet.late:,} of {fresh} {'is' if fleet.late == 1 else 'are'} late with a report."
     answering = "" if standing.asking else f", and {'the store' if standing.shared else 'Prometheus'} answers"
@@ -96,6 +107,15 @@ def _findings(fleet: Fleet, activity: Activity, standing: Standing) -> Iterator[
         went = f"{counted(silent, 'node')} went silent in the last hour"
         yield "ok", f"{fresh} report{'s' if fleet.nodes == 1 else ''}{answering}; {went}."
     yield "ok", f"{'The one node reports' if fleet.nodes == 1 else f'All {fresh} report'}{answering}."
+
+
+def _gone_silent(fleet: Fleet, silent: int) -> str:
+    of = f"{silent:,} of the {fleet.nodes + silent:,} nodes of the last hour"
+    return f"{of} {'has' if silent == 1 else 'have'} gone silent."
+
+
+def _silent(standing: Standing) -> int:
+    return standing.missing.silent if standing.fleet_fault is None else 0
 
 
 def _held(fleet: Fleet, activity: Activity, standing: Standing) -> int:
@@ -139,7 +159,7 @@ def content(
     parts.append(
         tags.section(
             tags.h2("Query in PromQL", id="ask"),
-            query_form("", None),
+            query_form(Form(), whole=False),
             class_="card",
             **{"aria-labelledby": "ask"},
         )

@@ -94,4 +94,3 @@ def _alert(alert: Alert, unix_now: float) -> Tag:
     if alert.summary:
         parts.append(tags.p(printable(alert.summary), class_="more"))
     return tags.li(*parts, class_=level(alert.severity))
-

@@ -24,6 +24,7 @@ _AT_ONCE = 20
 
 
 def picture(fleet: Fleet, catalogue: Catalogue, family: Family, stale_after: float) -> Tag:
+    """Return the card with a cell for each node, or for several, coloured by `family`."""
     tiles = fleet.nodes <= MAX_TILES
     sizes = ((_FEW, "cells tiles few"), (MAX_TILES, "cells tiles"), (_MANY, "cells large"))
     kind = next((kind for most, kind in sizes if fleet.nodes <= most), "cells")
@@ -106,6 +107,7 @@ def _cell(cell: Cell, family: Family, *, named: bool) -> Tag:
 
 
 def most_loaded(fleet: Fleet, family: Family) -> Tag:
+    """Return the card with the nodes of the highest values of `family`."""
     rows = [
         tags.tr(
             tags.th(node_link(load.node_id), scope="row"),

@@ -29,9 +29,7 @@ _QUERY = Query("/api/v1/query", (("query", "vector(1)"), ("timeout", "3s")), 3.0
 class _Probe:
     """Asks one query if the last answer is old. `take` returns what is wrong with an answer, None if nothing is."""
 
-    def __init__(
-        self, reactor: Any, client: QueryClient, query: Query, take: Callable[[Answer], str | None]
-    ) -> None:
+    def __init__(self, reactor: Any, client: QueryClient, query: Query, take: Callable[[Answer], str | None]) -> None:
         self._reactor = reactor
         self._client = client
         self._query = query
