@@ -41,8 +41,8 @@ PAUSE_SECONDS = 0.0005
 class Persistence(Service):
     """Keeps the table in a file: every `every` seconds if it has changed, and at the end.
 
-    `now` reads the clocks. `departed` is told of the nodes in the file that are stale. `in_thread` runs blocking work off
-    the reactor thread, and returns a Deferred of its result.
+    `now` reads the clocks. `departed` is told of the nodes in the file that are stale. `in_thread` runs blocking work
+    off the reactor thread, and returns a Deferred of its result.
     A file that cannot be written costs nothing but the snapshot: it is said once, counted, and tried again.
     """
 

@@ -136,10 +136,9 @@ def unknown(node_id: str, gone: Gone | None, now: float, unix_now: float) -> lis
 
 def _beside(value: float | None, median: float, family: Family) -> str:
     """Return the fleet's median, and how many times that this value is."""
-    text = f"median of the fleet: {measured(median, family)}"
     if value is None or median == 0 or (value < 0) != (median < 0):
-        return text
-    return f"{text}; this is {short(value / median)} times that"
+        return f"the fleet's median: {measured(median, family)}"
+    return f"{short(value / median)} times the fleet's median of {measured(median, family)}"
 
 
 def _card(

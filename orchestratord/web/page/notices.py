@@ -35,33 +35,20 @@ def gone_section(missing: Missing, now: float, unix_now: float, *, shared: bool)
         more.append(" These reported to this replica, and the store has no newer report of them.")
     return tags.section(
         tags.h2(f"Gone in the last hour: {counted(total, 'node')}", id="gone"),
-        tags.table(
-            tags.thead(
-                tags.tr(
-                    tags.th("Node", scope="col"),
-                    tags.th("Last report", scope="col", class_="number"),
-                    tags.th("Why", scope="col"),
-                )
-            ),
-            tags.tbody(*[_gone_row(gone, now, unix_now) for gone in nodes[:_NAMED]]),
-            class_="gone",
-        ),
+        tags.ul(*[_gone(gone, now, unix_now) for gone in nodes[:_NAMED]], class_="gone"),
         tags.p(*more, class_="notes") if more else "",
         class_="card",
         **{"aria-labelledby": "gone"},
     )
 
 
-def _gone_row(gone: Gone, now: float, unix_now: float) -> Tag:
+def _gone(gone: Gone, now: float, unix_now: float) -> Tag:
     age = now - gone.seen
-    return tags.tr(
-        tags.th(node_link(gone.node_id), scope="row"),
-        tags.td(
-            tags.time(clock(unix_now - age), datetime=stamp(unix_now - age)),
-            f", {lasting(age)} ago",
-            class_="number",
-        ),
-        tags.td("deleted" if gone.reason == DELETED else "silent"),
+    last = tags.time(clock(unix_now - age), datetime=stamp(unix_now - age))
+    why = "deleted; " if gone.reason == DELETED else ""
+    return tags.li(
+        node_link(gone.node_id),
+        tags.span(f"{why}last report {lasting(age)} ago, ", last, class_="more"),
     )
 
 

@@ -13,6 +13,8 @@ from orchestratord.web.page.layout import message, node_link
 from orchestratord.web.page.roster import AGE, ID, MAX_FIND
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from orchestratord.catalogue import Catalogue
     from orchestratord.web.page.roster import Listed, Row, Wanted
 
@@ -44,6 +46,7 @@ def content(wanted: Wanted, listed: Listed | None, catalogue: Catalogue, error: 
                 tags.table(
                     tags.thead(tags.tr(*_heads(wanted, catalogue))),
                     tags.tbody(_row(row, catalogue) for row in breathing(listed.rows, _AT_ONCE)),
+                    class_="roster",
                 ),
                 class_="wide",
                 role="region",
@@ -122,7 +125,7 @@ def _heads(wanted: Wanted, catalogue: Catalogue) -> list[Tag]:
         descending = not wanted.descending if current else sort not in {ID, AGE}
         mark = ("▼" if wanted.descending else "▲") if current else ""
         head = tags.th(
-            tags.a(name, href=_link(wanted, sort, descending=descending)),
+            tags.a(*_breakable(name), href=_link(wanted, sort, descending=descending)),
             tags.span(f" {mark}", **{"aria-hidden": "true"}) if mark else "",
             tags.span(unit, class_="unit") if unit else "",
             scope="col",
@@ -133,6 +136,15 @@ def _heads(wanted: Wanted, catalogue: Catalogue) -> list[Tag]:
             head(**{"aria-sort": "descending" if wanted.descending else "ascending"})
         heads.append(head)
     return heads
+
+
+def _breakable(name: str) -> Iterator[Any]:
+    """Yield a name that may be broken after each underscore."""
+    *parts, last = name.split("_")
+    for part in parts:
+        yield f"{part}_"
+        yield Tag("wbr")
+    yield last
 
 
 def _row(row: Row, catalogue: Catalogue) -> Tag:

@@ -54,7 +54,7 @@ def test_who_is_gone_and_since_when() -> None:
     wire.clocks.now += 60
     wire.nodes.expire(wire.clocks.monotonic(), 1000)
     said = text(look(wire, "/"))
-    assert "Gone in the last hour: 30 nodes Node Last report Why n025 09:00:50 UTC , 1 min 15 s ago silent" in said
+    assert "Gone in the last hour: 30 nodes n025 last report 1 min 15 s ago, 09:00:50 UTC" in said
     assert said.index("n025 ") < said.index("n000 ") < said.index("n014 ") < said.index("And 10 more: all as JSON")
     assert "n015 " not in said
     assert 'href="/nodes?gone=true"' in look(wire, "/").body.decode()

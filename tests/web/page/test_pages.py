@@ -240,7 +240,7 @@ def test_a_node() -> None:
     said = text(answer)
     assert "Last report 5 s ago" in said
     assert "Gone in 55 s" in said
-    assert "52.1 k faults median of the fleet: 52.1 k faults; this is 1 times that last hour: 1 k to 1.12 k" in said
+    assert "52.1 k faults 1 times the fleet's median of 52.1 k faults last hour: 1 k to 1.12 k" in said
     assert "not reported" in said
     assert answer.body.count(b'<path class="line"') == 1
     (asked,) = wire.upstreams.asked
