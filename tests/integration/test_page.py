@@ -118,7 +118,7 @@ def test_all_nodes_in_a_table(watched: Daemon, browser: Browser, scheme: str) ->
     """Found, filtered and sorted without a script; nothing for axe to find, on a phone neither."""
     fill(watched, "web-1", "web-2", "db-1", LONG)
     view = browser.look(watched.url, scheme=scheme, script=False)
-    view.page.get_by_role("link", name="Nodes").click()
+    view.page.get_by_role("link", name="Nodes", exact=True).click()
     assert view.count("tbody tr") == 4
     view.page.get_by_label("Name has").fill("WEB")
     view.page.get_by_label("Value").select_option("page_faults")
