@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from orchestratord.query import Query, parse_time
 from orchestratord.report import NodeId
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 #: What is asked for the front page, for 3 s at the most.
 ALERTS = Query("/api/v1/alerts", (), 3.0)
@@ -77,7 +80,7 @@ def firing(body: bytes) -> list[Alert] | None:
     return sorted(found, key=lambda alert: (("bad", "warn", "note").index(level(alert.severity)), alert.name))
 
 
-def node_id(labels: dict[str, str]) -> str:
+def node_id(labels: Mapping[str, str]) -> str:
     """Return the node that a series or an alert is about; empty if it is about none, or no node can have that id."""
     try:
         return _is_node(msgspec.json.encode(labels.get("node_id", "")))
