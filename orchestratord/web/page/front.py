@@ -92,7 +92,7 @@ def _of_the_nodes(fleet: Fleet, activity: Activity, standing: Standing) -> Itera
     """Yield what there is to say of the fresh nodes, of which there are some, and of those that are missing."""
     fresh, silent = counted(fleet.nodes, "node"), _silent(standing)
     held = _held(fleet, activity, standing)
-    missing = silent / (fleet.nodes + silent)
+    missing = _share(fleet, standing)
     if missing >= _MOST_MISSING:
         yield "bad", _gone_silent(fleet, silent)
     if held >= _NEARLY_FULL * standing.max_nodes:
@@ -112,6 +112,12 @@ def _of_the_nodes(fleet: Fleet, activity: Activity, standing: Standing) -> Itera
 def _gone_silent(fleet: Fleet, silent: int) -> str:
     of = f"{silent:,} of the {fleet.nodes + silent:,} nodes of the last hour"
     return f"{of} {'has' if silent == 1 else 'have'} gone silent."
+
+
+def _share(fleet: Fleet, standing: Standing) -> float:
+    """Return the share of the last hour's nodes that has gone silent."""
+    silent = _silent(standing)
+    return silent / (fleet.nodes + silent) if silent else 0.0
 
 
 def _silent(standing: Standing) -> int:
@@ -150,10 +156,16 @@ def content(
         parts.append(tags.p(printable(reason), class_="reason"))
     parts.append(alerts_section(standing.alerts, unix_now))
     parts.append(_figures(fleet, activity, standing))
+    gone: Tag | str = ""
     if standing.fleet_fault is None:
-        parts.append(gone_section(standing.missing, now, unix_now, shared=standing.shared))
+        gone = gone_section(standing.missing, now, unix_now, shared=standing.shared)
     if fleet.nodes:
-        parts += [picture(fleet, catalogue, family, stale_after), most_loaded(fleet, family)]
+        # A few that are gone do not push the fleet out of sight.
+        cells = picture(fleet, catalogue, family, stale_after)
+        parts += [gone, cells] if _share(fleet, standing) >= _MISSING else [cells, gone]
+        parts.append(most_loaded(fleet, family))
+    elif gone:
+        parts.append(gone)
     elif standing.fleet_fault is None and standing.delivery_fault is None and not standing.missing.heard:
         parts.append(_how_to_begin(stale_after, address))
     parts.append(

@@ -7,9 +7,11 @@ import re
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
 
 from orchestratord.errors import UpstreamUnavailable
 from orchestratord.upstream import Answer as Fetched
+from orchestratord.web.page.pulse import PATIENCE
 from tests.fakes import body
 from tests.web.page.test_pages import BROWSER, JSON, look, text, wired
 from tests.wire import Wire, request
@@ -226,3 +228,18 @@ def test_rules_and_alerts_are_passed_through(path: str) -> None:
     assert (asked.path, asked.params) == (path, (("type", "alert"),))
     refused = wire.ask("POST", path)
     assert (refused.status, refused.headers["allow"]) == (405, "GET, HEAD")
+
+
+def test_an_upstream_whose_alerts_hang_holds_up_no_page() -> None:
+    """The page waits for a moment, as it does for a query; the alerts stand on a later one."""
+    wire = wired("a")
+    wire.upstreams.alerts = hanging = Deferred[Any]()
+    connection = wire.connect()
+    connection.send(request("GET", "/", Accept=BROWSER))
+    assert connection.answers() == []
+    wire.clock.advance(PATIENCE)
+    (answer,) = connection.answers()
+    assert "The one node reports, and Prometheus answers." in text(answer)
+    hanging.callback(alerts({"alertname": "Slow"}))
+    wire.clock.advance(3)
+    assert "Firing: 1 alert Slow" in text(look(wire, "/"))
