@@ -50,6 +50,7 @@ _EXACT = {
         "/update_metrics": Role.REPORT,
         "/metrics": Role.SCRAPE,
         "/nodes": Role.QUERY,
+        "/fleet": Role.QUERY,
         "/graph": Role.QUERY,
         "/graph.svg": Role.QUERY,
         "/query": Role.QUERY,
@@ -61,6 +62,8 @@ _EXACT = {
         "/api/v1/format_query": Role.QUERY,
         "/api/v1/query_exemplars": Role.QUERY,
         "/api/v1/status/buildinfo": Role.QUERY,
+        "/api/v1/rules": Role.QUERY,
+        "/api/v1/alerts": Role.QUERY,
     }.items()
 } | {b"/": INDEX}
 _STATIC = Rule("/static/<name>", None)

@@ -41,8 +41,6 @@ class Activity(NamedTuple):
 
     uptime: float
     nodes: int
-    #: Nodes that went stale in the last hour.
-    expired: int
     reports_rate: float
     refused_rate: float
     queries_rate: float
@@ -106,7 +104,6 @@ class History(Service):
         return Activity(
             uptime=now.at - self._started,
             nodes=now.nodes,
-            expired=now.totals.expired - self._ago(now.at, KEPT).totals.expired,
             reports_rate=(now.totals.reports - before.totals.reports) / seconds,
             refused_rate=(now.totals.refused - before.totals.refused) / seconds,
             queries_rate=(sum(now.totals.queries) - sum(before.totals.queries)) / seconds,

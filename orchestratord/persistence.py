@@ -13,12 +13,14 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from orchestratord.departed import KEPT
 from orchestratord.snapshot import BLOCK, BadSnapshot, Moment, decode, encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from orchestratord.catalogue import Catalogue
+    from orchestratord.departed import Departed
     from orchestratord.nodes import NodeStore
     from orchestratord.report import Renderer
     from orchestratord.snapshot_file import SnapshotFile
@@ -39,7 +41,8 @@ PAUSE_SECONDS = 0.0005
 class Persistence(Service):
     """Keeps the table in a file: every `every` seconds if it has changed, and at the end.
 
-    `now` reads the clocks. `in_thread` runs blocking work off the reactor thread, and returns a Deferred of its result.
+    `now` reads the clocks. `departed` is told of the nodes in the file that are stale. `in_thread` runs blocking work
+    off the reactor thread, and returns a Deferred of its result.
     A file that cannot be written costs nothing but the snapshot: it is said once, counted, and tried again.
     """
 
@@ -55,9 +58,11 @@ class Persistence(Service):
         render: Renderer,
         every: float,
         in_thread: Callable[[Callable[[], int]], Deferred[int]],
+        departed: Departed | None = None,
     ) -> None:
         self._reactor = reactor
         self._nodes = nodes
+        self._departed = departed
         self._file = file
         self._telemetry = telemetry
         self._now = now
@@ -91,12 +96,15 @@ class Persistence(Service):
             with file:
                 snapshot = decode(file)
             entries = snapshot.entries(self._catalogue, self._render, self._now(), self._nodes.stale_after)
+            silent = snapshot.silent(self._now(), self._nodes.stale_after, KEPT)
         except (BadSnapshot, OSError) as error:
             self._set_aside(_reason(error))
             return
         finally:
             gc.enable()
         taken = self._nodes.restore(entries, self._now().monotonic)
+        if self._departed is not None and (taken or silent):
+            self._departed.silent(silent)
         log.info(
             "{taken} nodes are back from {path}; {stale} were stale",
             taken=taken,

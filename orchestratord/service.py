@@ -18,6 +18,7 @@ from twisted.logger import Logger
 from orchestratord import __version__
 from orchestratord.access import Role
 from orchestratord.clocks import MACHINE
+from orchestratord.departed import Departed
 from orchestratord.descriptors import connections_that_fit
 from orchestratord.embedded import EmbeddedPrometheus, find_programs, free_address, prepare
 from orchestratord.expiry import Sweep
@@ -111,6 +112,8 @@ class Orchestrator(MultiService):
             self._bases = (f"http://{address}",)
 
         nodes = NodeStore(stale_after=settings.stale_after, max_nodes=settings.max_nodes)
+        self._departed = Departed(nodes, self._clocks)
+        nodes.observers.append(self._departed)
         telemetry = Telemetry()
         render: Renderer = SampleRenderer(settings.catalogue) if settings.nodes_exposed else unrendered
         every = settings.expire_every if settings.remote_write is None else min(settings.expire_every, SWEEP_EVERY)
@@ -158,11 +161,14 @@ class Orchestrator(MultiService):
             table, table.forget, None, None, ()
         )
         queries = make_queries(settings, client)
-        admin = Admin(forget, unhealthy=self._sweep.unhealthy, unready=self._unready)
+        admin = Admin(
+            partial(self._departed.forget, forget=forget), unhealthy=self._sweep.unhealthy, unready=self._unready
+        )
         api = Api(
             fleet,
             settings.catalogue,
             queries,
+            departed=self._departed,
             pages=self._pages(nodes, fleet, client, telemetry),
             in_thread=self._in_thread,
             admin=None if settings.admin_listen else admin,
@@ -251,6 +257,7 @@ class Orchestrator(MultiService):
             self._clocks,
             telemetry=telemetry,
             history=history,
+            departed=self._departed,
             in_thread=self._in_thread,
             unhealthy=self._sweep.unhealthy,
             unready=self._unready,
@@ -278,6 +285,7 @@ class Orchestrator(MultiService):
             render=render,
             every=settings.snapshot_every,
             in_thread=lambda work: in_own_thread(self._reactor, work),
+            departed=self._departed,
         )
         persistence.setServiceParent(self)
         return persistence

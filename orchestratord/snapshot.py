@@ -124,6 +124,20 @@ class Snapshot(msgspec.Struct, frozen=True):
                 found.append(Entry(seen, report))
         return found
 
+    def silent(self, now: Moment, stale_after: float, within: float) -> list[tuple[str, float]]:
+        """Return the nodes that are not fresh, and have not been for up to `within` seconds: ids and times of reports.
+
+        The times are by the clock of `now`, the oldest first. Nothing where no clock can tell the snapshot's age.
+        """
+        since = now.since(self.written)
+        if since is None:
+            return []
+        shift = now.monotonic - since - self.written.monotonic
+        limit = now.monotonic - stale_after
+        seen = ((record.seen + shift, record.node_id) for record in self.records)
+        silent = sorted((at, node_id) for at, node_id in seen if limit - within < at <= limit)
+        return [(node_id, at) for at, node_id in silent]
+
 
 def encode(families: Sequence[str], written: Moment, blocks: Iterable[Sequence[Entry]]) -> Iterator[bytes]:
     """Return a snapshot's bytes in parts, one for each block; a block is asked for when its part is.

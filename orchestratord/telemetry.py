@@ -50,8 +50,6 @@ class Totals(NamedTuple):
     #: Reports that were taken, and those that were refused.
     reports: int
     refused: int
-    #: Nodes that were removed because they went stale.
-    expired: int
     #: Queries by how long they took: up to each of DURATION_BOUNDS, and longer.
     queries: tuple[int, ...]
 
@@ -137,7 +135,6 @@ class Telemetry(Collector):
         return Totals(
             taken,
             sum(self._reports.values()) - taken,
-            self._expired,
             tuple(map(sum, zip(*counts, strict=True))) or (0,) * (len(DURATION_BOUNDS) + 1),
         )
 

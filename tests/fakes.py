@@ -11,10 +11,11 @@ from orchestratord.catalogue import BUILT_IN
 from orchestratord.exposition import SampleRenderer
 from orchestratord.report import NodeReport, ReportDecoder
 from orchestratord.telemetry import Telemetry
+from orchestratord.upstream import Answer
+from orchestratord.web.page.alerts import ALERTS
 
 if TYPE_CHECKING:
     from orchestratord.query import Query
-    from orchestratord.upstream import Answer
 
 #: A Unix time for tests: 2026-11-23 09:00 UTC.
 NOW = 1_795_424_400.0
@@ -75,6 +76,8 @@ class FakeUpstreams:
         self.asked: list[Query] = []
         self.answer: Answer | Exception | Any = None
         self.kept: Answer | None = None
+        #: What is answered to the front page's own question for alerts, which is not among `asked`.
+        self.alerts: Answer | Exception | Any = Answer(404, b"text/plain", b"no such path")
 
     def at_once(self, query: Query) -> Answer | None:
         """Return what is kept; nothing, unless a test says so."""
@@ -83,11 +86,14 @@ class FakeUpstreams:
 
     async def fetch(self, query: Query) -> Answer:
         """Return or raise the answer, or await it."""
-        self.asked.append(query)
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        if hasattr(self.answer, "__await__"):
-            result: Answer = await self.answer
-            return result
-        answer: Answer = self.answer
-        return answer
+        if query == ALERTS:
+            answer = self.alerts
+        else:
+            self.asked.append(query)
+            answer = self.answer
+        if isinstance(answer, Exception):
+            raise answer
+        if hasattr(answer, "__await__"):
+            answer = await answer
+        result: Answer = answer
+        return result

@@ -57,15 +57,6 @@ def test_the_p99_is_a_bound_of_the_last_five_minutes() -> None:
     assert setup.history.activity().query_p99 == math.inf
 
 
-def test_gone_nodes_are_those_of_the_last_hour() -> None:
-    """Not those of the hours before."""
-    setup = Setup()
-    setup.metrics.telemetry.expired(7)
-    setup.pass_time(3700)
-    setup.metrics.telemetry.expired(2)
-    assert setup.history.activity().expired == 2
-
-
 def test_an_hour_is_all_that_is_kept() -> None:
     """Memory is bounded however long the daemon runs, and a line has no more points than a picture has room for."""
     setup = Setup()

@@ -16,6 +16,7 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 
 from orchestratord.catalogue import BUILT_IN
+from orchestratord.departed import KEPT, Departed, Gone
 from orchestratord.directory_lock import InUse
 from orchestratord.exposition import SampleRenderer
 from orchestratord.nodes import NodeStore
@@ -78,6 +79,7 @@ class Run:
         self.began = began
         self.metrics = Metrics()
         self.nodes = NodeStore(stale_after=60, max_nodes=max_nodes)
+        self.departed = Departed(self.nodes, self)
         self.in_thread: Callable[[Callable[[], int]], Deferred[int]] = maybeDeferred
         self.service = Persistence(
             self.clock,
@@ -89,7 +91,16 @@ class Run:
             render=SampleRenderer(BUILT_IN),
             every=every,
             in_thread=lambda work: self.in_thread(work),  # noqa: PLW0108 - a test may change it
+            departed=self.departed,
         )
+
+    def monotonic(self) -> float:
+        """Return the time by which nodes age."""
+        return self.now().monotonic
+
+    def time(self) -> float:
+        """Return the Unix time."""
+        return self.now().unix
 
     def now(self) -> Moment:
         """Return the time by both clocks."""
@@ -397,3 +408,22 @@ def test_the_interpreter_is_held_for_few_nodes_at_a_time(file: FakeFile) -> None
     run.pass_seconds(10)
     assert len(file.parts) == 1 + 20 + 2
     assert time.perf_counter() - began >= 20 * PAUSE_SECONDS
+
+
+def test_stale_nodes_are_known_as_gone(tmp_path: Path) -> None:
+    """Those that went silent while nobody was there, for an hour after it; a fleet that is back was heard of, too."""
+    file = FakeFile(tmp_path)
+    first = Run(file).started()
+    assert not first.departed.missing().heard
+    first.report("a")
+    first.clock.advance(30)
+    first.report("b")
+    first.service.stopService()
+    first.clock.advance(0)
+    second = Run(file, began=1070.0).started()
+    assert list(second.ages()) == ["b"]
+    assert second.departed.missing() == ([Gone("a", 1000.0, 1060.0, "stale")], 0, True)
+    third = Run(file, began=1030.0 + 60 + KEPT).started()
+    assert third.departed.missing() == ([], 0, False)
+    fourth = Run(file, began=1030.0).started()
+    assert fourth.departed.missing() == ([], 0, True)

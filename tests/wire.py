@@ -17,6 +17,7 @@ from twisted.web.server import NOT_DONE_YET
 
 from orchestratord.access import Gate
 from orchestratord.catalogue import BUILT_IN
+from orchestratord.departed import Departed
 from orchestratord.exposition import Exposition
 from orchestratord.fleet import TableFleet
 from orchestratord.history import History
@@ -227,12 +228,14 @@ class Wire:
         self.connections = Connections(max_connections)
         self.readers = Readers(self.clock)
         self.nodes = NodeStore(stale_after=60, max_nodes=max_nodes)
+        self.departed = Departed(self.nodes, self.clocks)
+        self.nodes.observers.append(self.departed)
         self.in_thread: Callable[[Callable[[], Any]], Deferred[Any]] = maybeDeferred
         self.queries = queries = Queries(self.upstreams, max_length=1000)
         self.fleet = TableFleet(self.nodes, self.clocks) if fleet is None else fleet(self)
         self.forget: Callable[[str], Awaitable[bool]] = TableFleet(self.nodes, self.clocks).forget
         self.admin = Admin(
-            lambda node_id: self.forget(node_id),  # noqa: PLW0108 - a test may change it
+            lambda node_id: self.departed.forget(node_id, self.forget),
             unhealthy=lambda: self.sick,
             unready=lambda: "draining" if self.draining else None,
         )
@@ -245,6 +248,7 @@ class Wire:
             self.clocks,
             telemetry=self.metrics.telemetry,
             history=self.history,
+            departed=self.departed,
             in_thread=lambda work: self.in_thread(work),  # noqa: PLW0108 - a test may change it
             unhealthy=lambda: self.sick,
             unready=lambda: "draining" if self.draining else None,
@@ -256,6 +260,7 @@ class Wire:
             self.fleet,
             BUILT_IN,
             queries,
+            departed=self.departed,
             pages=pages,
             in_thread=lambda work: self.in_thread(work),  # noqa: PLW0108 - a test may change it
             admin=None if admin_elsewhere else self.admin,

@@ -13,21 +13,23 @@ from werkzeug.exceptions import MethodNotAllowed, NotFound
 
 from orchestratord import __version__
 from orchestratord.breath import let_go
+from orchestratord.departed import still_gone
 from orchestratord.errors import BadQuery, BadRequest, Fault
 from orchestratord.query import arguments
 from orchestratord.web.answers import failure_body, json_body, text_body, unknown_node
-from orchestratord.web.listing import details, details_json, names_json
+from orchestratord.web.listing import details, details_json, gone_json, names_json
 from orchestratord.web.readers import Slots
 from orchestratord.web.tree import KleinTree, NoSuchPath
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from twisted.internet.defer import Deferred
     from twisted.python.failure import Failure
     from twisted.web.resource import Resource
 
     from orchestratord.catalogue import Catalogue
+    from orchestratord.departed import Departed, Gone
     from orchestratord.fleet import Fleet, Look
     from orchestratord.web.admin import Admin
     from orchestratord.web.page.pages import Pages
@@ -40,12 +42,13 @@ _INDEX = f"""\
 orchestratord {__version__}
 
 POST   /update_metrics            a report, or an array of reports, as JSON
-GET    /nodes                     the fresh nodes' ids; ?details=true for all that is known of them
+GET    /nodes                     the fresh nodes' ids; ?details=true for all that is known of them;
+                                  ?gone=true for those that left in the last hour
 GET    /nodes/<id>                one node
 GET    /query?q=PROMQL            an instant query; with start and end, a range query
 GET    /api/v1/...                Prometheus' HTTP API, read-only
 GET    /graph.svg?q=PROMQL        a range query as a chart: the last hour, or start and end, or range=6h
-GET    /  /graph  /nodes/<id>     pages, for a browser
+GET    /  /fleet  /graph  /nodes/<id>   pages, for a browser
 GET    /metrics                   the exposition, for Prometheus to scrape
 GET    /openapi.yaml              all of it in detail, as OpenAPI 3.1
 """
@@ -73,12 +76,14 @@ class Api:
         catalogue: Catalogue,
         queries: Queries,
         *,
+        departed: Departed,
         pages: Pages,
         in_thread: Callable[[Callable[[], list[bytes]]], Deferred[list[bytes]]],
         admin: Admin | None,
     ) -> None:
         self.admin = admin
         self._fleet = fleet
+        self._departed = departed
         self._catalogue = catalogue
         self._queries = queries
         self._pages = pages
@@ -112,18 +117,29 @@ class Api:
         request.setHeader(b"Content-Length", b"%d" % len(_DESCRIPTION))
         return _DESCRIPTION
 
+    @app.route("/fleet", methods=["GET"])
+    async def table(self, request: BoundedRequest) -> bytes:
+        """Show the nodes as a table."""
+        request.route = "/fleet"
+        request.for_people = True
+        try:
+            args = arguments(_query_string(request))
+        except BadQuery as error:
+            raise BadRequest(str(error)) from None
+        return await self._pages.table(request, args)
+
     @app.route("/graph", methods=["GET"])
     async def graph(self, request: BoundedRequest) -> bytes:
         """Show a query's answer as a page."""
         request.route = "/graph"
         request.for_people = True
-        return await self._pages.graph(request, arguments(_query_string(request)))
+        return await self._pages.graphs.page(request, arguments(_query_string(request)))
 
     @app.route("/graph.svg", methods=["GET"])
     async def picture(self, request: BoundedRequest) -> bytes:
         """Draw a range query's answer."""
         request.route = "/graph.svg"
-        return await self._pages.picture(request, arguments(_query_string(request)))
+        return await self._pages.graphs.picture(request, arguments(_query_string(request)))
 
     @app.route("/static/<name>", methods=["GET"])
     def asset(self, request: BoundedRequest, name: str) -> bytes:
@@ -149,15 +165,18 @@ class Api:
         """List the fresh nodes, sorted."""
         request.route = "/nodes"
         try:
-            wanted = arguments(_query_string(request)).get("details", ["false"])[0].lower()
+            args = arguments(_query_string(request))
         except BadQuery as error:
             raise BadRequest(str(error)) from None  # this is no query: no Prometheus client reads the answer
-        if wanted not in {"true", "1", "false", "0", ""}:
-            raise BadRequest(f"invalid parameter 'details': must be true or false, not {wanted[:20]!a}")
+        wanted, gone = (_flag(args, name) for name in ("details", "gone"))
         self._listings.take(request)
-        names = self._catalogue.names if wanted in {"true", "1"} else ()
+        names = self._catalogue.names if wanted and not gone else ()
         look = await self._fleet.look(names)
-        made = await self._making.run(self._in_thread, partial(_listing, look, names, self._fleet.stale_after))
+        if gone:
+            make = partial(_gone, look, self._departed.missing().nodes, shared=self._fleet.shared)
+        else:
+            make = partial(_listing, look, names, self._fleet.stale_after)
+        made = await self._making.run(self._in_thread, make)
         request.setHeader(b"Content-Type", b"application/json")
         request.setHeader(b"Content-Length", b"%d" % sum(map(len, made)))
         *parts, last = made
@@ -188,6 +207,8 @@ class Api:
             raise MethodNotAllowed(valid_methods=["GET", "HEAD"])
         return self.admin
 
+    @app.route("/api/v1/rules", methods=["GET"])
+    @app.route("/api/v1/alerts", methods=["GET"])
     @app.route("/api/v1/series", methods=_READ)
     @app.route("/api/v1/labels", methods=_READ)
     @app.route("/api/v1/metadata", methods=_READ)
@@ -238,6 +259,23 @@ def _listing(look: Look, names: Sequence[str], stale_after: float) -> list[bytes
     parts = details_json(entries, names, look.now, look.unix_now, stale_after) if names else names_json(entries)
     let_go(entries)
     return parts
+
+
+def _gone(look: Look, gone: Sequence[Gone], *, shared: bool) -> list[bytes]:
+    """Return the listing of those that left; of a shared fleet, without those that another replica has heard since."""
+    if shared:
+        entries = look.entries()
+        gone = still_gone(gone, entries)
+        let_go(entries)
+    return gone_json(gone, look.now, look.unix_now)
+
+
+def _flag(args: Mapping[str, Sequence[str]], name: str) -> bool:
+    """Return a parameter that is true or false; raises BadRequest."""
+    given = args.get(name, ["false"])[0].lower()
+    if given not in {"true", "1", "false", "0", ""}:
+        raise BadRequest(f"invalid parameter '{name}': must be true or false, not {given[:20]!a}")
+    return given in {"true", "1"}
 
 
 def _query_string(request: BoundedRequest) -> bytes:

@@ -16,6 +16,7 @@ from orchestratord.breath import breathing, pause
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from orchestratord.departed import Gone
     from orchestratord.nodes import Entry
 
 #: Nodes whose ids are sorted in one call.
@@ -25,6 +26,7 @@ _SORTED = 1000
 _TOLD, _NAMED = 100, 500
 
 _OPENING, _CLOSING = b'{"nodes":[', b"]}"
+_GONE = b'{"gone":['
 
 _encode = msgspec.json.encode
 
@@ -57,6 +59,21 @@ def details_json(
     return _nodes_json(told, _TOLD)
 
 
+def gone_json(gone: Sequence[Gone], now: float, unix_now: float) -> list[bytes]:
+    """Return the answer of `/nodes?gone=true`: an object for each node that left, sorted by id."""
+    told = (
+        {
+            "node_id": one.node_id,
+            "last_report": round(unix_now - (now - one.seen), 3),
+            "age_seconds": round(now - one.seen, 3),
+            "gone_since": round(unix_now - (now - one.left), 3),
+            "reason": one.reason,
+        }
+        for one in sorted(gone)
+    )
+    return _nodes_json(told, _TOLD, _GONE)
+
+
 def sorted_by_id(entries: list[Entry]) -> Iterator[Entry]:
     """Return the entries sorted by node id, as plain texts; on a pool thread if they are many."""
 
@@ -70,13 +87,13 @@ def sorted_by_id(entries: list[Entry]) -> Iterator[Entry]:
     return merge(*blocks, key=by_id)
 
 
-def _nodes_json(items: Iterator[Any], size: int) -> list[bytes]:
+def _nodes_json(items: Iterator[Any], size: int, opening: bytes = _OPENING) -> list[bytes]:
     parts: list[bytes] = []
     while block := list(islice(items, size)):
         if parts:
             pause()
-        parts.append((b"," if parts else _OPENING) + _encode(block)[1:-1])
+        parts.append((b"," if parts else opening) + _encode(block)[1:-1])
     if not parts:
-        return [_OPENING + _CLOSING]
+        return [opening + _CLOSING]
     parts[-1] += _CLOSING
     return parts

@@ -126,13 +126,14 @@ def unreachable(daemon: Daemon, operations: Iterable[Operation]) -> None:
 def test_a_query_without_prometheus_is_answered_as_described(daemon: Daemon) -> None:
     """Through every route that asks it."""
     asking = [one for one in operations() if "502" in one.told["responses"]]
-    unreachable(daemon, [one for one in asking if not one.path.startswith("/nodes")])
+    unreachable(daemon, [one for one in asking if not one.path.startswith(("/nodes", "/fleet"))])
 
 
 def test_a_fleet_without_its_store_is_answered_as_described(start: Callable[..., Daemon]) -> None:
     """With --remote-write the store is who knows the nodes."""
     url = "http://127.0.0.1:9"
     daemon = start("--prometheus", url, "--remote-write", f"{url}/api/v1/write")
-    asking = [one for one in operations() if "502" in one.told["responses"] and one.path.startswith("/nodes")]
-    assert len(asking) == 3
+    asking = [one for one in operations() if "502" in one.told["responses"]]
+    asking = [one for one in asking if one.path.startswith(("/nodes", "/fleet"))]
+    assert len(asking) == 4
     unreachable(daemon, asking)

@@ -110,7 +110,85 @@ def test_colour_by_another_metric(watched: Daemon, browser: Browser) -> None:
     assert view.page.url.endswith("/?metric=fs_write_count")
     assert view.text(".metrics [aria-current]") == "fs_write_count"
     assert "1 k calls" in view.text("#cells")
-    assert view.page.get_by_role("link", name="Renew").is_visible()
+    assert view.page.get_by_role("link", name="Refresh").is_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_all_nodes_in_a_table(watched: Daemon, browser: Browser, scheme: str) -> None:
+    """Found, filtered and sorted without a script; nothing for axe to find, on a phone neither."""
+    fill(watched, "web-1", "web-2", "db-1", LONG)
+    view = browser.look(watched.url, scheme=scheme, script=False)
+    view.page.get_by_role("link", name="Nodes", exact=True).click()
+    assert view.count("tbody tr") == 4
+    view.page.get_by_label("Name has").fill("WEB")
+    view.page.get_by_label("Value").select_option("page_faults")
+    view.page.get_by_label("from").fill("1500")
+    view.page.get_by_role("button", name="Show").click()
+    assert view.text("tbody").startswith("web-2 ")
+    assert view.count("tbody tr") == 1
+    view.page.goto(f"{watched.url}/fleet")
+    view.page.get_by_role("link", name="page_faults").click()
+    assert view.text("tbody th") == LONG
+    assert view.page.locator("[aria-sort=descending]").inner_text().startswith("page_faults")
+    scripted = browser.look(view.page.url, scheme=scheme)
+    check(scripted, watched)
+    scripted.page.set_viewport_size({"width": 390, "height": 844})
+    check(scripted, watched)
+    scripted.page.get_by_role("link", name="web-1").click()
+    assert scripted.text("h1") == "web-1"
+    assert "times the fleet's median of" in scripted.text(".metriccards")
+    check(scripted, watched)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_values_of_a_moment_and_under_the_pointer(watched: Daemon, browser: Browser, scheme: str) -> None:
+    """A table of what is there now; over the chart, the values of the nearest time; a phone has a chart of its own."""
+    fill(watched, "web-1", "web-2", "db-1", LONG)
+    view = browser.look(f"{watched.url}/graph?q=topk(2,page_faults)&view=table", scheme=scheme)
+    assert view.count("tbody tr") == 2
+    assert view.text("tbody td") == "4,001"
+    check(view, watched)
+    view.page.get_by_role("link", name="Chart", exact=True).click()
+    view.page.get_by_text("Another time").click()
+    view.page.get_by_label("From (UTC)").fill("2026-01-01T00:00:00")
+    view.page.get_by_label("Until (UTC)").fill("2026-01-01T01:00:00")
+    view.page.get_by_role("button", name="Run").click()
+    view.page.wait_for_url(re.compile("start=2026"))
+    assert "No series matches in this time." in view.text("main")
+    check(view, watched)
+    view.page.goto(f"{watched.url}/graph?q=page_faults&range=5m")
+    image = view.page.locator("img.chart")
+    until(lambda: image.evaluate("image => image.complete && image.naturalWidth > 0"), "a chart")
+    box = image.bounding_box()
+    assert box
+    # The last value is at the right end of the lines.
+    for share in (0.5, 0.9, 0.95, 0.97):
+        view.page.mouse.move(box["x"] + box["width"] * share, box["y"] + box["height"] / 3)
+    until(lambda: "web-2 2,001" in view.text(".readings"), "the values under the pointer")
+    assert re.match(r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC ", view.text(".readings"))
+    check(view, watched)
+    view.page.set_viewport_size({"width": 390, "height": 844})
+    until(lambda: image.evaluate("image => image.complete && image.currentSrc.includes('width=380')"), "its chart")
+    check(view, watched)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nodes_that_are_gone(start: Callable[..., Daemon], browser: Browser, scheme: str) -> None:
+    """Named on the front page, and on their own; it is an alarm, and nobody is told how to begin."""
+    daemon = start(*NOWHERE, "--stale-after", "2", "--expire-every", "1")
+    fill(daemon, "web-1", LONG)
+    until(lambda: daemon.get("/nodes?gone=true").json()["gone"], "a node that is gone")
+    until(lambda: len(daemon.get("/nodes?gone=true").json()["gone"]) == 2, "both")
+    view = browser.look(daemon.url, scheme=scheme)
+    assert view.text("h1") == "Problem: No node reports any more; 2 have gone silent in the last hour."
+    assert "How to begin" not in view.text()
+    assert view.count(".gone li") == 2
+    check(view, daemon)
+    view.page.set_viewport_size({"width": 360, "height": 740})
+    assert view.overflow <= 0
+    view.page.get_by_role("link", name="web-1").click()
+    assert "it has been silent since" in view.text("main")
+    assert view.faults() == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -118,7 +196,7 @@ def test_a_query(watched: Daemon, browser: Browser, scheme: str) -> None:
     """The box, a chart that is there, a table with the figures, and an address that can be shared."""
     view = browser.look(watched.url, scheme=scheme)
     view.page.get_by_label("PromQL", exact=True).fill("sum by (node_id) (page_faults)")
-    view.page.get_by_role("button", name="Ask").click()
+    view.page.get_by_role("button", name="Run").click()
     view.page.wait_for_url(re.compile(r"/graph\?q=sum"))
     picture = view.page.locator("img.chart")
     until(lambda: picture.evaluate("image => image.complete && image.naturalWidth > 0"), "a chart")
@@ -139,7 +217,7 @@ def test_an_error_stands_beside_the_box(watched: Daemon, browser: Browser) -> No
     check(view, watched)
     view.page.on("dialog", lambda dialog: pytest.fail(f"the page ran {dialog.message}"))
     view.page.get_by_label("PromQL", exact=True).fill(hostile)
-    view.page.get_by_role("button", name="Ask").click()
+    view.page.get_by_role("button", name="Run").click()
     view.page.wait_for_url(re.compile("/graph"))
     assert "parse error" in view.text("#fault")
     assert view.page.get_by_label("PromQL", exact=True).input_value() == hostile
@@ -160,7 +238,7 @@ def test_a_hostile_node_id(watched: Daemon, browser: Browser) -> None:
 
 def quick(view: View) -> None:
     """Renew as soon as one asks, rather than in five seconds."""
-    view.page.get_by_role("link", name="Renew").click()
+    view.page.get_by_role("link", name="Refresh").click()
 
 
 def test_it_renews_itself(start: Callable[..., Daemon], browser: Browser) -> None:

@@ -104,7 +104,8 @@ def take(home: Path, browser: Browser) -> None:
         ends = time.time() + WARM
         with Life(daemon, small, ends):
             Event().wait(ends - time.time())
-            save(browser, f"{daemon.url}/?metric=page_faults", "fleet", height=1010)
+            save(browser, f"{daemon.url}/?metric=page_faults", "fleet", height=1130)
+            save(browser, f"{daemon.url}/fleet?sort=page_faults", "nodes", height=760)
             save(browser, f"{daemon.url}/nodes/db-3", "node", height=760)
             save(browser, f"{daemon.url}/graph?q={quote(QUERY)}", "query", height=940)
             save(browser, f"{daemon.url}/?metric=page_faults", "narrow", width=390, height=844, scheme="dark")

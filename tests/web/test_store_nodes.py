@@ -127,14 +127,33 @@ def test_the_front_page_while_nothing_is_delivered(store: FakeStore) -> None:
 
 
 def test_a_store_without_nodes() -> None:
-    """The sentence is about the store; what this replica has heard no more of may have gone to another."""
+    """The sentence is about the store; when this replica hears no more of a node, nobody does."""
     wire = wired(FakeStore())
     wire.upstreams.answer = Fetched(200, b"application/json", b"{}")
-    wire.metrics.telemetry.expired(3)
     said = look(wire, "/")[1]
     assert "The store knows of no node that reports." in said
     assert "No node reports any more" not in said
-    assert "Gone 3 in the last hour, this replica" in said
+    assert "Gone 0 in the last hour, this replica" in said
+    wire.clocks.now += 60
+    wire.nodes.expire(wire.clocks.monotonic(), 100)
+    wire.clock.advance(3)
+    said = look(wire, "/")[1]
+    assert "No node reports any more; 1 has gone silent in the last hour." in said
+    assert "How to begin" not in said
+
+
+def test_a_node_that_reports_to_another_replica_now() -> None:
+    """It is not gone: the store has it, whatever this replica has heard."""
+    wire = wired(known())
+    wire.upstreams.answer = Fetched(200, b"application/json", b"{}")
+    wire.report(body("b"))
+    wire.clocks.now += 60
+    wire.nodes.expire(wire.clocks.monotonic(), 100)
+    wire.clocks.now -= 60
+    assert [gone["node_id"] for gone in wire.ask("GET", "/nodes?gone=true").json["gone"]] == ["mine"]
+    said = look(wire, "/")[1]
+    assert "Gone in the last hour: 1 node" in said
+    assert "These reported to this replica, and the store has no newer report of them." in said
 
 
 def test_the_page_of_a_node() -> None:

@@ -54,6 +54,8 @@ def plain(value: float) -> str:
     """Return a number as a table has it: all digits of a whole one, six of any other."""
     if math.isfinite(value) and value == int(value) and abs(value) < 1e15:
         return f"{int(value):,}"
+    if 1e5 <= abs(value) < 1e15:
+        return f"{value:,.0f}"
     return f"{value:,.6g}" if math.isfinite(value) else short(value)
 
 

@@ -1,34 +1,32 @@
-"""The front page: whether all is well, in a sentence; the figures; the fleet as a picture; the most loaded nodes."""
+"""The front page: whether all is well, in a sentence, and the figures; its other parts are modules of their own."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlencode
 
 from twisted.web.template import Tag, tags
 
 from orchestratord import __version__
-from orchestratord.breath import breathing
-from orchestratord.web.page.figures import bare, counted, lasting, measured, noun, printable, short, under
-from orchestratord.web.page.fleet import MAX_TILES, STEPS, Cell, Fleet
-from orchestratord.web.page.graph import query_form
-from orchestratord.web.page.layout import message, node_link, node_path, sparkline
+from orchestratord.web.page.figures import counted, lasting, printable, short, under
+from orchestratord.web.page.graph import Form, query_form
+from orchestratord.web.page.layout import message, sparkline
+from orchestratord.web.page.notices import alerts_section, gone_section
+from orchestratord.web.page.picture import most_loaded, picture
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from orchestratord.catalogue import Catalogue, Family
+    from orchestratord.departed import Missing
     from orchestratord.history import Activity
     from orchestratord.telemetry import UpstreamState
+    from orchestratord.web.page.alerts import Alert
+    from orchestratord.web.page.fleet import Fleet
 
 #: The share of the table above which it is about to be full.
 _NEARLY_FULL = 0.9
-#: Nodes that share the whole width.
-_FEW = 12
-#: Nodes above which cells are small.
-_MANY = 500
-#: Cells written without a pause: a millisecond and a half.
-_AT_ONCE = 20
+#: The shares of the last hour's nodes that are missing from which on this is a warning, and a problem.
+_MISSING, _MOST_MISSING = 0.1, 0.5
 #: Points that make a line worth looking at.
 _LINE = 6
 
@@ -38,7 +36,8 @@ class Standing(NamedTuple):
 
     `query_fault` is why a query was not answered just now; `asking` is true until one was. `max_nodes` is the size of
     this process' table. `shared` tells that the fleet is what a store knows of all replicas' nodes, `fleet_fault` why
-    it did not say so, `delivery_fault` why no report gets there.
+    it did not say so, `delivery_fault` why no report gets there. `missing` is who left in the last hour, `alerts` what
+    is firing by the upstream.
     """
 
     unhealthy: str | None
@@ -47,6 +46,8 @@ class Standing(NamedTuple):
     asking: bool
     upstreams: list[UpstreamState]
     max_nodes: int
+    missing: Missing
+    alerts: Sequence[Alert] = ()
     shared: bool = False
     fleet_fault: str | None = None
     delivery_fault: str | None = None
@@ -58,19 +59,14 @@ def verdict(fleet: Fleet, activity: Activity, standing: Standing) -> tuple[str, 
 
 
 def _findings(fleet: Fleet, activity: Activity, standing: Standing) -> Iterator[tuple[str, str]]:
-    fresh = counted(fleet.nodes, "node")
-    held = _held(fleet, activity, standing)
     if standing.unhealthy:
         yield "bad", f"The orchestrator is not healthy: {standing.unhealthy}."
     if standing.unready == "draining":
         yield "warn", "The orchestrator is about to stop; it takes no new reports."
     if standing.fleet_fault is not None:
         yield "bad", "The store does not say what it knows of the nodes; reports are still taken."
-    if not fleet.nodes and activity.expired and not standing.shared:
-        yield (
-            "bad",
-            f"No node reports any more; {counted(activity.expired, 'has', 'have')} gone silent in the last hour.",
-        )
+    if not fleet.nodes:
+        yield from _all_gone(standing)
     if standing.query_fault is not None:
         reports = "reports are still taken" if fleet.nodes or standing.shared else "no node has reported yet"
         yield "bad", f"{'The store' if standing.shared else 'Prometheus'} does not answer; {reports}."
@@ -78,13 +74,54 @@ def _findings(fleet: Fleet, activity: Activity, standing: Standing) -> Iterator[
         yield "bad", "No report gets from this replica to the store."
     if not fleet.nodes:
         yield "note", "The store knows of no node that reports." if standing.shared else "No node has reported yet."
+    yield from _of_the_nodes(fleet, activity, standing)
+
+
+def _all_gone(standing: Standing) -> Iterator[tuple[str, str]]:
+    """Yield what there is to say where no node is fresh, though there have been some."""
+    silent, deleted = _silent(standing), len(standing.missing.nodes)
+    if silent:
+        yield "bad", f"No node reports any more; {counted(silent, 'has', 'have')} gone silent in the last hour."
+    elif standing.missing.heard and not standing.shared:
+        if not deleted:
+            yield "bad", "No node has reported for more than an hour."
+        yield "note", f"No node reports; {counted(deleted, 'was', 'were')} deleted in the last hour."
+
+
+def _of_the_nodes(fleet: Fleet, activity: Activity, standing: Standing) -> Iterator[tuple[str, str]]:
+    """Yield what there is to say of the fresh nodes, of which there are some, and of those that are missing."""
+    fresh, silent = counted(fleet.nodes, "node"), _silent(standing)
+    held = _held(fleet, activity, standing)
+    missing = _share(fleet, standing)
+    if missing >= _MOST_MISSING:
+        yield "bad", _gone_silent(fleet, silent)
     if held >= _NEARLY_FULL * standing.max_nodes:
         whose = "This replica's table" if standing.shared else "The table"
         yield "warn", f"{whose} is nearly full: {counted(held, 'node')} of {standing.max_nodes:,}."
+    if missing >= _MISSING:
+        yield "warn", _gone_silent(fleet, silent)
     if fleet.late:
         yield "warn", f"{fleet.late:,} of {fresh} {'is' if fleet.late == 1 else 'are'} late with a report."
     answering = "" if standing.asking else f", and {'the store' if standing.shared else 'Prometheus'} answers"
+    if silent:
+        went = f"{counted(silent, 'node')} went silent in the last hour"
+        yield "ok", f"{fresh} report{'s' if fleet.nodes == 1 else ''}{answering}; {went}."
     yield "ok", f"{'The one node reports' if fleet.nodes == 1 else f'All {fresh} report'}{answering}."
+
+
+def _gone_silent(fleet: Fleet, silent: int) -> str:
+    of = f"{silent:,} of the {fleet.nodes + silent:,} nodes of the last hour"
+    return f"{of} {'has' if silent == 1 else 'have'} gone silent."
+
+
+def _share(fleet: Fleet, standing: Standing) -> float:
+    """Return the share of the last hour's nodes that has gone silent."""
+    silent = _silent(standing)
+    return silent / (fleet.nodes + silent) if silent else 0.0
+
+
+def _silent(standing: Standing) -> int:
+    return standing.missing.silent if standing.fleet_fault is None else 0
 
 
 def _held(fleet: Fleet, activity: Activity, standing: Standing) -> int:
@@ -93,9 +130,21 @@ def _held(fleet: Fleet, activity: Activity, standing: Standing) -> int:
 
 
 def content(
-    fleet: Fleet, activity: Activity, standing: Standing, *, catalogue: Catalogue, family: Family, stale_after: float
+    fleet: Fleet,
+    activity: Activity,
+    standing: Standing,
+    *,
+    catalogue: Catalogue,
+    family: Family,
+    now: float,
+    unix_now: float,
+    stale_after: float,
+    address: str,
 ) -> list[Any]:
-    """Return what is on the page; `family` is the one by which the cells are coloured."""
+    """Return what is on the page; `family` is the one by which the cells are coloured.
+
+    `now` and `unix_now` are one moment, by the table's clock and the calendar's; `address` is where reports are taken.
+    """
     level, sentence = verdict(fleet, activity, standing)
     parts: list[Any] = [message(level, sentence, heading=True)]
     if standing.query_fault is not None:
@@ -105,15 +154,24 @@ def content(
     if standing.delivery_fault is not None:
         reason = f"The store takes no reports: {standing.delivery_fault}"
         parts.append(tags.p(printable(reason), class_="reason"))
+    parts.append(alerts_section(standing.alerts, unix_now))
     parts.append(_figures(fleet, activity, standing))
+    gone: Tag | str = ""
+    if standing.fleet_fault is None:
+        gone = gone_section(standing.missing, now, unix_now, shared=standing.shared)
     if fleet.nodes:
-        parts += [_picture(fleet, catalogue, family, stale_after), _most_loaded(fleet, family)]
-    elif standing.fleet_fault is None and standing.delivery_fault is None:
-        parts.append(_how_to_begin(stale_after))
+        # A few that are gone do not push the fleet out of sight.
+        cells = picture(fleet, catalogue, family, stale_after)
+        parts += [gone, cells] if _share(fleet, standing) >= _MISSING else [cells, gone]
+        parts.append(most_loaded(fleet, family))
+    elif gone:
+        parts.append(gone)
+    elif standing.fleet_fault is None and standing.delivery_fault is None and not standing.missing.heard:
+        parts.append(_how_to_begin(stale_after, address))
     parts.append(
         tags.section(
-            tags.h2("Ask in PromQL", id="ask"),
-            query_form("", None),
+            tags.h2("Query in PromQL", id="ask"),
+            query_form(Form(), whole=False),
             class_="card",
             **{"aria-labelledby": "ask"},
         )
@@ -129,7 +187,7 @@ def _figures(fleet: Fleet, activity: Activity, standing: Standing) -> Tag:
     elif standing.asking:
         prometheus, level = "not asked yet", "note"
     else:
-        prometheus, level = "answers", "ok"
+        prometheus, level = "up", "ok"
     up = sum(upstream.up for upstream in standing.upstreams)
     several = f"{up} of {len(standing.upstreams)} up" if len(standing.upstreams) > 1 else None
     refused = f"{short(activity.refused_rate)} refused" if activity.refused_rate >= 0.05 else "none refused"
@@ -142,7 +200,7 @@ def _figures(fleet: Fleet, activity: Activity, standing: Standing) -> Tag:
         nodes = _figure("Nodes", f"{held:,}", f"{share} of {standing.max_nodes:,}", activity.nodes_line)
     return tags.dl(
         nodes,
-        _figure("Gone", f"{activity.expired:,}", f"in the last hour{here}"),
+        _figure("Gone", f"{standing.missing.silent:,}", f"in the last hour{here}"),
         _figure("Reports", f"{short(activity.reports_rate)}/s", f"{refused}{here}", activity.reports_line),
         _figure(
             "Queries",
@@ -171,136 +229,15 @@ def _host(standing: Standing) -> str:
     return standing.upstreams[0].base.partition("://")[2] if standing.upstreams else ""
 
 
-def _picture(fleet: Fleet, catalogue: Catalogue, family: Family, stale_after: float) -> Tag:
-    tiles = fleet.nodes <= MAX_TILES
-    sizes = ((_FEW, "cells tiles few"), (MAX_TILES, "cells tiles"), (_MANY, "cells large"))
-    kind = next((kind for most, kind in sizes if fleet.nodes <= most), "cells")
-    notes: list[Any] = []
-    if fleet.group > 1:
-        notes.append(f"Each cell is up to {fleet.group:,} neighbouring nodes, coloured by the highest of them. ")
-    if fleet.without:
-        notes.append(f"{counted(fleet.without, 'node')} did not report this metric. ")
-    if fleet.late:
-        notes.append(f"Hatched: no report for {2 * stale_after / 3:g} s; gone after {stale_after:g} s. ")
-    return tags.section(
-        tags.div(
-            tags.h2("The fleet", id="fleet"),
-            tags.p(family.help, class_="help"),
-            class_="heading",
-        ),
-        _metrics(catalogue, family),
-        _legend(fleet, family),
-        tags.a("Skip the picture", href="#loads", class_="skip"),
-        tags.ul(
-            (tags.li(_cell(cell, family, named=tiles)) for cell in breathing(fleet.cells, _AT_ONCE)),
-            class_=kind,
-            id="cells",
-            **{"aria-label": f"Nodes by {family.name}"},
-        ),
-        tags.p(*notes, class_="notes") if notes else "",
-        class_="card",
-        **{"aria-labelledby": "fleet"},
-    )
-
-
-def _metrics(catalogue: Catalogue, family: Family) -> Tag:
-    links = []
-    for one in catalogue:
-        link = tags.a(one.name, href=f"/?{urlencode({'metric': one.name})}")
-        if one is family:
-            link(**{"aria-current": "true"})
-        links.append(tags.li(link))
-    return tags.nav(tags.ul(*links), class_="metrics", **{"aria-label": "Colour by"})
-
-
-def _legend(fleet: Fleet, family: Family) -> Tag:
-    if fleet.scale is None:
-        return tags.p("No node has reported this metric.", class_="notes")
-    bounds = fleet.scale.bounds
-    swatches = [
-        tags.li(
-            tags.span(class_=f"swatch s{step}"),
-            tags.span(f"< {bare(bounds[1], family)}" if step == 0 else f"≥ {bare(bounds[step], family)}"),
-        )
-        for step in range(STEPS)
-    ]
-    kind = "equal ratios" if fleet.scale.logarithmic else "equal steps"
-    return tags.div(
-        tags.ol(*swatches, class_="legend", **{"aria-label": f"Colours, in {kind}"}),
-        tags.p(noun(family), class_="unit"),
-        tags.p(id="pointed", **{"aria-hidden": "true"}),
-        class_="scale",
-    )
-
-
-def _cell(cell: Cell, family: Family, *, named: bool) -> Tag:
-    value = "no value" if cell.value is None else measured(cell.value, family)
-    if cell.size > 1:
-        title = f"{cell.first} to {cell.last}, {cell.size:,} nodes; highest {cell.node_id}: {value}"
-        late = f"; {cell.late:,} late" if cell.late else ""
-    else:
-        title, late = f"{cell.node_id}: {value}", "; late" if cell.late else ""
-    classes = f"{'none' if cell.step is None else f's{cell.step}'}{' late' if cell.late else ''}"
-    inside: list[Any] = [tags.b(cell.node_id), tags.span(value + late)] if named else []
-    attributes = {"class_": classes, "title": title + late}
-    if not named:
-        attributes["aria-label"] = title + late
-    path = node_path(cell.node_id)
-    if path is None:
-        if not named:
-            attributes["role"] = "img"
-        return tags.span(*inside, **attributes)
-    return tags.a(*inside, href=path, **attributes)
-
-
-def _most_loaded(fleet: Fleet, family: Family) -> Tag:
-    rows = [
-        tags.tr(
-            tags.th(node_link(load.node_id), scope="row"),
-            tags.td(measured(load.value, family), class_="number"),
-            tags.td(
-                Tag(
-                    "svg",
-                    attributes={
-                        "class": "bar",
-                        "viewBox": "0 0 100 8",
-                        "preserveAspectRatio": "none",
-                        "aria-hidden": "true",
-                    },
-                )(Tag("rect", attributes={"width": f"{100 * load.share:.1f}", "height": "8"})),
-                class_="share",
-            ),
-            tags.td(f"{lasting(load.age)} ago", " (late)" if load.late else "", class_="number"),
-        )
-        for load in fleet.top
-    ]
-    return tags.section(
-        tags.h2("The most loaded", id="loads", tabindex="-1"),
-        tags.table(
-            tags.thead(
-                tags.tr(
-                    tags.th("Node", scope="col"),
-                    tags.th(family.name, scope="col", class_="number"),
-                    tags.td(class_="share"),
-                    tags.th("Last report", scope="col", class_="number"),
-                )
-            ),
-            tags.tbody(*rows),
-        ),
-        class_="card",
-        **{"aria-labelledby": "loads"},
-    )
-
-
-def _how_to_begin(stale_after: float) -> Tag:
+def _how_to_begin(stale_after: float, address: str) -> Tag:
     return tags.section(
         tags.h2("How to begin", id="begin"),
         tags.p("Start a profiler on each node, or post a report by hand:"),
         tags.pre(
             tags.code(
-                "curl http://THIS-HOST:5000/update_metrics -H 'Content-Type: application/json' \\\n"
+                f"curl {address}/update_metrics -H 'Content-Type: application/json' \\\n"
                 '     -d \'{"node_id": "node-1", "page_faults": 52103}\'\n\n'
-                "twistd -n profiler --orchestrator http://THIS-HOST:5000 --node-id node-1"
+                f"twistd -n profiler --orchestrator {address} --node-id node-1"
             ),
             tabindex="0",
         ),

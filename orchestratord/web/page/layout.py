@@ -49,7 +49,11 @@ def page(frame: Frame, *content: Any) -> bytes:
             tags.header(
                 tags.a(_mark(), "orchestratord", href="/", class_="brand"),
                 tags.nav(
-                    tags.ul(_place("Fleet", "/", frame.place), _place("Query", "/graph", frame.place)),
+                    tags.ul(
+                        _place("Fleet", "/", frame.place),
+                        _place("Nodes", "/fleet", frame.place),
+                        _place("Query", "/graph", frame.place),
+                    ),
                     **{"aria-label": "Pages"},
                 ),
                 tags.p(
@@ -60,7 +64,7 @@ def page(frame: Frame, *content: Any) -> bytes:
                         id="made",
                     ),
                     tags.span(id="age"),
-                    tags.a("Renew", href="", id="renew"),
+                    tags.a("Refresh", href="", id="renew"),
                     class_="moment",
                 ),
                 class_="top",

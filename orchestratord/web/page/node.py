@@ -7,9 +7,10 @@ from urllib.parse import urlencode
 
 from twisted.web.template import Tag, tags
 
+from orchestratord.departed import DELETED
 from orchestratord.query import Query
 from orchestratord.web.page.asked import soon
-from orchestratord.web.page.figures import bare, clock, lasting, measured, stamp
+from orchestratord.web.page.figures import bare, clock, counted, lasting, measured, short, stamp
 from orchestratord.web.page.fleet import LATE
 from orchestratord.web.page.layout import message, sparkline
 from orchestratord.web.page.sources import measured_by
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from orchestratord.catalogue import Catalogue, Family
+    from orchestratord.departed import Gone
     from orchestratord.nodes import Entry
+    from orchestratord.web.page.medians import Medians
     from orchestratord.web.page.series import Found
 
 #: Seconds that the lines go back, and between their points.
@@ -70,6 +73,7 @@ def content(
     entry: Entry,
     catalogue: Catalogue,
     past: Past,
+    medians: Medians,
     *,
     now: float,
     unix_now: float,
@@ -78,7 +82,7 @@ def content(
 ) -> list[Any]:
     """Return what is on the page; `now` and `unix_now` are one moment, by the table's clock and the calendar's.
 
-    `matchers` is a Fleet's.
+    `medians` are those of the fleet, or of no node if they are not known; `matchers` is a Fleet's.
     """
     node_id = entry.report.node_id
     age = max(0.0, now - entry.seen)
@@ -99,30 +103,62 @@ def content(
     if past.fault is not None:
         parts.append(message("bad", "The last hour is not to be had: ", past.fault))
     selected = f'{{node_id="{node_id}"{matchers}}}'
+    middle = medians.values or [None] * len(entry.report.values)
     cards = [
-        _card(family, value, past.lines.get(family.name), selected, known=past.fault is None)
-        for family, value in zip(catalogue, entry.report.values, strict=True)
+        _card(family, value, past.lines.get(family.name), selected, known=past.fault is None, median=median)
+        for family, value, median in zip(catalogue, entry.report.values, middle, strict=True)
     ]
     parts.append(tags.ul(*cards, class_="metriccards"))
+    if medians.nodes:
+        parts.append(
+            tags.p(f"Medians are those of {counted(medians.nodes, 'node')}, this one included.", class_="notes")
+        )
     return parts
 
 
-def unknown(node_id: str) -> list[Any]:
-    """Return the page of a node of which there is no fresh report."""
+def unknown(node_id: str, gone: Gone | None, now: float, unix_now: float) -> list[Any]:
+    """Return the page of a node of which there is no fresh report; `gone` is what is known of it since the last hour.
+
+    `now` and `unix_now` are one moment, as elsewhere.
+    """
+    said: list[Any] = []
+    if gone is not None:
+        last = unix_now - (now - gone.seen)
+        why = "it was deleted" if gone.reason == DELETED else "it has been silent since"
+        when = tags.time(clock(last), datetime=stamp(last))
+        said.append(tags.p(f"Its last report came {lasting(now - gone.seen)} ago, at ", when, f"; {why}."))
     return [
         tags.p(tags.a("Fleet", href="/"), " / ", tags.span("node"), class_="path"),
         tags.h1(node_id[:253], class_="title id"),
         message("bad", "No fresh report of this node. It is gone, or its name is another."),
+        *said,
         tags.p(tags.a("Back to the fleet", href="/")),
     ]
 
 
-def _card(family: Family, value: float | None, line: list[float | None] | None, selected: str, *, known: bool) -> Tag:
+def _beside(value: float | None, median: float, family: Family) -> str:
+    """Return the fleet's median, and how many times that this value is."""
+    if value is None or median == 0 or (value < 0) != (median < 0):
+        return f"the fleet's median: {measured(median, family)}"
+    return f"{short(value / median)} times the fleet's median of {measured(median, family)}"
+
+
+def _card(
+    family: Family,
+    value: float | None,
+    line: list[float | None] | None,
+    selected: str,
+    *,
+    known: bool,
+    median: float | None,
+) -> Tag:
     drawn = [point for point in line or () if point is not None]
     parts: list[Any] = [
         tags.h2(tags.a(family.name, href=f"/graph?{urlencode({'q': family.name + selected})}")),
         tags.p("not reported" if value is None else measured(value, family), class_="value"),
     ]
+    if median is not None:
+        parts.append(tags.p(_beside(value, median, family), class_="more"))
     if drawn:
         parts += [
             sparkline(line or [], low=min(0.0, *drawn)),

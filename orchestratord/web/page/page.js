@@ -1,10 +1,11 @@
-// What the page does better with a script: it renews itself, tells what is under the pointer, and takes arrow keys.
+// What the page does better with a script: it renews itself, tells what is under the pointer, in a chart too, and takes arrow keys.
 "use strict";
 
 (() => {
   const seconds = Number(document.body.dataset.renew);
   const liveness = document.getElementById("liveness");
   const patience = 8000;
+  const mostLines = 12;
   let timer = 0;
   let renewing = false;
   let renewed = Date.now();
@@ -116,6 +117,78 @@
     const cell = event.target.closest?.("#cells [title]");
     if (pointed && cell) pointed.textContent = cell.title;
   }
+
+  // The values under the pointer: where the times are, the picture says; what the values are, the query's answer.
+  async function readings(chart, image) {
+    const [picture, answer] = await Promise.all([
+      fetch(image.currentSrc, { signal: AbortSignal.timeout(patience) }),
+      fetch(chart.dataset.values, { signal: AbortSignal.timeout(patience) }),
+    ]);
+    if (!picture.ok || !answer.ok) throw new Error("no answer");
+    // Not parsed as a document: the style in it would be held against the policy of this page.
+    const [head] = (await picture.text()).match(/<svg\b[^>]*>/);
+    const said = (name) => head.match(new RegExp(`\\b${name}="([^"]*)"`))[1];
+    const places = Object.fromEntries(["start", "end", "top", "bottom"].map((name) => [name, Number(said(`data-${name}`))]));
+    const names = [...document.querySelectorAll("#series tbody th")].map((head) => head.textContent);
+    const series = (await answer.json()).data.result.slice(0, mostLines).map(({ values }) => values);
+    const [, , width, height] = said("viewBox").split(" ").map(Number);
+    return { source: image.currentSrc, names, series, width, height, ...places };
+  }
+
+  function short(text) {
+    const value = Number(text);
+    if (!Number.isFinite(value)) return text;
+    return value.toLocaleString("en", { maximumSignificantDigits: Math.abs(value) < 1e6 ? 6 : 4, notation: Math.abs(value) < 1e6 ? "standard" : "compact" });
+  }
+
+  function hover(chart) {
+    const image = chart.querySelector("img");
+    const line = chart.appendChild(document.createElement("div"));
+    const list = chart.appendChild(document.createElement("p"));
+    line.className = "guide";
+    list.className = "readings";
+    line.hidden = list.hidden = true;
+    list.setAttribute("aria-hidden", "true"); // the table below says it better to those who do not point
+    let known = null;
+    let asking = null;
+    image.addEventListener("pointermove", async (event) => {
+      const { left, width } = image.getBoundingClientRect();
+      if (known?.source !== image.currentSrc) {
+        asking ??= readings(chart, image).finally(() => { asking = null; });
+        try { known = await asking; } catch { return; }
+      }
+      const start = Number(chart.dataset.start);
+      const end = Number(chart.dataset.end);
+      const place = ((event.clientX - left) / width) * known.width;
+      const share = (place - known.start) / (known.end - known.start);
+      if (share < -0.01 || share > 1.01) return;
+      const wanted = start + share * (end - start);
+      let nearest = null;
+      for (const values of known.series)
+        for (const [at] of values) if (nearest === null || Math.abs(at - wanted) < Math.abs(nearest - wanted)) nearest = at;
+      if (nearest === null) return;
+      const time = document.createElement("b");
+      time.textContent = `${new Date(nearest * 1000).toISOString().slice(0, 19).replace("T", " ")} UTC`;
+      list.replaceChildren(time);
+      known.series.forEach((values, index) => {
+        const value = values.find(([at]) => at === nearest);
+        if (!value) return;
+        const item = list.appendChild(document.createElement("span"));
+        const key = item.appendChild(document.createElement("i"));
+        key.className = `key k${index}`;
+        item.append(`${known.names[index] ?? ""} ${short(value[1])}`);
+      });
+      const at = known.start + ((nearest - start) / (end - start)) * (known.end - known.start);
+      line.style.left = `${(100 * at) / known.width}%`;
+      line.style.top = `${(image.offsetHeight * known.top) / known.height}px`;
+      line.style.height = `${(image.offsetHeight * (known.bottom - known.top)) / known.height}px`;
+      line.hidden = list.hidden = false;
+    });
+    image.addEventListener("pointerleave", () => { line.hidden = true; });
+  }
+
+  const chart = document.getElementById("chart");
+  if (chart) hover(chart);
 
   if (seconds) {
     document.addEventListener("visibilitychange", () => {

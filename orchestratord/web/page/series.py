@@ -1,4 +1,4 @@
-"""Prometheus' answer to a range query, as far as it is shown. Pure; for a pool thread."""
+"""Prometheus' answer to a query, as far as it is shown. Pure; for a pool thread."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from orchestratord.errors import UpstreamUnavailable
+from orchestratord.errors import BadQuery, UpstreamUnavailable
 from orchestratord.web.page.figures import printable
 
 #: Series that are listed at the most.
@@ -42,6 +42,26 @@ class _Matrix(msgspec.Struct):
     values: list[tuple[float, str]] = []
 
 
+class Value(NamedTuple):
+    """One value of an instant query's answer: the name of its series among the others, and its labels."""
+
+    name: str
+    labels: dict[str, str]
+    value: float
+
+
+class Present(NamedTuple):
+    """The first values of an answer to an instant query, in its order, and how many there were in all."""
+
+    values: list[Value]
+    total: int
+
+
+class _Vector(msgspec.Struct):
+    value: tuple[float, str]
+    metric: dict[str, str] = {}
+
+
 class _Data(msgspec.Struct):
     result: list[msgspec.Raw]
     resultType: str
@@ -58,6 +78,8 @@ class _Envelope(msgspec.Struct):
 # The outside first and each series by itself: decoding it all in one call would hold the interpreter.
 _answer = msgspec.json.Decoder(_Answer)
 _matrix = msgspec.json.Decoder(_Matrix)
+_vector = msgspec.json.Decoder(_Vector)
+_number = msgspec.json.Decoder(str)
 
 
 def found(body: bytes, most: int = MAX_SERIES) -> Found:
@@ -73,6 +95,28 @@ def found(body: bytes, most: int = MAX_SERIES) -> Found:
     names = _names([one.metric for one in raw])
     series = [Series(name, one.metric, here) for name, one, here in zip(names, raw, points, strict=True)]
     return Found(series, len(data.result))
+
+
+def present(body: bytes, most: int = MAX_SERIES) -> Present:
+    """Return what an answer of status 200 to an instant query holds.
+
+    Raises UpstreamUnavailable if it is none, and BadQuery if it is a text, or has several values a series.
+    """
+    try:
+        data = _answer.decode(body).data
+        if data.resultType in {"matrix", "string"}:
+            raise BadQuery(f"the answer is a {data.resultType}, which a table does not show: see the chart")
+        if data.resultType == "scalar":
+            return Present([Value("value", {}, float(_number.decode(data.result[1])))], 1)
+        if data.resultType != "vector":
+            raise UpstreamUnavailable(f"{_NO_ANSWER}: resultType is {data.resultType[:40]!a}")
+        raw = [_vector.decode(part) for part in data.result[:most]]
+        values = [float(one.value[1]) for one in raw]
+    except (msgspec.DecodeError, ValueError, IndexError) as error:
+        raise UpstreamUnavailable(f"{_NO_ANSWER}: {printable(str(error))[:200]}") from None
+    names = _names([one.metric for one in raw])
+    rows = [Value(name, one.metric, value) for name, one, value in zip(names, raw, values, strict=True)]
+    return Present(rows, len(data.result))
 
 
 def error_text(status: int, body: bytes) -> str:

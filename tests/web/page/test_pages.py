@@ -16,7 +16,8 @@ from orchestratord.access import Gate, Role
 from orchestratord.catalogue import BUILT_IN
 from orchestratord.errors import QueryTimeout, UpstreamUnavailable
 from orchestratord.upstream import Answer as Fetched
-from orchestratord.web.page.pages import MAX_DRAWN_BYTES, MAX_MAKING
+from orchestratord.web.page.graphs import MAX_DRAWN_BYTES
+from orchestratord.web.page.press import MAX_MAKING
 from tests.fakes import NOW, body, report
 from tests.wire import Answer, Wire, request
 
@@ -56,8 +57,11 @@ class Markup(HTMLParser):
         if tag == "script":
             self.scripts.append(given.get("src"))
         assert tag not in {"iframe", "object", "embed", "base", "style", "foreignobject", "use"}
-        assert not [name for name in given if name.startswith(("on", "style", "srcset", "formaction"))]
-        self.urls += [value or "" for name, value in attrs if name in {"src", "action"} or name.endswith("href")]
+        assert not [name for name in given if name.startswith(("on", "style", "formaction"))]
+        assert not re.search("[ ,]", given.get("srcset") or ""), "more than one address"
+        self.urls += [
+            value or "" for name, value in attrs if name in {"src", "srcset", "action"} or name.endswith("href")
+        ]
 
 
 def look(wire: Wire, path: str, accept: str = BROWSER, **headers: str) -> Answer:
@@ -137,8 +141,9 @@ def test_what_is_not_well_comes_first() -> None:
 
 def test_a_fleet_that_has_gone_silent() -> None:
     """It is not the same as one that has never been there."""
-    wire = wired()
-    wire.metrics.telemetry.expired(3)
+    wire = wired("a", "b", "c")
+    wire.clocks.now += 60
+    wire.nodes.expire(wire.clocks.monotonic(), 100)
     assert "No node reports any more; 3 have gone silent in the last hour." in text(look(wire, "/"))
 
 
@@ -235,7 +240,7 @@ def test_a_node() -> None:
     said = text(answer)
     assert "Last report 5 s ago" in said
     assert "Gone in 55 s" in said
-    assert "52.1 k faults last hour: 1 k to 1.12 k faults" in said
+    assert "52.1 k faults 1 times the fleet's median of 52.1 k faults last hour: 1 k to 1.12 k" in said
     assert "not reported" in said
     assert answer.body.count(b'<path class="line"') == 1
     (asked,) = wire.upstreams.asked
