@@ -401,7 +401,7 @@ def test_a_short_deadline_is_asked_for_as_it_is(
 
 
 def test_the_deadline_is_one_for_everything(begin: Callable[..., Server]) -> None:
-    """An answer that begins, and comes a byte at a time for ever: the program gives up, and the connection is closed."""
+    """An answer that comes a byte at a time for ever: the program gives up, and the connection is closed."""
 
     def drip(exchange: Exchange) -> None:
         exchange.send(b"HTTP/1.1 200 OK\r\nX: ")
