@@ -34,6 +34,8 @@ WORKDIR /src
 COPY pyproject.toml setup.cfg README.md LICENSE ./
 COPY plugins plugins
 COPY orchestratord orchestratord
+# orchestratord/rules.yml is a link to it.
+COPY etc/prometheus/rules.yml etc/prometheus/rules.yml
 RUN /opt/pip/bin/pip --python /opt/orchestratord/bin/python3 install --no-cache-dir --no-compile .
 # What a read-only root cannot write later is written now: the bytecode (unchecked, so that no builder's idea of file
 # times makes it stale) and twistd's plugin cache. The libraries' own tests stay behind.
@@ -50,10 +52,11 @@ LABEL org.opencontainers.image.title="orchestratord" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.base.name="${BASE}"
 # A python:slim brings pip along; nothing here installs anything. The data folder belongs to the numeric user below,
-# so that Kubernetes can tell that it is not root.
+# so that Kubernetes can tell that it is not root, and to group 0, which any other user has where a platform chooses the user
+# (OpenShift).
 RUN if [ -x /usr/local/bin/pip3 ]; then /usr/local/bin/pip3 uninstall --yes --quiet pip setuptools wheel; fi \
     && rm -rf "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')/ensurepip" \
-    && install --directory --owner=65532 --group=65532 --mode=0750 /var/lib/orchestratord
+    && install --directory --owner=65532 --group=0 --mode=0770 /var/lib/orchestratord
 COPY --from=build /opt/orchestratord /opt/orchestratord
 ENV PATH=/opt/orchestratord/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONDONTWRITEBYTECODE=1 \

@@ -177,6 +177,12 @@ def test_bill_of_materials() -> None:
     assert names == packages
 
 
+def test_any_user_of_group_0_may_write_the_data_folder() -> None:
+    """As on OpenShift, which chooses the user, and always this group."""
+    inside = ["chroot", "--userspec=1000650000:0", "--groups=", str(BUILT / "files")]
+    assert subprocess.run([*inside, "test", "-w", "/var/lib/orchestratord"], check=False).returncode == 0
+
+
 def test_it_runs(container: Container) -> None:
     """As uid 65532, with no capability, on a root that it cannot write: probes, reports, scrapes, a clean stop."""
     status = Path(f"/proc/{container.pid}/status").read_text()

@@ -1,8 +1,10 @@
-"""What twistd leaves to its plugins: a wrong command line ends in one line and exit code 1, and a log without noise."""
+"""What twistd leaves to its plugins: one-line errors with exit code 1, a log without noise, and no stray pidfile."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.protocol import Factory
 from twisted.python import usage
@@ -23,6 +25,8 @@ class Options(usage.Options):
     """
 
     command = "twistd"
+    #: twistd's own options, which twistd sets before it parses these; None where there is no twistd.
+    parent: Any = None
 
     def opt_version(self) -> None:
         """Display the version of orchestratord and exit."""
@@ -32,6 +36,34 @@ class Options(usage.Options):
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """Parse the command line; raise SystemExit with the line that says what is wrong."""
         try:
+            if self.parent is not None:
+                _settle_pidfile(self.parent)
             super().parseOptions(options)
         except usage.UsageError as error:
             raise SystemExit(f"{self.command}: {error}") from None
+
+    def parseArgs(self, *words: str) -> None:
+        """Refuse every word that is not an option, and name the first."""
+        if words:
+            raise usage.UsageError(f"{words[0][:100]!r} is not an option: options begin with --")
+
+
+def _settle_pidfile(parent: Any) -> None:
+    """Write no pidfile in the foreground unless one was asked for; raise UsageError if one cannot be written.
+
+    twistd writes `twistd.pid` into the current folder, with -n too: two daemons in one folder would refuse each other,
+    and in a folder that cannot be written the second would end in a traceback.
+    """
+    # The default is told from the same name on the command line by being the same object.
+    if parent["nodaemon"] and parent["pidfile"] is parent.defaults["pidfile"]:
+        parent["pidfile"] = ""
+    if not parent["pidfile"]:
+        return
+    path = Path(parent["rundir"] or ".") / parent["pidfile"]
+    if not path.parent.is_dir():
+        reason = "there is no such folder"
+    elif not os.access(path if path.exists() else path.parent, os.W_OK):
+        reason = "no permission to write there"
+    else:
+        return
+    raise usage.UsageError(f"--pidfile: {str(path)!r} cannot be written: {reason}; --pidfile= writes none")

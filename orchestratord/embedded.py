@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.task import LoopingCall
@@ -28,6 +29,9 @@ _CONFIGURATION = """\
 global:
   scrape_interval: {interval}
   scrape_timeout: {interval}
+  evaluation_interval: 15s
+rule_files:
+  - rules.yml
 scrape_configs:
   - job_name: orchestrator
     static_configs:
@@ -118,7 +122,8 @@ class EmbeddedPrometheus(ProcessMonitor):
         new.replace(file)
 
     def scrape(self, target: str) -> None:
-        """Write the configuration that scrapes the target."""
+        """Write the configuration that scrapes the target, and the rules beside it."""
+        (self._home / "rules.yml").write_bytes(files("orchestratord").joinpath("rules.yml").read_bytes())
         text = _CONFIGURATION.format(interval=SCRAPE_INTERVAL, target=target)
         if (self._home / "scrape-token").exists():
             text += _AUTHORIZATION

@@ -14,6 +14,7 @@ from orchestratord.families import is_for_all, joined, loopback, open_for_all, p
 from orchestratord.options import TLS_PREFIX
 from orchestratord.tls import ServerFiles, ServerTls
 from orchestratord.tls_transport import TlsFactory
+from orchestratord.welcome import Place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -63,6 +64,14 @@ class Listeners:
     def addresses(self) -> list[str]:
         """Where they listen, for people."""
         return [listener.address for listener in self._opened]
+
+    @property
+    def places(self) -> list[Place]:
+        """Where they listen, for programs."""
+        return [
+            Place(port.getHost(), tls=description.startswith((TLS_PREFIX, "ssl:")))
+            for description, port in self._opened
+        ]
 
     def own_address(self) -> str:
         """Return `HOST:PORT` under which this very machine reaches the first TCP listener without TLS."""

@@ -57,6 +57,7 @@ from orchestratord.web.reports import AT_ONCE, ReportsResource
 from orchestratord.web.scrape import ScrapeResource
 from orchestratord.web.site import OrchestratorSite
 from orchestratord.web.tree import KleinTree
+from orchestratord.welcome import exposure, page_address
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -319,8 +320,9 @@ class Orchestrator(MultiService):
             addresses=", ".join(self._listeners.addresses),
             admin="".join(f"probes and administration on {where}; " for where in self._admin_listeners.addresses),
             delivered=f"reports are delivered to {store}; " if (store := self._settings.remote_write) else "",
-            upstreams=", ".join(self._bases),
+            upstreams=", ".join(self._bases) if self._embedded is None else "the embedded Prometheus",
         )
+        self._welcome()
         if self._embedded is not None:
             self._authorize(self._embedded)
             self._keyring.follow(Role.SCRAPE, partial(self._authorize, self._embedded))
@@ -333,6 +335,18 @@ class Orchestrator(MultiService):
                 token_file=self._keyring.path(Role.REPORT),
             )
             profiler_service(self._reactor, profiler).setServiceParent(self)
+
+    def _welcome(self) -> None:
+        """Say where the page is, and what others can do without a token."""
+        places = self._listeners.places
+        page = page_address(places)
+        if page is not None:
+            log.info("the page is at {url}", url=page)
+        roles = self._keyring.gate.open_roles
+        mutual = self._settings.tls_client_ca is not None
+        warning = exposure(places, self._admin_listeners.places, roles, mutual)
+        if warning is not None:
+            log.warn("{warning}", warning=warning)
 
     def stopService(self) -> Deferred[None]:
         """Be not ready for `drain_delay`, take nothing new, finish what is in flight, end the children."""

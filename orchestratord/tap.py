@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from twisted.logger import Logger
+
 from orchestratord.command_line import Options as OneLineOptions
+from orchestratord.environment import misspelt
 from orchestratord.options import OPTIONS
 from orchestratord.settings import SettingsError, load
 
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
 
     from orchestratord.options import Option
     from orchestratord.settings import Settings
+
+log = Logger()
 
 
 def _help(option: Option) -> str:
@@ -51,12 +56,16 @@ class Options(OneLineOptions):
         super().__init__()
         self.repeated: dict[str, list[str]] = {}
         self.settings: Settings | None = None
+        #: One line for each environment variable that was probably meant to be an option.
+        self.ignored: list[str] = []
 
     def postOptions(self) -> None:
         """Check everything, before any socket opens; SystemExit names what is wrong."""
         switches = {option.name for option in OPTIONS if option.flag}
         given = {name: value for name, value in self.items() if value not in (None, 0)}
         flags: dict[str, Any] = {name: True if name in switches else value for name, value in given.items()}
+        known = {option.variable for option in OPTIONS} | {"ORCHESTRATOR_CONFIG"}
+        self.ignored = misspelt("ORCHESTRATOR_", known, os.environ)
         try:
             self.settings = load(flags | self.repeated, os.environ)
         except SettingsError as error:
@@ -92,6 +101,8 @@ def makeService(options: Options) -> IService:
     # Deadlines and caches go by the clock by which nodes age: after a suspension, what was in flight is as old as it is
     # to its clients.
     run_by_monotonic_clock(reactor, MACHINE.monotonic)
+    for line in options.ignored:
+        log.warn("{line}", line=line)
     try:
         return Orchestrator(reactor, options.settings)
     except (EmbeddedError, FilesError) as error:

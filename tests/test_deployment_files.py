@@ -13,8 +13,10 @@ import pytest
 import yaml
 
 from orchestratord.options import OPTIONS
+from orchestratord.settings import load
 
 ROOT = Path(__file__).resolve().parent.parent
+OPERATIONS = ROOT / "docs" / "OPERATIONS.md"
 UNITS = ("orchestratord", "orchestratord-profiler")
 DAEMON_VARIABLES = {option.variable for option in OPTIONS}
 
@@ -69,12 +71,12 @@ def test_base_is_an_argument() -> None:
 
 
 def test_image_user() -> None:
-    """The orchestrator's image runs as a numeric user that is not root, who owns the data folder, a volume."""
+    """The orchestrator's image runs as a numeric user that is not root, who owns the data folder with group 0."""
     user = instruction("orchestrator", "USER")
     assert user == "65532:65532"
     (folder,) = json.loads(instruction("orchestrator", "VOLUME"))
     (made,) = [rest for word, rest in stages()["runtime"] if word == "RUN"]
-    assert f"--owner=65532 --group=65532 --mode=0750 {folder}" in made
+    assert f"--owner=65532 --group=0 --mode=0770 {folder}" in made
     assert f"ORCHESTRATOR_DATA_DIR={folder}" in instruction("runtime", "ENV")
 
 
@@ -107,6 +109,41 @@ def test_unit_verifies(name: str, tmp_path: Path) -> None:
     unit.write_text(text.replace("ExecStart=/opt/orchestratord/bin/twistd", "ExecStart=/bin/true"))
     run = subprocess.run([analyze, "verify", "--man=no", str(unit)], capture_output=True, text=True, check=False)
     assert (run.returncode, run.stdout + run.stderr) == (0, "")
+
+
+def test_unit_with_credentials(tmp_path: Path) -> None:
+    """The commented lines that hand token files to the unit's user are right, and those that the document shows."""
+    text = (ROOT / "etc/systemd/orchestratord.service").read_text()
+    lines = re.findall(r"^#((?:LoadCredential|Environment)=.*)$", text, re.MULTILINE)
+    (shown,) = re.findall(r"^```ini\n\[Service\]\n(.*?)^```$", OPERATIONS.read_text(), re.MULTILINE | re.DOTALL)
+    assert shown.splitlines() == lines
+    unit = tmp_path / "orchestratord.service"
+    text = re.sub(r"^#((?:LoadCredential|Environment)=)", r"\1", text, flags=re.MULTILINE)
+    unit.write_text(text.replace("ExecStart=/opt/orchestratord/bin/twistd", "ExecStart=/bin/true"))
+    command = [program("systemd-analyze", "systemd"), "verify", "--man=no", str(unit)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout + run.stderr) == (0, "")
+    variable, _, value = lines[-1].removeprefix("Environment=").strip('"').partition("=")
+    given = load({}, {variable: value.replace("%d", "/credentials")}).token_file
+    names = [line.removeprefix("LoadCredential=").partition(":")[0] for line in lines[:-1]]
+    assert given == tuple((name, Path("/credentials") / name) for name in names)
+
+
+def test_an_installation_keeps_what_was_there(tmp_path: Path) -> None:
+    """README's commands, twice, over a Prometheus with jobs of its own: its configuration is still there."""
+    section = (ROOT / "README.md").read_text().partition("### systemd")[2].partition("\n## ")[0]
+    commands = [line.strip() for line in section.splitlines() if line.startswith("    install ")]
+    assert len(commands) == 3
+    (tmp_path / "prometheus").mkdir()
+    (tmp_path / "systemd/system").mkdir(parents=True)
+    (tmp_path / "prometheus/prometheus.yml").write_text("# mine\n")
+    for _ in range(2):
+        for command in commands:
+            here = command.replace(" /etc/", f" {tmp_path}/")
+            subprocess.run(["sh", "-euc", here], cwd=ROOT, check=True)
+    texts = [path.read_text() for path in (tmp_path / "prometheus").glob("prometheus.yml*")]
+    assert "# mine\n" in texts
+    assert (tmp_path / "orchestratord/orchestrator.toml.~1~").exists()
 
 
 @pytest.mark.parametrize("name", UNITS)

@@ -68,6 +68,15 @@ def test_options_in_the_runbooks_exist(document: str) -> None:
     assert named - {option.name for option in OPTIONS} == set()
 
 
+@pytest.mark.parametrize("document", ["docs/OPERATIONS.md", "docs/TLS.md", "docs/SCALING.md"])
+def test_a_command_that_fails_is_seen_to_fail(document: str) -> None:
+    """The program curl alone ends with 0 whatever the answer's status is."""
+    text = (ROOT / document).read_text()
+    blocks = "".join(re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    commands = re.findall(r"\bcurl -[^;|&\n]*", blocks) + re.findall(r"`(curl [^`]+)`", text)
+    assert [each for each in commands if not re.match(r"curl (-sSf |.*--fail)", each)] == []
+
+
 def anchors(text: str) -> set[str]:
     """Return the names of a document's headings, as links have them."""
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)

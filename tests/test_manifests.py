@@ -22,8 +22,8 @@ from orchestratord.tap import Options
 ROOT = Path(__file__).resolve().parent.parent
 ROOTS = ("k8s", "k8s/profiler")
 DATA_DIR = "/var/lib/orchestratord"
-PROMETHEUS = "http://prometheus-service.default.svc.cluster.local:9090"
-ORCHESTRATOR = "http://orchestrator-service.default.svc.cluster.local:5000"
+PROMETHEUS = "http://prometheus-service:9090"
+ORCHESTRATOR = "http://orchestrator-service:5000"
 WORKLOADS = ("Deployment/orchestrator", "Deployment/prometheus", "DaemonSet/orchestrator-profiler")
 
 
@@ -336,5 +336,4 @@ def test_prometheus_discovery() -> None:
     (discovery,) = job["dns_sd_configs"]
     service = rendered("k8s")["Service/orchestrator-service"]
     (port,) = [p for p in service["spec"]["ports"] if p["port"] == 5000]
-    host = f"{service['metadata']['name']}.{service['metadata']['namespace']}.svc.cluster.local"
-    assert (discovery["type"], discovery["names"]) == ("SRV", [f"_{port['name']}._tcp.{host}"])
+    assert (discovery["type"], discovery["names"]) == ("SRV", [f"_{port['name']}._tcp.{service['metadata']['name']}"])

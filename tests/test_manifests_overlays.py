@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -114,6 +115,24 @@ def test_namespace(folder: str) -> None:
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
+def test_another_namespace(folder: str, tmp_path: Path) -> None:
+    """`namespace:` in an overlay moves all of it: no value names the one that it was written for."""
+    overlay = {"namespace": "elsewhere", "resources": [os.path.relpath(ROOT / folder, tmp_path)]}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    text = subprocess.run(
+        [program("kubectl", "kubernetes-client"), "kustomize", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for item in yaml.safe_load_all(text):
+        assert item["metadata"].get("namespace") == (None if item["kind"] in CLUSTER_WIDE else "elsewhere")
+    # The API server's own service stays where it is.
+    assert re.findall(r".*\bdefault\.svc\b.*", text.replace("kubernetes.default.svc", "")) == []
+    assert re.findall(r"^ *namespace: default$", text, re.MULTILINE) == []
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
 def test_restricted(folder: str) -> None:
     """Every pod keeps to the "restricted" profile of the Pod Security Standards; the profiler only where it must not.
 
@@ -201,9 +220,8 @@ def test_names_are_found() -> None:
     """Every policy for outward ways, but those that only add one, lets DNS through."""
     for policy in of_kind(together(*TOGETHER), "NetworkPolicy"):
         if "Ingress" in policy["spec"]["policyTypes"]:
-            assert {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]} in policy["spec"][
-                "egress"
-            ]
+            names = [{"port": port, "protocol": protocol} for port in (53, 5353) for protocol in ("UDP", "TCP")]
+            assert {"ports": names} in policy["spec"]["egress"]
 
 
 def test_nobody_but_the_orchestrator_asks_prometheus() -> None:

@@ -73,7 +73,7 @@ def test_one_variable_says_where_the_store_is(monkeypatch: pytest.MonkeyPatch) -
     text = yaml.safe_dump(objects[NAME])
     assert text.count("http://") == 1
     told = started(objects, monkeypatch)
-    store = "http://prometheus-service.default.svc.cluster.local:9090"
+    store = "http://prometheus-service:9090"
     assert told.remote_write == f"{store}/api/v1/write"
     assert told.prometheus == (store,)
     # By which rules and alerts take what is delivered and what is scraped for the same.

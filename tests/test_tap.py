@@ -37,7 +37,7 @@ def test_flags_become_settings() -> None:
         (["--stale-after", "soon"], "twistd orchestrator: --stale-after: 'soon' must be a number of seconds"),
         (["--bogus"], "twistd orchestrator: option --bogus not recognized"),
         (["--max-nodes"], "twistd orchestrator: option --max-nodes requires argument"),
-        (["extra"], "twistd orchestrator: Wrong number of arguments."),
+        (["extra"], "twistd orchestrator: 'extra' is not an option: options begin with --"),
     ],
 )
 def test_a_wrong_command_line_ends_in_one_line(arguments: list[str], line: str) -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from twisted.web.iweb import IAgent
 
-    from orchestratord.profiler.bucket import Source
+    from orchestratord.profiler.bucket import Bucket, Source
 
 log = Logger()
 
@@ -102,11 +102,12 @@ class Profiler(Service):
         self._source = source
         self._reporter = reporter
         self._close = close
+        self._told: str | None = None
 
     def startService(self) -> None:
         """Begin to measure."""
         Service.startService(self)
-        self._source.start(self._reporter.offer, self._complain)
+        self._source.start(self._deliver, self._complain)
 
     def stopService(self) -> Deferred[None]:
         """End; fires when the source has ended and no connection is left."""
@@ -118,6 +119,13 @@ class Profiler(Service):
         await self._reporter.stop()
         await source_ended
         await self._close()
+
+    def _deliver(self, bucket: Bucket) -> None:
+        """Say what the first bucket was measured with; `auto` knows only by then."""
+        if self._told != self._source.name:
+            self._told = self._source.name
+            log.info("this node is measured with {source}", source=self._told)
+        self._reporter.offer(bucket)
 
     def _complain(self, reason: str) -> None:
         log.error("nothing to report, {source} does not measure: {reason}", source=self._source.name, reason=reason)

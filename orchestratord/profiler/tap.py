@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from twisted.application.service import MultiService
+from twisted.logger import Logger
 from twisted.python import usage
 
 from orchestratord.access import parse_tokens
 from orchestratord.command_line import Options as OneLineOptions
+from orchestratord.environment import misspelt
 from orchestratord.profiler.agent import SOURCES, ProfilerSettings, host_node_id, profiler_service
 from orchestratord.profiler.ebpf import Machine
 from orchestratord.watched import FilesError, WatchedFile
@@ -19,6 +21,9 @@ from orchestratord.watched import FilesError, WatchedFile
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+log = Logger()
+
+_PREFIX = "PROFILER_"
 _DEFAULTS = {"orchestrator": "http://127.0.0.1:5000", "interval": "10", "source": "auto"}
 _NAMES = ("orchestrator", "node-id", "interval", "source", "token-file", "ca", "certificate", "key")
 
@@ -47,6 +52,8 @@ class Options(OneLineOptions):
         ["key", None, None, "PEM file of its private key [default: none]"],
     ]
     settings: ProfilerSettings
+    #: One line for each environment variable that was probably meant to be an option.
+    ignored: list[str]
 
     def __init__(self, environ: Mapping[str, str] | None = None, machine: Machine | None = None) -> None:
         super().__init__()
@@ -56,6 +63,7 @@ class Options(OneLineOptions):
     def postOptions(self) -> None:
         """Check every value; an unset or empty environment variable leaves the default."""
         given = {name: self._given(name) for name in _NAMES}
+        self.ignored = misspelt(_PREFIX, {_variable(name) for name in _NAMES}, self._environ)
         origin = {name.replace("-", "_"): where for name, (where, _) in given.items()}
         where, text = given["interval"]
         try:
@@ -87,12 +95,16 @@ class Options(OneLineOptions):
 
     def _given(self, name: str) -> tuple[str, str]:
         """Return what gave the value of an option, as a user would name it, and the value."""
-        flag, variable = f"--{name}", f"PROFILER_{name.replace('-', '_').upper()}"
+        flag, variable = f"--{name}", _variable(name)
         if self[name] is not None:
             return flag, self[name]
         if self._environ.get(variable):
             return variable, self._environ[variable]
         return flag, host_node_id() if name == "node-id" else _DEFAULTS.get(name, "")
+
+
+def _variable(name: str) -> str:
+    return _PREFIX + name.replace("-", "_").upper()
 
 
 def _path(text: str) -> Path | None:
@@ -108,6 +120,8 @@ def makeService(options: Options) -> MultiService:
     from orchestratord.timers import run_by_monotonic_clock  # noqa: PLC0415
 
     run_by_monotonic_clock(reactor)
+    for line in options.ignored:
+        log.warn("{line}", line=line)
     service = MultiService()
     try:
         profiler_service(reactor, options.settings).setServiceParent(service)

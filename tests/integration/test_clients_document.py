@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import sys
 import time
 from contextlib import ExitStack
@@ -63,7 +64,7 @@ class Programs:
         warnings = ("-O2", "-Wall", "-Wextra", "-Werror")
         for command in (
             ("sh", "-n", f"{purpose}.sh"),
-            ("gcc", *warnings, "-o", f"{purpose}-c", f"{purpose}.c", "-lcurl", "-ljansson"),
+            ("gcc", *warnings, "-o", f"{purpose}-c", f"{purpose}.c", "-lcurl", "-ljansson", "-lm"),
             ("gofmt", "-d", f"{purpose}.go"),
             ("go", "vet", f"{purpose}.go"),
             ("go", "build", "-o", f"{purpose}-go", f"{purpose}.go"),
@@ -71,6 +72,19 @@ class Programs:
             env = environment(self._folder, offline)
             built = run(*command, cwd=self._folder, env=env, seconds=COMPILE_PATIENCE)
             assert (built.returncode, built.stdout, built.stderr) == (0, "", ""), command
+
+    def hurry(self) -> None:
+        """Build `hurried`: the programs that ask, with a deadline of 50 ms."""
+        for language, written, meant in (
+            ("py", "seconds=3.0", "seconds=0.05"),
+            ("go", "3*time.Second", "50*time.Millisecond"),
+            ("c", "query, 3)", "query, 0.05)"),
+            ("sh", "", ""),
+        ):
+            text = (self._folder / f"ask.{language}").read_text()
+            assert written in text
+            (self._folder / f"hurried.{language}").write_text(text.replace(written, meant, 1))
+        self._build("hurried")
 
     def command(self, purpose: str, language: str, *arguments: str) -> list[str]:
         """Return how to run a program."""
@@ -366,3 +380,43 @@ def test_an_upstream_that_is_away_is_no_idle_node(begin: Callable[..., Server], 
             assert server.wait() != 0
             assert re.search(told, server.output())
             assert "absent" not in server.output()
+
+
+def test_a_short_deadline_is_asked_for_as_it_is(
+    programs: Programs, begin: Callable[..., Server], script: Callable[..., Script]
+) -> None:
+    """50 ms: the `timeout` that is sent is above 0, which would be refused, and not above the deadline."""
+    programs.hurry()
+    for language in LOOPS:
+        answering = script(vector({"n1": "5"}))
+
+        def reached(language: str = language, answering: Script = answering) -> bool:
+            # On a busy machine the deadline may be over before there is a connection.
+            begin("hurried", language, answering.server.url, "page_faults", "n1").wait()
+            return bool(answering.server.asked)
+
+        until(reached, f"a request of {language}")
+        for asked in answering.server.asked:
+            assert 0 < float(dict(asked.params)["timeout"]) <= 0.05, language
+
+
+def test_the_deadline_is_one_for_everything(begin: Callable[..., Server]) -> None:
+    """An answer that comes a byte at a time for ever: the program gives up, and the connection is closed."""
+
+    def drip(exchange: Exchange) -> None:
+        exchange.send(b"HTTP/1.1 200 OK\r\nX: ")
+        while not exchange.closing.wait(0.05):
+            try:
+                exchange.send(b"x")
+            except OSError:
+                left.append(exchange.asked.path)
+                return
+
+    left: list[str] = []
+    with FakeUpstream(drip) as upstream:
+        asking = [begin("ask", language, upstream.url, "page_faults", "n1") for language in LANGUAGES]
+        for server in asking:
+            assert server.wait() not in {0, -signal.SIGKILL}
+            assert "absent" not in server.output()
+        until(lambda: len(left) == len(upstream.asked), "an end of each connection")
+        assert len(left) >= len(LANGUAGES)

@@ -74,6 +74,16 @@ def test_the_embedded_one_is_reached_from_this_machine_only(embedded: Daemon) ->
     assert address.startswith("127.0.0.1:")
 
 
+def test_it_has_the_rules(early: Daemon) -> None:
+    """It records what etc/prometheus/rules.yml records, and has its alerts."""
+    recorded = "node:mem_bytes_allocated:avg1m"
+    until(
+        lambda: answered(early, recorded) == ["77"] or not early.post(report("n1", mem_bytes_allocated=77)),
+        recorded,
+        DATA_DEADLINE,
+    )
+
+
 def test_reports_do_not_wait_for_it(embedded: Daemon) -> None:
     """Reports are taken and probes are green before the embedded Prometheus answers, and queries are no hang."""
     assert embedded.get("/-/ready").status_code == 200

@@ -97,12 +97,12 @@ def test_what_is_installed_along(installed: Path, tmp_path: Path) -> None:
 
 
 def test_what_the_package_holds(installed: Path, tmp_path: Path) -> None:
-    """The API's description and the mark of typed code are installed, tests are not."""
+    """The API's description, the rules and the mark of typed code are installed, tests are not."""
     script = (
         "import importlib.resources as r, importlib.util as u, orchestratord, sys;"
         "p = r.files('orchestratord');"
-        "names = ('py.typed', 'web/openapi.yaml');"
+        "names = ('py.typed', 'web/openapi.yaml', 'rules.yml');"
         "print(*(p.joinpath(name).is_file() for name in names), u.find_spec('tests'))"
     )
     said = run(str(installed / "python"), "-c", script, cwd=tmp_path, env=environment(tmp_path))
-    assert (said.returncode, said.stdout.strip()) == (0, "True True None"), said.stderr
+    assert (said.returncode, said.stdout.strip()) == (0, "True True True None"), said.stderr

@@ -126,7 +126,7 @@ def test_the_profiler_runs(folder: str, orchestrator: str, tmp_path: Path, start
     (container,) = pods(rendered(folder))["DaemonSet/orchestrator-profiler"]["containers"]
     arguments = [argument.replace("$(NODE_NAME)", "node-1") for argument in container["args"]]
     place = arguments.index("--orchestrator") + 1
-    assert arguments[place] == "http://orchestrator-service.default.svc.cluster.local:5000"
+    assert arguments[place] == "http://orchestrator-service:5000"
     arguments[place] = daemon.url
     for mount in container["volumeMounts"]:
         if mount["name"] == "token":
@@ -170,7 +170,7 @@ def test_prometheus_runs(folder: str, tmp_path: Path) -> None:
     arguments, env = mapped(pod, tmp_path)
     port = free_port()
     place = arguments.index("--prometheus") + 1
-    assert arguments[place] == "http://prometheus-service.default.svc.cluster.local:9090"
+    assert arguments[place] == "http://prometheus-service:9090"
     arguments[place] = f"http://127.0.0.1:{port}"
     daemon = Daemon(tmp_path / "daemon", *arguments, env=env)
     home = tmp_path / "prometheus"

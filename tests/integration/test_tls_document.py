@@ -104,9 +104,16 @@ def test_the_page_is_true(page: Page) -> None:
         assert found
         return float(found[1])
 
-    before = ends()
+    def names() -> str:
+        """Return the names and addresses that the server's certificate is for."""
+        command = ("openssl", "x509", "-in", "server.pem", "-noout", "-ext", "subjectAltName")
+        return run(*command, cwd=page.folder).stdout
+
+    before, named = ends(), names()
+    assert "orchestrator-service.default.svc.cluster.local" in named
     renewed = page.run(expect="server.csr")
     assert renewed.returncode == 0, renewed.stderr
+    assert names() == named
     until(lambda: ends() > before, "the new certificate, which ends later")
     assert page.again(asked).returncode == 0
     for server in (profiler, daemon):

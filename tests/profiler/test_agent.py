@@ -395,6 +395,20 @@ class TestProfiler:
         source.deliver(bucket(1))
         assert len(network.orchestrator.reports) == 1
 
+    def test_log_of_the_source(self, reactor: FakeReactor, lines: list[str]) -> None:
+        """One line with the first bucket, and one when `auto` changes its mind, says what measures."""
+        first, second = FakeSource("ebpf"), FakeSource("procfs")
+        source = PreferredSource(first, second)
+        Profiler(source, reporter(reactor, Network()), lambda: succeed(None)).startService()
+        first.deliver(bucket(1))
+        first.deliver(bucket(2))
+        first.complain("no")
+        second.deliver(bucket(3))
+        assert [line for line in lines if "measured" in line] == [
+            "this node is measured with ebpf",
+            "this node is measured with procfs",
+        ]
+
     def test_complaint(self, reactor: FakeReactor, lines: list[str]) -> None:
         """A source that does not measure is an error in the log, with its reason."""
         source = FakeSource("ebpf")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _EXAMPLES = (
     ("topk(5, page_faults)", "the five nodes with the most page faults"),
-    ("avg_over_time(mem_bytes_allocated[5m])", "kernel memory, averaged over five minutes"),
+    ("avg_over_time(mem_bytes_allocated[5m]) and mem_bytes_allocated", "kernel memory, averaged over five minutes"),
     ("sum(fs_read_size_kb + fs_write_size_kb)", "VFS reads and writes of the whole fleet"),
     ("ctx_switches_forced / ctx_switches_graceful > 0.5", "nodes where tasks fight for the processor"),
 )
