@@ -110,7 +110,7 @@ class Readers:
     def _cut(self, channel: BoundedChannel) -> None:
         self.cut += 1
         self.caught_up(channel)
-        channel.cut()
+        channel.abort()
 
 
 class Slots:

@@ -141,7 +141,7 @@ def test_what_was_cut_is_written_no_more() -> None:
     connection = slow(wire, "/query?q=up")
     (asking,) = connection.channel.requests
     asking.write(BIG)
-    connection.channel.cut()
+    connection.channel.abort()
     written = len(connection.transport.value())
     asking.write(BIG)
     asking.finish()

@@ -30,7 +30,9 @@ class TlsClient:
     def __init__(self, wire: Wire, authority: Authority) -> None:
         self._clock = wire.clock
         files = ServerFiles(authority.certificate("server"), authority.key("server"))
-        tls: Any = TlsFactory(ServerTls(self._clock.seconds, files), wire.site, self._clock).buildProtocol(None)
+        tls: Any = TlsFactory(
+            ServerTls(self._clock.seconds, files), wire.site, self._clock, wire.site.connections
+        ).buildProtocol(None)
         self.ours = tls
         self.transport = Segments()
         self.ours.makeConnection(self.transport)
