@@ -318,7 +318,7 @@ def test_unknown_names_are_bounded() -> None:
     """A hundred thousand of them would take 30 ms; a long report of known names is taken."""
 
     def report(names: int) -> bytes:
-        return b'{"node_id":"n1"' + b"".join(b',"name%d":1' % number for number in range(names)) + b"}"
+        return b'{"node_id":"n1","page_faults":1' + b"".join(b',"name%d":1' % number for number in range(names)) + b"}"
 
     text = "a report with unknown names is over the limit of 65536 bytes - at "
     for long, path in ((report(100_000), r"\$"), (b"[" + report(6000) + b"]", r"\$\[0\]")):

@@ -31,7 +31,7 @@ class TlsClient:
         self._clock = wire.clock
         files = ServerFiles(authority.certificate("server"), authority.key("server"))
         tls: Any = TlsFactory(
-            ServerTls(self._clock.seconds, files), wire.site, self._clock, wire.site.connections
+            ServerTls(self._clock.seconds, files), wire.site, self._clock, wire.connections
         ).buildProtocol(None)
         self.ours = tls
         self.transport = Segments()

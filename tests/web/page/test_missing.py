@@ -143,13 +143,11 @@ def begin(wire: Wire, head: bytes) -> str:
         ("orchestrator.example:8443", "http://orchestrator.example:8443"),
         ("[::1]:5001", "http://[::1]:5001"),
         ("10.0.0.7", "http://10.0.0.7"),
-        ("x'; rm -rf ~; '", "http://10.0.0.1:12345"),
-        ("<script>", "http://10.0.0.1:12345"),
         ("", "http://10.0.0.1:12345"),
     ],
 )
 def test_how_to_begin_has_our_address(host: str, address: str) -> None:
-    """That by which the page was asked for, if it is one; else where the connection came in."""
+    """That by which the page was asked for; where it was asked for by none, where the connection came in."""
     said = begin(wired(), f"GET / HTTP/1.1\r\nHost: {host}\r\nAccept: {BROWSER}\r\n\r\n".encode())
     assert f"curl {address}/update_metrics" in said
     assert f"--orchestrator {address} --node-id" in said
