@@ -1,4 +1,4 @@
-"""Long work that lets the reactor run in between: on a pool thread with pauses, on the reactor's own in slices.
+"""Long work on a pool thread, with pauses in which the reactor runs.
 
 Without a pause the reactor would wait 5 ms, the interpreter's patience, for each step that it takes; and a single call
 like the join of a large text lets go of the interpreter only when it is done.
@@ -7,10 +7,7 @@ like the join of a large text lets go of the interpreter only when it is done.
 from __future__ import annotations
 
 import time
-from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
-
-from twisted.internet.defer import Deferred
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -42,31 +39,3 @@ def let_go(items: list[Any]) -> None:
         del items[-_AT_ONCE:]
         if items:
             pause()
-
-
-class Slices:
-    """Turns of the reactor for long work: one piece of it in each, whoever waits, so that reports come in between."""
-
-    def __init__(self, reactor: Any) -> None:
-        self._reactor = reactor
-        self._waiting: deque[Deferred[None]] = deque()
-        self._called = False
-
-    async def turn(self) -> None:
-        """Return in a turn of the reactor that nobody else is given; cancelling gives up the place in the queue."""
-        waiter: Deferred[None] = Deferred(self._waiting.remove)
-        self._waiting.append(waiter)
-        self._call()
-        await waiter
-
-    def _call(self) -> None:
-        if self._waiting and not self._called:
-            self._called = True
-            self._reactor.callLater(0, self._next)
-
-    def _next(self) -> None:
-        self._called = False
-        if self._waiting:
-            waiter = self._waiting.popleft()
-            self._call()
-            waiter.callback(None)

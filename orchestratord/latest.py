@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from orchestratord.breath import Slices
 from orchestratord.errors import Overloaded, UpstreamUnreachable
 from orchestratord.kept import Kept
 from orchestratord.query import INSTANT
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from orchestratord.options import Mode
     from orchestratord.query import Query
     from orchestratord.room import Lease, Room
+    from orchestratord.slices import Slices
     from orchestratord.upstream import QueryClient
 
 #: Nodes that are matched in one turn of the reactor, and instructions of RE2 that this may take: a millisecond each.
@@ -50,7 +50,7 @@ class LatestFromMemory:
 
     def __init__(
         self,
-        reactor: Any,
+        slices: Slices,
         client: QueryClient,
         nodes: NodeStore,
         catalogue: Catalogue,
@@ -60,7 +60,7 @@ class LatestFromMemory:
         room: Room,
         reachable: Callable[[], bool] = lambda: True,
     ) -> None:
-        self._slices = Slices(reactor)
+        self._slices = slices
         self._client = client
         self._nodes = nodes
         self._clocks = clocks

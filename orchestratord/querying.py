@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from orchestratord.nodes import NodeStore
     from orchestratord.room import Room
     from orchestratord.settings import Settings
+    from orchestratord.slices import Slices
     from orchestratord.telemetry import Telemetry
     from orchestratord.turns import Turns
     from orchestratord.upstream import QueryClient
@@ -53,7 +54,14 @@ def make_upstreams(
 
 
 def make_client(
-    reactor: Any, settings: Settings, upstreams: Upstreams, nodes: NodeStore, answers: Room, *, clocks: Clocks
+    reactor: Any,
+    settings: Settings,
+    upstreams: Upstreams,
+    nodes: NodeStore,
+    answers: Room,
+    *,
+    clocks: Clocks,
+    slices: Slices,
 ) -> QueryClient:
     """Return what answers all queries that are asked of us, by way of the upstreams."""
     shared = Coalescing(
@@ -66,7 +74,7 @@ def make_client(
     if settings.latest_from_memory == "never":
         return shared
     return LatestFromMemory(
-        reactor,
+        slices,
         shared,
         nodes,
         settings.catalogue,

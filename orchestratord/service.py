@@ -156,7 +156,7 @@ class Orchestrator(MultiService):
     ) -> tuple[OrchestratorSite, OrchestratorSite]:
         """Return what the listeners serve, and what the administrators' do."""
         reactor, settings = self._reactor, self._settings
-        client = make_client(reactor, settings, upstreams, nodes, answers, clocks=self._clocks)
+        client = make_client(reactor, settings, upstreams, nodes, answers, clocks=self._clocks, slices=self._slices)
         table = TableFleet(nodes, self._clocks)
         fleet, forget, pack, settle, more = self._scaled_out(nodes, upstreams) or _ScaledOut(
             table, table.forget, None, None, ()

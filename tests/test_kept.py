@@ -14,6 +14,7 @@ from orchestratord.kept import Kept
 from orchestratord.latest import LatestFromMemory
 from orchestratord.query import Query, passed_through
 from orchestratord.room import Room
+from orchestratord.slices import Slices
 from orchestratord.upstream import Answer
 from orchestratord.web.queries import Queries
 from tests.fakes import FakeClocks, FakeUpstreams
@@ -137,7 +138,7 @@ def test_each_cache_counts_all_that_it_holds(
 def test_a_compiled_expression_counts_what_its_library_may_take() -> None:
     """A quarter of a megabyte, whatever the length of the query: at most 127 are remembered."""
     client = LatestFromMemory(
-        Setup("never").clock,
+        Slices(Setup("never").clock),
         FakeUpstreams(),
         Setup("never").nodes,
         BUILT_IN,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,6 +20,7 @@ from orchestratord.nodes import NodeStore
 from orchestratord.query import Query, passed_through
 from orchestratord.room import Room
 from orchestratord.selection import select
+from orchestratord.slices import Slices
 from orchestratord.upstream import Answer
 from tests.fakes import FAMILIES, NOW, FakeClocks, FakeUpstreams, report
 
@@ -56,8 +58,9 @@ class Setup:
         self.nodes.update([report("silent", fs_read_count=1)], 1000)
         self.room = Room(1_000_000)
         self.reachable = True
+        # Each look at the time is a second later: a slice takes the whole turn, and the next one has the next.
         self.client = LatestFromMemory(
-            self.clock,
+            Slices(self.clock, count().__next__),
             self.upstreams,
             self.nodes,
             BUILT_IN,

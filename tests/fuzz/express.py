@@ -14,6 +14,7 @@ from zope.interface import implementer
 from orchestratord.catalogue import BUILT_IN
 from orchestratord.latest import LatestFromMemory
 from orchestratord.room import Room
+from orchestratord.slices import Slices
 from orchestratord.upstream import Answer
 from tests.fakes import body
 from tests.wire import Wire
@@ -61,7 +62,13 @@ def seen(packets: list[bytes], *, twisted: bool) -> list[Any]:
     wire = Wire()
     wire.report(body("n1", page_faults=3))
     wire.queries._client = LatestFromMemory(
-        wire.clock, wire.upstreams, wire.nodes, BUILT_IN, clocks=wire.clocks, mode="always", room=Room(10_000_000)
+        Slices(wire.clock),
+        wire.upstreams,
+        wire.nodes,
+        BUILT_IN,
+        clocks=wire.clocks,
+        mode="always",
+        room=Room(10_000_000),
     )
     wire.upstreams.answer = Answer(200, b"application/json", b"{}")
     if twisted:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from orchestratord.catalogue import BUILT_IN
 from orchestratord.latest import LatestFromMemory
+from orchestratord.slices import Slices
 from orchestratord.upstream import Answer
 from tests.fakes import body
 from tests.wire import Wire, request
@@ -119,7 +120,7 @@ def from_memory() -> Wire:
     wire = Wire()
     wire.report(body("n1", page_faults=3))
     wire.queries._client = LatestFromMemory(
-        wire.clock, wire.upstreams, wire.nodes, BUILT_IN, clocks=wire.clocks, mode="always", room=wire.arriving
+        Slices(wire.clock), wire.upstreams, wire.nodes, BUILT_IN, clocks=wire.clocks, mode="always", room=wire.arriving
     )
     wire.upstreams.answer = Answer(200, b"application/json", b"{}")
     return wire
