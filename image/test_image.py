@@ -20,10 +20,10 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from orchestratord import __version__
+from tests.deployment.test_manifests import rendered
+from tests.deployment.test_manifests_overlays import DEV, OPERATOR, PRODUCTION, SCALE_OUT, orchestrator, pods
+from tests.deployment.test_manifests_scale_out import expanded
 from tests.integration.daemon import ROOT, Server, until
-from tests.test_manifests import rendered
-from tests.test_manifests_overlays import DEV, OPERATOR, PRODUCTION, SCALE_OUT, orchestrator, pods
-from tests.test_manifests_scale_out import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

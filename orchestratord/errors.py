@@ -1,4 +1,4 @@
-"""The exceptions that carry an HTTP meaning; `orchestratord.web.answers` turns them into responses."""
+"""The exceptions that carry an HTTP meaning; `orchestratord.web.server.responses` turns them into responses."""
 
 from __future__ import annotations
 

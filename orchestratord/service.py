@@ -16,59 +16,59 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from orchestratord import __version__
-from orchestratord.access import Role
-from orchestratord.clocks import MACHINE
-from orchestratord.departed import Departed
-from orchestratord.descriptors import connections_that_fit
-from orchestratord.embedded import EmbeddedPrometheus, find_programs, free_address, prepare
-from orchestratord.expiry import Sweep
-from orchestratord.exposition import Exposition, NodeCollector, SampleRenderer, unrendered
-from orchestratord.fleet import StoreFleet, TableFleet
-from orchestratord.header_names import remember_short_names_only
-from orchestratord.history import History
-from orchestratord.keyring import Keyring
-from orchestratord.listeners import Listeners, server_tls
-from orchestratord.memory import memory_limit, tls_connections_that_fit
-from orchestratord.names import OwnNames
-from orchestratord.nodes import NodeStore
-from orchestratord.outbound import connection_pool
-from orchestratord.persistence import Persistence, in_own_thread
+from orchestratord.http_client.agent import connection_pool
+from orchestratord.http_client.resolver import OwnNames
+from orchestratord.nodes.departed import Departed
+from orchestratord.nodes.directory import StoreFleet, TableFleet
+from orchestratord.nodes.expiry import Sweep
+from orchestratord.nodes.exposition import Exposition, NodeCollector, SampleRenderer, unrendered
+from orchestratord.nodes.report import ReportDecoder
+from orchestratord.nodes.snapshot_file import SnapshotFile
+from orchestratord.nodes.snapshot_format import Moment
+from orchestratord.nodes.snapshot_service import Persistence, in_own_thread
+from orchestratord.nodes.store import NodeStore
 from orchestratord.profiler.agent import ProfilerSettings, host_node_id, profiler_service
-from orchestratord.querying import make_client, make_queries, make_upstreams
-from orchestratord.report import ReportDecoder
-from orchestratord.room import Room
-from orchestratord.scale_out import SWEEP_EVERY, ScaleOut
-from orchestratord.signals import Signals
-from orchestratord.slices import Slices
-from orchestratord.snapshot import Moment
-from orchestratord.snapshot_file import SnapshotFile
-from orchestratord.telemetry import Telemetry
-from orchestratord.turns import Turns
-from orchestratord.watched import FileWatch, look_again
-from orchestratord.web.admin import Admin
-from orchestratord.web.api import Api, Root
-from orchestratord.web.connections import Connections
-from orchestratord.web.express import Express
-from orchestratord.web.page.pages import Pages
-from orchestratord.web.queries import HOT_QUERIES, QueryResource
-from orchestratord.web.readers import Readers
-from orchestratord.web.remarks import Remarks
-from orchestratord.web.reports import AT_ONCE, ReportsResource
-from orchestratord.web.scrape import ScrapeResource
-from orchestratord.web.site import OrchestratorSite
-from orchestratord.web.tree import KleinTree
-from orchestratord.welcome import exposure, page_address
+from orchestratord.promql.embedded_prometheus import EmbeddedPrometheus, find_programs, free_address, prepare
+from orchestratord.runtime.clocks import MACHINE
+from orchestratord.runtime.concurrency_limit import Turns
+from orchestratord.runtime.file_descriptors import connections_that_fit
+from orchestratord.runtime.file_reload import FileWatch, look_again
+from orchestratord.runtime.memory_budget import Room
+from orchestratord.runtime.memory_limit import memory_limit, tls_connections_that_fit
+from orchestratord.runtime.signals import Signals
+from orchestratord.runtime.time_slices import Slices
+from orchestratord.security.gate import Role
+from orchestratord.security.gate_service import Keyring
+from orchestratord.telemetry.self_metrics import Telemetry
+from orchestratord.web.api.admin import Admin
+from orchestratord.web.api.klein_app import Api, Root
+from orchestratord.web.api.klein_resource import KleinTree
+from orchestratord.web.api.metrics import ScrapeResource
+from orchestratord.web.api.queries import HOT_QUERIES, QueryResource
+from orchestratord.web.api.report_remarks import Remarks
+from orchestratord.web.api.reports import AT_ONCE, ReportsResource
+from orchestratord.web.pages.activity import History
+from orchestratord.web.pages.resource import Pages
+from orchestratord.web.server.connection_limit import Connections
+from orchestratord.web.server.fast_path import Express
+from orchestratord.web.server.header_names import remember_short_names_only
+from orchestratord.web.server.listeners import Listeners, server_tls
+from orchestratord.web.server.site import OrchestratorSite
+from orchestratord.web.server.slow_readers import Readers
+from orchestratord.web.server.start_message import exposure, page_address
+from orchestratord.wiring.queries import make_client, make_queries, make_upstreams
+from orchestratord.wiring.remote_write import SWEEP_EVERY, ScaleOut
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from prometheus_client.registry import Collector
 
-    from orchestratord.clocks import Clocks
-    from orchestratord.fleet import Fleet
-    from orchestratord.report import Packer, Renderer
-    from orchestratord.settings import Settings
-    from orchestratord.upstream import QueryClient, Upstreams
+    from orchestratord.config.settings import Settings
+    from orchestratord.nodes.directory import Fleet
+    from orchestratord.nodes.report import Packer, Renderer
+    from orchestratord.promql.upstreams import QueryClient, Upstreams
+    from orchestratord.runtime.clocks import Clocks
 
 log = Logger()
 

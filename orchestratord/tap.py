@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from twisted.logger import Logger
 
-from orchestratord.command_line import Options as OneLineOptions
-from orchestratord.environment import misspelt
-from orchestratord.options import OPTIONS
-from orchestratord.settings import SettingsError, load
+from orchestratord.config.environment import misspelt
+from orchestratord.config.options import OPTIONS
+from orchestratord.config.settings import SettingsError, load
+from orchestratord.runtime.twistd import Options as OneLineOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from twisted.application.service import IService
 
-    from orchestratord.options import Option
-    from orchestratord.settings import Settings
+    from orchestratord.config.options import Option
+    from orchestratord.config.settings import Settings
 
 log = Logger()
 
@@ -91,11 +91,11 @@ def makeService(options: Options) -> IService:
     """Return the daemon; SystemExit if it cannot be made from these settings."""
     from twisted.internet import reactor  # noqa: PLC0415 - only here: `twistd --reactor` chooses it before
 
-    from orchestratord.clocks import MACHINE  # noqa: PLC0415
-    from orchestratord.embedded import EmbeddedError  # noqa: PLC0415 - imports what imports the reactor
+    from orchestratord.promql.embedded_prometheus import EmbeddedError  # noqa: PLC0415 - imports what imports the reactor
+    from orchestratord.runtime.clock import run_by_monotonic_clock  # noqa: PLC0415
+    from orchestratord.runtime.clocks import MACHINE  # noqa: PLC0415
+    from orchestratord.runtime.file_reload import FilesError  # noqa: PLC0415
     from orchestratord.service import Orchestrator  # noqa: PLC0415
-    from orchestratord.timers import run_by_monotonic_clock  # noqa: PLC0415
-    from orchestratord.watched import FilesError  # noqa: PLC0415
 
     assert options.settings is not None  # noqa: S101 - twistd parses before it makes
     # Deadlines and caches go by the clock by which nodes age: after a suspension, what was in flight is as old as it is

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import settings
 from twisted.internet import reactor
 
-from orchestratord.timers import run_by_monotonic_clock
+from orchestratord.runtime.clock import run_by_monotonic_clock
 
 # As the taps do, before anything is scheduled.
 run_by_monotonic_clock(reactor)

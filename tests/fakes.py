@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from prometheus_client import CollectorRegistry
 
-from orchestratord.catalogue import BUILT_IN
-from orchestratord.exposition import SampleRenderer
-from orchestratord.report import NodeReport, ReportDecoder
-from orchestratord.telemetry import Telemetry
-from orchestratord.upstream import Answer
-from orchestratord.web.page.alerts import ALERTS
+from orchestratord.nodes.exposition import SampleRenderer
+from orchestratord.nodes.families import BUILT_IN
+from orchestratord.nodes.report import NodeReport, ReportDecoder
+from orchestratord.promql.alerts import ALERTS
+from orchestratord.promql.upstreams import Answer
+from orchestratord.telemetry.self_metrics import Telemetry
 
 if TYPE_CHECKING:
-    from orchestratord.query import Query
+    from orchestratord.promql.params import Query
 
 #: A Unix time for tests: 2026-11-23 09:00 UTC.
 NOW = 1_795_424_400.0

@@ -19,10 +19,10 @@ from twisted.logger import capturedLogs
 from twisted.web import http_headers
 from twisted.web.client import Agent, HTTPConnectionPool
 
-from orchestratord.clocks import MACHINE
+from orchestratord.config.settings import load
+from orchestratord.runtime.clocks import MACHINE
+from orchestratord.runtime.signals import MEANINGLESS, STOPPING, Signals
 from orchestratord.service import Orchestrator
-from orchestratord.settings import load
-from orchestratord.signals import MEANINGLESS, STOPPING, Signals
 from tests.certificates import Authority
 from tests.fakes import FakeClocks
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.defer import Deferred
 
-    from orchestratord.clocks import Clocks
+    from orchestratord.runtime.clocks import Clocks
 
 REACTOR: Any = reactor
 HOME = {"HOME": "/nonexistent"}

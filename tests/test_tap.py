@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from orchestratord import __version__
-from orchestratord.options import OPTIONS
-from orchestratord.signals import Signals
+from orchestratord.config.options import OPTIONS
+from orchestratord.runtime.signals import Signals
 from orchestratord.tap import Options, makeService
 
 if TYPE_CHECKING:

@@ -15,27 +15,27 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from orchestratord.access import Gate
-from orchestratord.catalogue import BUILT_IN
-from orchestratord.departed import Departed
-from orchestratord.exposition import Exposition
-from orchestratord.fleet import TableFleet
-from orchestratord.history import History
-from orchestratord.nodes import NodeStore
-from orchestratord.room import Room
-from orchestratord.slices import Slices
-from orchestratord.web.admin import Admin
-from orchestratord.web.api import Api, Root
-from orchestratord.web.connections import Connections
-from orchestratord.web.express import Express
-from orchestratord.web.page.pages import Pages
-from orchestratord.web.queries import HOT_QUERIES, Queries, QueryResource
-from orchestratord.web.readers import Readers
-from orchestratord.web.remarks import Remarks
-from orchestratord.web.reports import AT_ONCE, ReportsResource
-from orchestratord.web.scrape import ScrapeResource
-from orchestratord.web.site import OrchestratorSite
-from orchestratord.web.tree import KleinTree
+from orchestratord.nodes.departed import Departed
+from orchestratord.nodes.directory import TableFleet
+from orchestratord.nodes.exposition import Exposition
+from orchestratord.nodes.families import BUILT_IN
+from orchestratord.nodes.store import NodeStore
+from orchestratord.runtime.memory_budget import Room
+from orchestratord.runtime.time_slices import Slices
+from orchestratord.security.gate import Gate
+from orchestratord.web.api.admin import Admin
+from orchestratord.web.api.klein_app import Api, Root
+from orchestratord.web.api.klein_resource import KleinTree
+from orchestratord.web.api.metrics import ScrapeResource
+from orchestratord.web.api.queries import HOT_QUERIES, Queries, QueryResource
+from orchestratord.web.api.report_remarks import Remarks
+from orchestratord.web.api.reports import AT_ONCE, ReportsResource
+from orchestratord.web.pages.activity import History
+from orchestratord.web.pages.resource import Pages
+from orchestratord.web.server.connection_limit import Connections
+from orchestratord.web.server.fast_path import Express
+from orchestratord.web.server.site import OrchestratorSite
+from orchestratord.web.server.slow_readers import Readers
 from tests.fakes import FakeClocks, FakeUpstreams, Metrics, decoder
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
     from twisted.web.http import Request
 
-    from orchestratord.fleet import Fleet
-    from orchestratord.web.channel import BoundedChannel
+    from orchestratord.nodes.directory import Fleet
+    from orchestratord.web.server.channel import BoundedChannel
 
 
 def turn(clock: Clock) -> None:

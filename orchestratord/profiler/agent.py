@@ -18,15 +18,15 @@ from twisted.logger import Logger
 from twisted.web.client import HTTPConnectionPool
 from twisted.web.http_headers import Headers
 
-from orchestratord.access import parse_tokens
-from orchestratord.outbound import WholeBody, http_agent
+from orchestratord.http_client.agent import WholeBody, http_agent
+from orchestratord.http_client.urls import WrongUrl, http_url
 from orchestratord.profiler.choice import PreferredSource
 from orchestratord.profiler.ebpf import EbpfSource
 from orchestratord.profiler.procfs import ProcfsSource, ProcTree
 from orchestratord.profiler.reporter import Reporter
-from orchestratord.tls import ClientOptions, ClientTls
-from orchestratord.urls import WrongUrl, http_url
-from orchestratord.watched import WatchedFile
+from orchestratord.runtime.file_reload import WatchedFile
+from orchestratord.security.gate import parse_tokens
+from orchestratord.security.tls import ClientOptions, ClientTls
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from twisted.web.http import stringToDatetime
 
 from orchestratord import __version__
-from orchestratord.tls import readable
+from orchestratord.security.tls import readable
 
 if TYPE_CHECKING:
     from twisted.web.iweb import IResponse

@@ -11,12 +11,12 @@ from twisted.application.service import MultiService
 from twisted.logger import Logger
 from twisted.python import usage
 
-from orchestratord.access import parse_tokens
-from orchestratord.command_line import Options as OneLineOptions
-from orchestratord.environment import misspelt
+from orchestratord.config.environment import misspelt
 from orchestratord.profiler.agent import SOURCES, ProfilerSettings, host_node_id, profiler_service
 from orchestratord.profiler.ebpf import Machine
-from orchestratord.watched import FilesError, WatchedFile
+from orchestratord.runtime.file_reload import FilesError, WatchedFile
+from orchestratord.runtime.twistd import Options as OneLineOptions
+from orchestratord.security.gate import parse_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -116,8 +116,8 @@ def makeService(options: Options) -> MultiService:
     # Only here: a reactor is chosen by twistd's own options, after this module has been imported.
     from twisted.internet import reactor  # noqa: PLC0415
 
-    from orchestratord.signals import Signals  # noqa: PLC0415
-    from orchestratord.timers import run_by_monotonic_clock  # noqa: PLC0415
+    from orchestratord.runtime.clock import run_by_monotonic_clock  # noqa: PLC0415
+    from orchestratord.runtime.signals import Signals  # noqa: PLC0415
 
     run_by_monotonic_clock(reactor)
     for line in options.ignored:

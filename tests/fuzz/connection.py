@@ -11,8 +11,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from orchestratord.access import Gate, Role
-from orchestratord.node_tokens import NodeTokens, parse_keys
+from orchestratord.security.gate import Gate, Role
+from orchestratord.security.jwt import NodeTokens, parse_keys
 from tests.certificates import Authority
 from tests.fuzz import express
 from tests.tokens import AUDIENCE, ISSUER, claims, jwk, key_set, signed

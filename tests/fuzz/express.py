@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from twisted.logger import ILogObserver, globalLogPublisher
 from zope.interface import implementer
 
-from orchestratord.catalogue import BUILT_IN
-from orchestratord.latest import LatestFromMemory
-from orchestratord.room import Room
-from orchestratord.slices import Slices
-from orchestratord.upstream import Answer
+from orchestratord.nodes.families import BUILT_IN
+from orchestratord.promql.memory import LatestFromMemory
+from orchestratord.promql.upstreams import Answer
+from orchestratord.runtime.memory_budget import Room
+from orchestratord.runtime.time_slices import Slices
 from tests.fakes import body
 from tests.wire import Wire
 

@@ -13,7 +13,7 @@ from hashlib import sha256
 import jwt
 
 from orchestratord.errors import Fault
-from orchestratord.node_tokens import MAX_KEYS, NodeTokens, parse_keys
+from orchestratord.security.jwt import MAX_KEYS, NodeTokens, parse_keys
 from tests.fakes import NOW
 from tests.tokens import AUDIENCE, ISSUER, claims, ec_key, jwk, key_set
 

@@ -10,9 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from promql_parser import VectorSelector
 
-from orchestratord.node_matching import MAX_PROGRAM, node_matcher
-from orchestratord.promql_bounds import MAX_NESTING, MAX_OPERATORS, MAX_STRINGS, MAX_TOKENS, Text, parse_or_panic
-from orchestratord.selection import Selection, select
+from orchestratord.promql.bounded_parser import (
+    MAX_NESTING,
+    MAX_OPERATORS,
+    MAX_STRINGS,
+    MAX_TOKENS,
+    Text,
+    parse_or_panic,
+)
+from orchestratord.promql.node_matching import MAX_PROGRAM, node_matcher
+from orchestratord.promql.selection import Selection, select
 from tests.fakes import FAMILIES
 
 if TYPE_CHECKING:

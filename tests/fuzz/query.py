@@ -9,7 +9,7 @@ import math
 from urllib.parse import parse_qsl, urlencode
 
 from orchestratord.errors import BadQuery
-from orchestratord.query import MAX_POINTS, Query, arguments, parse, parse_duration, parse_time, passed_through
+from orchestratord.promql.params import MAX_POINTS, Query, arguments, parse, parse_duration, parse_time, passed_through
 
 #: Characters of a query.
 LIMIT = 1000

@@ -8,9 +8,9 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from orchestratord.row import Row
-from orchestratord.segment import frames, head
-from orchestratord.spool import Spool
+from orchestratord.remote_write.sample_row import Row
+from orchestratord.remote_write.wal.frames import frames, head
+from orchestratord.remote_write.wal.log import Spool
 from tests.fakes import NOW
 
 NAMES = ("a", "b")

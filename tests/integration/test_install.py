@@ -14,7 +14,7 @@ import requests
 from packaging.utils import canonicalize_name
 
 from tests.integration.daemon import LOOPBACK, PATIENCE, ROOT, Server, environment, report, run
-from tests.test_dependencies import closure, required
+from tests.tools.test_dependencies import closure, required
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from orchestratord.key_source import ACCEPT
+from orchestratord.security.jwks import ACCEPT
 from tests.integration.daemon import ROOT, report, until
 from tests.integration.kubernetes import ControlPlane
 from tests.tokens import AUDIENCE, ISSUER, claims, signed

@@ -11,11 +11,11 @@ import pytest
 import requests
 import yaml
 
+from tests.deployment.test_manifests import rendered
+from tests.deployment.test_manifests_overlays import DEV, OPERATOR, PRODUCTION, PROFILER, pods
+from tests.deployment.test_manifests_scale_out import expanded
+from tests.deployment.test_manifests_tokens import with_components
 from tests.integration.daemon import LOOPBACK, PATIENCE, ROOT, TWISTD, Daemon, Server, free_port, report, until
-from tests.test_manifests import rendered
-from tests.test_manifests_overlays import DEV, OPERATOR, PRODUCTION, PROFILER, pods
-from tests.test_manifests_scale_out import expanded
-from tests.test_manifests_tokens import with_components
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

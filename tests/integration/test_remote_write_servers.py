@@ -11,9 +11,9 @@ from urllib.parse import quote
 import pytest
 import requests
 
-from orchestratord.catalogue import BUILT_IN
-from orchestratord.remote_write import HEADERS, Encoder
-from orchestratord.row import ABSENT, STALE, Row, row_names
+from orchestratord.nodes.families import BUILT_IN
+from orchestratord.remote_write.codec import HEADERS, Encoder
+from orchestratord.remote_write.sample_row import ABSENT, STALE, Row, row_names
 from tests.integration.daemon import PATIENCE, full_report, until
 from tests.integration.stores import Prometheus, Store, VictoriaMetrics, result
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from orchestratord.remote_write import HEADERS, Encoder
-from orchestratord.row import STALE, Row
+from orchestratord.remote_write.codec import HEADERS, Encoder
+from orchestratord.remote_write.sample_row import STALE, Row
 from tests.benchmarks import payloads
 from tests.benchmarks.servers import Servers
 from tests.integration.daemon import ROOT, Server, until

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import requests
 
+from tests.deployment.test_manifests import rendered
+from tests.deployment.test_manifests_overlays import SCALE_OUT, orchestrator, pods
+from tests.documents.test_scaling_document import PLAIN, example
 from tests.integration.daemon import LOOPBACK, PATIENCE, Daemon, Server, free_port, report, until
 from tests.integration.test_manifests_run import bearer, configured, mapped, probe
-from tests.test_manifests import rendered
-from tests.test_manifests_overlays import SCALE_OUT, orchestrator, pods
-from tests.test_scaling_document import PLAIN, example
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

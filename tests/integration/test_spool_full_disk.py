@@ -34,7 +34,7 @@ def fill(folder: Path) -> Callable[[], None]:
 
 def on_a_full_disk(folder: Path) -> None:
     """What `test_a_full_disk` promises, where `folder` is a disk of its own."""
-    from tests.test_spool import problem, read, row, spool  # noqa: PLC0415 - the program within the mount imports no more
+    from tests.remote_write.wal.test_log import problem, read, row, spool  # noqa: PLC0415 - the program within the mount imports no more
 
     it = spool(folder / "spool", segment_bytes=50_000)
     it.append([row(number) for number in range(100)])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from orchestratord.row import LAST_REPORT, STALE
+from orchestratord.remote_write.sample_row import LAST_REPORT, STALE
 from tests.integration.daemon import PATIENCE, free_port, report, until
 from tests.integration.samples import Sample, write
 from tests.integration.stores import Prometheus, VictoriaMetrics

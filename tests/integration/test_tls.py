@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import requests
 
-from orchestratord.memory import TLS_BYTES
-from orchestratord.tls_transport import SLICE_BYTES
+from orchestratord.runtime.memory_limit import TLS_BYTES
+from orchestratord.web.server.tls_transport import SLICE_BYTES
 from tests.certificates import Authority
 from tests.integration.daemon import LOOPBACK, PATIENCE, TWISTD, Daemon, Server, head, report, until
 from tests.integration.upstream import FakeUpstream, found_nothing, never

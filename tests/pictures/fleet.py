@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 
-from orchestratord.catalogue import BUILT_IN
+from orchestratord.nodes.families import BUILT_IN
 
 #: The kinds of nodes: name, share of the fleet, and how much of each built-in family they do in 10 s, in the
 #: catalogue's order.

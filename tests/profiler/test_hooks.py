@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from orchestratord.catalogue import BUILT_IN
+from orchestratord.nodes.families import BUILT_IN
 from orchestratord.profiler.hooks import KPROBES, TRACEPOINTS, Kernel, plans
 from tests.profiler.kernels import ALL_TRACEPOINTS, FUNCTIONS, kernel_files
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.testing import StringTransport
 
-from orchestratord.tls import ServerFiles, ServerTls
-from orchestratord.tls_transport import TlsFactory
+from orchestratord.security.tls import ServerFiles, ServerTls
+from orchestratord.web.server.tls_transport import TlsFactory
 from tests.wire import Answer, answers
 
 if TYPE_CHECKING:

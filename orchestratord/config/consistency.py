@@ -1,0 +1,141 @@
+"""Which settings go together: what no option can check alone. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orchestratord.config.options import EMBEDDED, OPTIONS, TLS_PREFIX
+from orchestratord.security.gate import Role
+
+if TYPE_CHECKING:
+    from orchestratord.config.settings import Settings
+
+_BY_NAME = {option.name: option for option in OPTIONS}
+
+
+class SettingsError(ValueError):
+    """A setting is wrong: one line that names where it was given, its value, and what it should be."""
+
+
+def check_together(settings: Settings) -> None:
+    """Raise SettingsError, which names the option and its value, for a setting that does not go with another."""
+    for one, all_of_them in (
+        ("max-answer-bytes", "max-answers-bytes"),
+        ("max-report-bytes", "max-arriving-bytes"),
+    ):
+        least, given = (getattr(settings, _BY_NAME[name].attribute) for name in (one, all_of_them))
+        if given < least:
+            raise SettingsError(f"--{all_of_them}: {given!r} must be --{one} at least, which is {least}")
+    if EMBEDDED in settings.prometheus:
+        if not settings.embedded:
+            raise SettingsError(f"--prometheus: {EMBEDDED!r} must be the only one")
+        if not any(listen.startswith("tcp:") for listen in settings.listen):
+            raise SettingsError(
+                f"--listen: {' '.join(settings.listen)!r} has no tcp: endpoint for the embedded Prometheus to scrape"
+                + (" (one with tls: before it does not serve for that)" if _with_tls(settings.listen) else "")
+            )
+    _check_tls(settings)
+    _check_access(settings, "prometheus", settings.prometheus)
+    _check_access(settings, "remote-write", () if settings.remote_write is None else (settings.remote_write,))
+    _check_remote_write(settings)
+    _check_oidc(settings)
+
+
+def _with_tls(listeners: tuple[str, ...]) -> list[str]:
+    return [listen for listen in listeners if listen.startswith(TLS_PREFIX)]
+
+
+def _check_tls(settings: Settings) -> None:
+    served = _with_tls(settings.listeners)
+    certificate = _given(settings, "tls-certificate", "tls-key")
+    if served and not certificate:
+        option = "--listen" if served[0] in settings.listen else "--admin-listen"
+        raise SettingsError(f"{option}: {served[0]!r} needs --tls-certificate and --tls-key")
+    for option, path in {**certificate, **_given(settings, "tls-client-ca")}.items():
+        if not served:
+            raise SettingsError(
+                f"{option}: {path!r} is for a listener such as --listen tls:tcp:5443, and there is none"
+            )
+    _check_pair(settings, "tls-certificate", "tls-key")
+
+
+def _check_access(settings: Settings, prefix: str, urls: tuple[str, ...]) -> None:
+    """Check the options that say how the upstreams of `--PREFIX` are reached, which are at these URLs."""
+    _check_pair(settings, f"{prefix}-certificate", f"{prefix}-key")
+    for option, path in _given(settings, f"{prefix}-ca", f"{prefix}-certificate").items():
+        if not any(url.startswith("https:") for url in urls):
+            raise SettingsError(f"{option}: {path!r} is for an https:// URL of --{prefix}, and there is none")
+    headers = getattr(settings, _BY_NAME[f"{prefix}-header"].attribute)
+    credentials = _given(settings, f"{prefix}-token-file", f"{prefix}-basic-auth-file")
+    for option, path in credentials.items():
+        if len(credentials) > 1:
+            raise SettingsError(f"{option}: {path!r} does not go with --{prefix}-basic-auth-file")
+        if EMBEDDED in urls:
+            raise SettingsError(f"{option}: {path!r} does not go with --prometheus {EMBEDDED}, which asks for nothing")
+        if any(name.lower() == "authorization" for name, _ in headers):
+            raise SettingsError(f"{option}: {path!r} does not go with --{prefix}-header Authorization")
+
+
+def _check_remote_write(settings: Settings) -> None:
+    if settings.remote_write is None:
+        _check_no_remote_write(settings)
+        return
+    names = [name for name, _ in settings.external_label]
+    for name in names:
+        if names.count(name) > 1:
+            raise SettingsError(f"--external-label: {name!r} is there twice")
+    for name, _ in settings.remote_write_header:
+        if name.lower() in {"content-encoding", "x-prometheus-remote-write-version"}:
+            raise SettingsError(f"--remote-write-header: {name!r} is a matter of the protocol")
+    if settings.embedded:
+        if settings.all_in_one:
+            raise SettingsError("--all-in-one: it does not go with --remote-write: it asks a Prometheus of its own")
+        raise SettingsError(
+            f"--prometheus: {EMBEDDED!r} does not go with --remote-write: give the URL at which its store is asked"
+        )
+    if settings.latest_from_memory != "never":
+        raise SettingsError(
+            f"--latest-from-memory: {settings.latest_from_memory!r} does not go with --remote-write: this process"
+            " knows only the nodes that report to it, the store those of all replicas"
+        )
+
+
+def _check_no_remote_write(settings: Settings) -> None:
+    given = _given(settings, "remote-write-token-file", "remote-write-basic-auth-file")
+    for name, values in (
+        ("remote-write-header", settings.remote_write_header),
+        ("external-label", settings.external_label),
+    ):
+        if values:
+            given[f"--{name}"] = values[0][0]
+    for option, value in given.items():
+        raise SettingsError(f"{option}: {value!r} is for a --remote-write, and there is none")
+
+
+def _given(settings: Settings, *names: str) -> dict[str, str]:
+    """Return the paths that are set, by the option that each was named with."""
+    paths = {name: getattr(settings, _BY_NAME[name].attribute) for name in names}
+    return {f"--{name}": str(path) for name, path in paths.items() if path is not None}
+
+
+def _check_pair(settings: Settings, *names: str) -> None:
+    given = _given(settings, *names)
+    if len(given) == 1:
+        (option, path), missing = *given.items(), {f"--{name}" for name in names} - given.keys()
+        raise SettingsError(f"{option}: {path!r} needs {missing.pop()} as well")
+
+
+def _check_oidc(settings: Settings) -> None:
+    jwks = settings.report_oidc_jwks
+    needed = {"jwks": jwks, "issuer": settings.report_oidc_issuer, "audience": settings.report_oidc_audience}
+    missing = [name for name, value in needed.items() if value is None]
+    if missing and len(missing) < len(needed):
+        given = next(name for name, value in needed.items() if value is not None)
+        raise SettingsError(f"--report-oidc-{given}: {needed[given]!r} needs --report-oidc-{missing[0]} beside it")
+    for name, path in (("ca", settings.report_oidc_ca), ("token-file", settings.report_oidc_token_file)):
+        if path is not None and "://" not in (jwks or ""):
+            raise SettingsError(f"--report-oidc-{name}: {str(path)!r} is for a --report-oidc-jwks that is a URL")
+    if jwks is not None and settings.all_in_one and Role.REPORT not in dict(settings.token_file):
+        raise SettingsError(
+            f"--report-oidc-jwks: {jwks!r} shuts out the profiler of --all-in-one; give it a --token-file report=PATH"
+        )

@@ -1,0 +1,1 @@
+"""What every outbound HTTP request uses."""

@@ -1,0 +1,53 @@
+"""Who we are to an upstream: the value of an Authorization header, from a file that is read again when it changes."""
+
+from __future__ import annotations
+
+import base64
+import re
+from typing import TYPE_CHECKING
+
+from orchestratord.runtime.file_reload import Watched, WrongFile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+#: Characters of the longest line that is taken; Kubernetes' tokens have about 1,500.
+MAX_LINE = 16_384
+
+
+def bearer(seconds: Callable[[], float], option: str, path: Path) -> Callable[[], str]:
+    """Return what gives the header's value for the one token in a file; `seconds` is a clock.
+
+    Raises FilesError, which names the option and the file, if the file is not good now; it never holds the token.
+    """
+
+    def parse(contents: Mapping[str, bytes]) -> str:
+        line = _line(option, contents[option])
+        if not re.fullmatch(r"[!-~]+", line):
+            raise WrongFile(option, "holds no token: one line of printable ASCII without blanks")
+        return f"Bearer {line}"
+
+    return Watched(seconds, {option: path}, parse).value
+
+
+def basic(seconds: Callable[[], float], option: str, path: Path) -> Callable[[], str]:
+    """Return what gives the header's value for the `user:password` in a file, as `bearer` does."""
+
+    def parse(contents: Mapping[str, bytes]) -> str:
+        line = _line(option, contents[option])
+        if not re.fullmatch(r"[^:]+:.*", line) or not line.isprintable():
+            raise WrongFile(option, "holds no user:password in one line")
+        return "Basic " + base64.b64encode(line.encode()).decode()
+
+    return Watched(seconds, {option: path}, parse).value
+
+
+def _line(option: str, content: bytes) -> str:
+    try:
+        text = content.decode().rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise WrongFile(option, "is not UTF-8") from None
+    if "\n" in text or len(text) > MAX_LINE:
+        raise WrongFile(option, f"must hold one line of {MAX_LINE} characters at most")
+    return text

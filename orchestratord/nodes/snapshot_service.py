@@ -1,0 +1,226 @@
+"""The table across restarts: taken back before the ports open, written every so often and at the end."""
+
+from __future__ import annotations
+
+import gc
+import time
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from orchestratord.nodes.departed import KEPT
+from orchestratord.nodes.snapshot_format import BLOCK, BadSnapshot, Moment, decode, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from orchestratord.nodes.departed import Departed
+    from orchestratord.nodes.families import Catalogue
+    from orchestratord.nodes.report import Renderer
+    from orchestratord.nodes.snapshot_file import SnapshotFile
+    from orchestratord.nodes.store import NodeStore
+    from orchestratord.telemetry.self_metrics import Telemetry
+
+log = Logger()
+
+T = TypeVar("T")
+
+#: How soon a forgotten node is forgotten on the disk too, in seconds.
+SOON = 1.0
+#: How long the last snapshot may hold up the end, in seconds: a disk may hang.
+LAST_SECONDS = 5.0
+#: The writer sleeps so long after each block, in seconds, for the interpreter's lock is the reactor's.
+PAUSE_SECONDS = 0.0005
+
+
+class Persistence(Service):
+    """Keeps the table in a file: every `every` seconds if it has changed, and at the end.
+
+    `now` reads the clocks. `departed` is told of the nodes in the file that are stale. `in_thread` runs blocking work
+    off the reactor thread, and returns a Deferred of its result.
+    A file that cannot be written costs nothing but the snapshot: it is said once, counted, and tried again.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        nodes: NodeStore,
+        file: SnapshotFile,
+        telemetry: Telemetry,
+        now: Callable[[], Moment],
+        *,
+        catalogue: Catalogue,
+        render: Renderer,
+        every: float,
+        in_thread: Callable[[Callable[[], int]], Deferred[int]],
+        departed: Departed | None = None,
+    ) -> None:
+        self._reactor = reactor
+        self._nodes = nodes
+        self._departed = departed
+        self._file = file
+        self._telemetry = telemetry
+        self._now = now
+        self._catalogue = catalogue
+        self._render = render
+        self._every = every
+        self._tick = min(SOON, every)
+        self._in_thread = in_thread
+        self._failing: str | None = None
+        self._begun = 0.0
+        #: What the table had counted when it was last written.
+        self._changes = self._forgotten = 0
+        self._loop = LoopingCall(self._look)
+        self._loop.clock = reactor
+        self._writing: Deferred[None] = succeed(None)
+        #: Set at the end, when there is nobody left to make room for.
+        self._hurry = Event()
+
+    def load(self) -> None:
+        """Take back what is on the disk and still fresh; never fails. Blocks, so it comes before the ports open."""
+        try:
+            self._file.acquire()
+            file = self._file.open()
+        except OSError as error:
+            self._failed(_reason(error))
+            return
+        if file is None:
+            return
+        gc.disable()  # nothing here is garbage, and looking for some takes as long again
+        try:
+            with file:
+                snapshot = decode(file)
+            entries = snapshot.entries(self._catalogue, self._render, self._now(), self._nodes.stale_after)
+            silent = snapshot.silent(self._now(), self._nodes.stale_after, KEPT)
+        except (BadSnapshot, OSError) as error:
+            self._set_aside(_reason(error))
+            return
+        finally:
+            gc.enable()
+        taken = self._nodes.restore(entries, self._now().monotonic)
+        if self._departed is not None and (taken or silent):
+            self._departed.silent(silent)
+        log.info(
+            "{taken} nodes are back from {path}; {stale} were stale",
+            taken=taken,
+            path=str(self._file.path),
+            stale=len(snapshot.records) - taken,
+        )
+
+    def startService(self) -> None:
+        """Begin to write."""
+        super().startService()
+        self._hurry.clear()
+        self._begun = self._reactor.seconds()
+        self._loop.start(self._tick, now=False)
+
+    def stopService(self) -> Deferred[None]:
+        """Write a last time and leave the file to others; fires when that is done, or has failed or taken too long."""
+        super().stopService()
+        if self._loop.running:
+            self._loop.stop()
+        done: Deferred[None] = Deferred()
+
+        def give_up() -> None:
+            log.warn("the last snapshot takes longer than {seconds:g} s; the one before stays", seconds=LAST_SECONDS)
+            done.callback(None)
+
+        def end(_: None) -> None:
+            self._file.release()
+            if timer.active():
+                timer.cancel()
+                done.callback(None)
+
+        timer = self._reactor.callLater(LAST_SECONDS, give_up)
+        self._hurry.set()
+        self._writing.addCallback(lambda _: self._write()).addCallback(end)
+        return done
+
+    def _look(self) -> Deferred[None] | None:
+        """Write if it is time to, or a node was forgotten, which should not come back."""
+        due = self._reactor.seconds() - self._begun > self._every - self._tick / 2
+        if not due and self._nodes.forgotten == self._forgotten:
+            return None
+        self._begun = self._reactor.seconds()
+        self._writing = self._write()
+        return self._writing
+
+    def _write(self) -> Deferred[None]:
+        """Write the table if it has changed; fires without a failure, whatever happens."""
+        changes, forgotten = self._nodes.changes, self._nodes.forgotten
+        if changes == self._changes:
+            return succeed(None)
+        began = time.perf_counter()
+
+        def work() -> int:
+            self._file.acquire()
+            return self._file.replace(self._parts())
+
+        def written(size: int) -> None:
+            self._changes, self._forgotten = changes, forgotten
+            self._telemetry.snapshot_written(self._now().unix, time.perf_counter() - began, size)
+            if self._failing is not None:
+                log.info("the table is kept across restarts again, in {path}", path=str(self._file.path))
+                self._failing = None
+
+        def failed(failure: Failure) -> None:
+            # A forgotten node is worth an early try, not one a second as long as the disk is full.
+            self._forgotten = forgotten
+            reason = _reason(failure.value)
+            if not failure.check(OSError) and reason != self._failing:
+                log.failure("a snapshot could not be made", failure)
+            self._failed(reason)
+
+        # There may be no thread to be had.
+        return maybeDeferred(self._in_thread, work).addCallbacks(written, failed)
+
+    def _parts(self) -> Iterator[bytes]:
+        """Return the snapshot, with a moment for the reactor between its parts. For any thread."""
+        now = self._now()
+        for part in encode(self._catalogue.names, now, self._nodes.blocks(now.monotonic, BLOCK)):
+            yield part
+            self._hurry.wait(PAUSE_SECONDS)
+
+    def _failed(self, reason: str) -> None:
+        self._telemetry.snapshot_failed()
+        if reason != self._failing:
+            log.warn(
+                "the table is not kept across restarts: {path}: {reason}; trying again every {every:g} s",
+                path=str(self._file.path),
+                reason=reason,
+                every=self._every,
+            )
+            self._failing = reason
+
+    def _set_aside(self, reason: str) -> None:
+        try:
+            where = f"it is now {self._file.set_aside()}"
+        except OSError as error:
+            where = f"and cannot be renamed: {_reason(error)}"
+        log.warn("{path} is not taken back: {reason}; {where}", path=str(self._file.path), reason=reason, where=where)
+
+
+def in_own_thread(reactor: Any, work: Callable[[], T]) -> Deferred[T]:
+    """Run work in a thread of its own, which keeps no process from ending: a disk may hang for ever."""
+    result: Deferred[T] = Deferred()
+
+    def run() -> None:
+        try:
+            value = work()
+        except Exception:  # noqa: BLE001 - whatever it is, it is the caller's
+            reactor.callFromThread(result.errback, Failure())
+        else:
+            reactor.callFromThread(result.callback, value)
+
+    Thread(target=run, name="snapshot", daemon=True).start()
+    return result
+
+
+def _reason(error: object) -> str:
+    """Return what went wrong, without the path, which is said anyway."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -1,0 +1,1 @@
+"""Queries: checked, answered from memory, or passed on to Prometheus."""

@@ -1,0 +1,132 @@
+"""Identical queries share one exchange with Prometheus, and, if that is wanted, its answer for a while."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred, TimeoutError, fail, succeed  # noqa: A004 - Twisted's name for it
+
+from orchestratord.errors import QueryTimeout
+from orchestratord.promql.params import Query, memory
+from orchestratord.promql.upstreams import Answer
+from orchestratord.runtime.byte_cache import Kept
+
+if TYPE_CHECKING:
+    from twisted.python.failure import Failure
+
+    from orchestratord.promql.upstreams import QueryClient
+
+#: Bytes of answers that are kept at the most, with what was asked.
+CACHE_BYTES = 67_108_864
+#: Bytes of an answer beside its body.
+_ANSWER_BYTES = 600
+
+
+class _Exchange:
+    """One exchange under way, and the clients that wait for it."""
+
+    def __init__(self, started: float, work: Deferred[Answer]) -> None:
+        self.started = started
+        self._work = work
+        self._waiting: list[Deferred[Answer]] = []
+        self._outcome: Answer | Failure | None = None
+        work.addBoth(self._end)
+
+    def join(self) -> Deferred[Answer]:
+        """Return a Deferred of the answer; cancelling it leaves the others be, unless it was the last."""
+        if self._outcome is not None:
+            return succeed(self._outcome) if isinstance(self._outcome, Answer) else fail(self._outcome)
+        waiter: Deferred[Answer] = Deferred(self._leave)
+        self._waiting.append(waiter)
+        return waiter
+
+    def _leave(self, waiter: Deferred[Answer]) -> None:
+        self._waiting.remove(waiter)
+        if not self._waiting:
+            self._work.cancel()
+
+    def _end(self, outcome: Answer | Failure) -> None:
+        self._outcome = outcome
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            if isinstance(outcome, Answer):
+                waiter.callback(outcome)
+            else:
+                waiter.errback(outcome)
+
+
+class Coalescing:
+    """A QueryClient before another one: `client` is asked once for all that ask the same at the same time.
+
+    Each client keeps its own deadline, of `query_timeout` seconds or less, and may leave without hurting the others.
+    `cache_seconds` is how long a complete answer of status 200 is given again, with its Age; 0 keeps none.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        client: QueryClient,
+        *,
+        query_timeout: float,
+        cache_seconds: float,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        self._reactor = reactor
+        self._client = client
+        self._query_timeout = query_timeout
+        self._cache_seconds = cache_seconds
+        self._exchanges: dict[Query, _Exchange] = {}
+        self._cache: Kept[Query, tuple[float, Answer]] = Kept(
+            cache_bytes, lambda query, kept: memory(query) + len(kept[1].body) + _ANSWER_BYTES
+        )
+
+    async def fetch(self, query: Query) -> Answer:
+        """Return the answer of an exchange that is under way, or of a new one; raises what the client raises."""
+        arrived = self._reactor.seconds()
+        kept = self.at_once(query)
+        if kept is not None:
+            return kept
+        deadline = arrived + min(self._query_timeout, query.timeout or self._query_timeout)
+        while True:
+            exchange = self._exchanges.get(query) or self._begin(query)
+            waiting = exchange.join()
+            # The machine may have stopped this process for longer than the deadline, and a reactor refuses the past.
+            waiting.addTimeout(max(0.0, deadline - self._reactor.seconds()), self._reactor)
+            try:
+                return await waiting
+            except TimeoutError:
+                raise QueryTimeout(f"no whole answer from Prometheus within {deadline - arrived:g} s") from None
+            except QueryTimeout:
+                # The exchange began before this client came, and so ended before its time: it has some left.
+                if exchange.started >= arrived or self._reactor.seconds() >= deadline:
+                    raise
+
+    def at_once(self, query: Query) -> Answer | None:
+        """Return the answer that is kept, if there is one."""
+        return self._kept(query, self._reactor.seconds()) if self._cache_seconds else None
+
+    def _begin(self, query: Query) -> _Exchange:
+        work = Deferred.fromCoroutine(self._client.fetch(query))
+        exchange = _Exchange(self._reactor.seconds(), work.addBoth(self._ended, query))
+        if not work.called:
+            self._exchanges[query] = exchange
+        return exchange
+
+    def _ended(self, result: Answer | Failure, query: Query) -> Answer | Failure:
+        self._exchanges.pop(query, None)
+        if self._cache_seconds and isinstance(result, Answer) and result.status == 200:
+            self._keep(query, result)
+        return result
+
+    def _kept(self, query: Query, now: float) -> Answer | None:
+        while (oldest := self._cache.oldest()) is not None and now - oldest[1][0] >= self._cache_seconds:
+            self._cache.drop(oldest[0])
+        found = self._cache.peek(query)
+        if found is None:
+            return None
+        since, answer = found
+        return replace(answer, headers=(*answer.headers, (b"Age", b"%d" % (now - since))))
+
+    def _keep(self, query: Query, answer: Answer) -> None:
+        self._cache.put(query, (self._reactor.seconds(), answer))

@@ -1,0 +1,297 @@
+"""Prometheus over HTTP: connections kept, one deadline over the whole exchange, failover. Bytes in, bytes out."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlencode
+
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError  # noqa: A004 - Twisted's name for it
+from twisted.internet.error import ConnectError, DNSLookupError, UserError
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+from zope.interface import implementer
+
+from orchestratord import __version__
+from orchestratord.errors import Overloaded, QueryTimeout, UpstreamUnavailable, UpstreamUnreachable
+from orchestratord.http_client.agent import WholeBody, cancellable, http_agent, reason_of
+from orchestratord.http_client.retry_after import seconds_to_wait
+from orchestratord.promql.params import Query
+from orchestratord.promql.upstream_answer import BodyCollector, Broken, TooLarge, broken, is_own, may_be_own, whole_body
+from orchestratord.promql.upstream_health import UpstreamHealth
+from orchestratord.runtime.memory_budget import Room
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from twisted.web.client import HTTPConnectionPool
+    from twisted.web.iweb import IPolicyForHTTPS
+
+    from orchestratord.promql.upstream_health import Upstream
+    from orchestratord.runtime.concurrency_limit import Turns
+    from orchestratord.runtime.memory_budget import Lease
+    from orchestratord.telemetry.self_metrics import Telemetry
+
+#: Longer parameters travel in a form: proxies in between refuse long URLs.
+MAX_URL_PARAMS = 4096
+#: Routes of Prometheus that take a form as well as a URL's parameters.
+_TAKES_FORM = frozenset(
+    {
+        "/api/v1/query",
+        "/api/v1/query_range",
+        "/api/v1/series",
+        "/api/v1/labels",
+        "/api/v1/format_query",
+        "/api/v1/query_exemplars",
+    }
+)
+
+
+#: Who we say we are: with the queries of clients, and with probes, so that an upstream's log tells one from the other.
+AGENT = f"orchestratord/{__version__}"
+PROBE_AGENT = f"{AGENT} (probe)"
+#: What tells that an upstream is one: the first needs no place in Prometheus' own queue of queries, and where a proxy
+#: does not let it through, the second decides.
+_PROBES = (Query("/api/v1/status/buildinfo", ()), Query("/api/v1/query", (("query", "1"),)))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An upstream's answer as it came: its status, its Content-Type, its body; and headers of our own about it.
+
+    The Content-Type is empty where there is none, with a 204. `lease` is what the body holds of the memory for
+    answers; whoever keeps the body keeps the lease.
+    """
+
+    status: int
+    content_type: bytes
+    body: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    lease: Lease | None = field(default=None, compare=False, repr=False)
+
+
+class QueryClient(Protocol):
+    """What the query path needs of the world behind it."""
+
+    async def fetch(self, query: Query) -> Answer:
+        """Return the whole answer, or raise a QueryFault; cancelling ends the exchange."""
+        ...
+
+    def at_once(self, query: Query) -> Answer | None:
+        """Return an answer of status 200 that needs no exchange, if there is one."""
+        ...
+
+
+class _Missed(Exception):
+    """An upstream has not answered as Prometheus; `reached`: it has answered something else, and wants this wait."""
+
+    def __init__(self, text: str, *, reached: bool, wait: int | None = None) -> None:
+        super().__init__(text)
+        self.reached = reached
+        self.wait = wait
+
+
+class Upstreams:
+    """The Prometheus servers, asked in their order until one answers.
+
+    `query_timeout` bounds a whole exchange, failover and the wait for its turn included, in seconds;
+    `max_answer_bytes` its body; `room` all the answers that are being collected and passed on; `turns` how many
+    exchanges are in flight. `authorization` gives the value of that header for each request. Belongs to the reactor
+    thread.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        agent: IAgent,
+        bases: Sequence[str],
+        telemetry: Telemetry,
+        *,
+        headers: Sequence[tuple[str, str]] = (),
+        authorization: Callable[[], str] | None = None,
+        query_timeout: float,
+        turns: Turns,
+        max_answer_bytes: int,
+        room: Room,
+        now: Callable[[], float] = time.time,
+        draw: Callable[[], float] = random.random,
+        first_probe_after: float = 0.0,
+    ) -> None:
+        self._reactor = reactor
+        self._agent = agent
+        #: A service: while it runs, it probes the upstreams.
+        self.health = UpstreamHealth(
+            reactor, bases, telemetry, probe=self._probe, random=draw, first_after=first_probe_after
+        )
+        self._telemetry = telemetry
+        self._headers = Headers({"Accept": ["application/json"], "User-Agent": [AGENT]})
+        #: Whether `headers` say who we are, which then holds for probes too.
+        self._named = any(name.lower() == "user-agent" for name, _ in headers)
+        if self._named:
+            self._headers.removeHeader("User-Agent")
+        for name, value in headers:
+            self._headers.addRawHeader(name, value)
+        self._authorization = authorization
+        self._query_timeout = query_timeout
+        self._turns = turns
+        self._max_answer_bytes = max_answer_bytes
+        self._room = room
+        self._now = now
+
+    async def fetch(self, query: Query) -> Answer:
+        """Return the first upstream's answer that is one, with any status.
+
+        Raises Overloaded, QueryTimeout or UpstreamUnavailable. Cancelling the awaiting Deferred aborts the exchange.
+        """
+        seconds = min(self._query_timeout, query.timeout or self._query_timeout)
+        exchange = Deferred.fromCoroutine(self._in_its_turn(query))
+        exchange.addTimeout(seconds, self._reactor)
+        try:
+            return await exchange
+        except TimeoutError:
+            raise QueryTimeout(f"no whole answer from Prometheus within {seconds:g} s") from None
+
+    def at_once(self, query: Query) -> None:
+        """Return None: every answer is an exchange."""
+
+    async def _in_its_turn(self, query: Query) -> Answer:
+        await self._turns.take()
+        try:
+            return await self._exchange(query)
+        finally:
+            self._turns.give()
+
+    async def _exchange(self, query: Query) -> Answer:
+        missed: list[_Missed] = []
+        for upstream in self.health.in_order():
+            try:
+                return await self._attempt(upstream, query)
+            except _Missed as error:
+                missed.append(error)
+        kind = UpstreamUnavailable if any(error.reached for error in missed) else UpstreamUnreachable
+        fault = kind("no Prometheus could answer: " + "; ".join(str(error) for error in missed))
+        waits = [error.wait for error in missed if error.wait is not None]
+        if waits:
+            fault.retry_after = min(waits)
+        raise fault
+
+    async def _attempt(self, upstream: Upstream, query: Query) -> Answer:
+        """Return an upstream's answer; raises _Missed if the next one may have a better one."""
+        began = self._reactor.seconds()
+        try:
+            answer = await cancellable(Deferred.fromCoroutine(self._ask(upstream, query)))
+        except CancelledError:
+            # The deadline has passed or the client has left. Had it answered anything meanwhile, it was only slow.
+            timed_out = self._reactor.seconds() - began >= self._query_timeout
+            self._telemetry.upstream_request(upstream.base, "timeout" if timed_out else "cancelled")
+            if upstream.heard < began:
+                self.health.doubt(upstream)
+            raise
+        except TooLarge as error:
+            self._answered(upstream)
+            raise UpstreamUnavailable(f"{upstream.base}: {error}") from None
+        except Overloaded:
+            self._answered(upstream)
+            raise
+        except Broken as error:
+            self._telemetry.upstream_request(upstream.base, "broken")
+            self.health.doubt(upstream)
+            raise _Missed(f"{upstream.base}: {error}", reached=True, wait=error.retry_after) from None
+        except Exception as error:  # noqa: BLE001 - whatever an Agent may raise: refused, no route, no such host, TLS
+            self._telemetry.upstream_request(upstream.base, "unreachable")
+            reason = reason_of(error)
+            if isinstance(error, ConnectError | DNSLookupError | UserError):
+                self.health.failed(upstream, reason)
+            else:
+                self.health.doubt(upstream)
+            raise _Missed(f"{upstream.base}: {reason}", reached=False) from None
+        self._answered(upstream)
+        return answer
+
+    def _answered(self, upstream: Upstream) -> None:
+        self._telemetry.upstream_request(upstream.base, "answered")
+        self.health.answered(upstream)
+
+    async def _probe(self, upstream: Upstream) -> None:
+        """Return if an upstream answers as Prometheus does; raise whatever says that it does not."""
+        first, second = _PROBES
+        try:
+            try:
+                await self._ask(upstream, first, PROBE_AGENT)
+            except Broken:
+                await self._ask(upstream, second, PROBE_AGENT)
+        except (Overloaded, TooLarge):
+            return  # it answers; it is we who have no room
+
+    async def _ask(self, upstream: Upstream, query: Query, agent: str = AGENT) -> Answer:
+        response = await self._sent(upstream, query, agent)
+        content_type = (response.headers.getRawHeaders(b"Content-Type") or [b""])[0]
+        if may_be_own(response.code, content_type):
+            upstream.heard = self._reactor.seconds()
+        lease = self._room.lease()
+        body = await whole_body(response, self._max_answer_bytes, lease)
+        if response.code == 204 and not body and query.path == "/api/v1/query_exemplars":  # it selects nothing
+            return Answer(204, b"", b"")
+        asked = (response.headers.getRawHeaders(b"Retry-After") or [b""])[0].decode("latin-1")
+        seconds = seconds_to_wait(asked, self._now()) if response.code in {429, 503} else None
+        wait = None if seconds is None else max(1, math.ceil(seconds))
+        if is_own(response.code, content_type, body):
+            headers = () if wait is None else ((b"Retry-After", b"%d" % wait),)
+            return Answer(response.code, content_type, body, headers, lease=lease)
+        lease.end()
+        raise broken(response.code, content_type, body, wait)
+
+    def _sent(self, upstream: Upstream, query: Query, agent: str) -> Deferred[IResponse]:
+        """Send a query; fires with the response when its headers are there."""
+        url = (upstream.base + query.path).encode()
+        params = urlencode(query.params).encode()
+        headers = self._headers
+        if agent != AGENT and not self._named:
+            headers = headers.copy()
+            headers.setRawHeaders("User-Agent", [agent])
+        if self._authorization is not None:
+            headers = headers.copy()
+            headers.setRawHeaders("Authorization", [self._authorization()])
+        if len(params) > MAX_URL_PARAMS and query.path in _TAKES_FORM:
+            headers = headers.copy()
+            headers.addRawHeader("Content-Type", "application/x-www-form-urlencoded")
+            return self._agent.request(b"POST", url, headers, WholeBody(params))
+        return self._agent.request(b"GET", b"%b?%b" % (url, params) if params else url, headers)
+
+
+@implementer(IAgent)
+class PlainAgent:
+    """Asks for plain answers and takes no others: one that unpacks may be without a bound.
+
+    Prometheus takes five times as long over a gzipped answer, and we would take as long again.
+    """
+
+    def __init__(self, agent: IAgent) -> None:
+        self._agent = agent
+
+    def request(
+        self, method: bytes, uri: bytes, headers: Headers | None = None, bodyProducer: IBodyProducer | None = None
+    ) -> Deferred[IResponse]:
+        """Request as any IAgent does; the Deferred fails with Broken if the answer is encoded all the same."""
+        headers = Headers() if headers is None else headers.copy()
+        headers.setRawHeaders(b"Accept-Encoding", [b"identity"])
+        return self._agent.request(method, uri, headers, bodyProducer).addCallback(_plain)
+
+
+def _plain(response: IResponse) -> IResponse:
+    encoding = b", ".join(response.headers.getRawHeaders(b"Content-Encoding") or ()).decode("latin-1")
+    if encoding.lower() in {"", "identity"}:
+        return response
+    collector = BodyCollector(0, Room(0).lease())
+    collector.done.addErrback(lambda _: None)
+    response.deliverBody(collector)
+    collector.done.cancel()
+    raise Broken(f"answered with Content-Encoding {encoding[:40]!a}, which was not asked for")
+
+
+def plain_agent(reactor: Any, pool: HTTPConnectionPool, policy: IPolicyForHTTPS | None = None) -> IAgent:
+    """Return an agent that keeps its connections in the pool; `policy` says whom https trusts."""
+    return PlainAgent(http_agent(reactor, policy, pool=pool))

@@ -1,0 +1,1 @@
+"""Delivery of every report to a Prometheus-compatible store."""

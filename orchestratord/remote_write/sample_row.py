@@ -1,0 +1,87 @@
+"""A row: one report, or the end of a node's series, as it lies in the spool and goes to a store. Pure."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from orchestratord.nodes.families import Catalogue
+
+#: The family that goes along with each report. In a row its value is the row's own timestamp, in seconds, and not the
+#: arrival: a report that is posted twice, to two replicas, is one and the same sample.
+LAST_REPORT = "orchestrator_node_last_report_timestamp_seconds"
+
+#: The double that ends a series, Prometheus' stale marker; it is a signalling NaN, so it is never made a Python float.
+STALE = (0x7FF0000000000002).to_bytes(8, "little")
+#: The double that stands where there is no sample.
+ABSENT = (0x7FF8000000000000).to_bytes(8, "little")
+
+_NAN = float("nan")
+#: Where the values begin in the bytes of a row.
+_VALUES_AT = struct.calcsize("<Bq")
+#: 2^47 milliseconds: the year 6429. A timestamp beyond is taken for it, one before 1970 for 1970; a store refuses both.
+MAX_MILLISECONDS = 2**47
+
+
+class Row(NamedTuple):
+    """The samples of one node at one time: `values` holds a little-endian double for each name, ABSENT for no sample.
+
+    `timestamp` is in milliseconds since 1970.
+    """
+
+    node_id: bytes
+    timestamp: int
+    values: bytes
+
+
+def row_names(catalogue: Catalogue) -> tuple[str, ...]:
+    """Return the names of a row's values, in their order."""
+    return (*catalogue.names, LAST_REPORT)
+
+
+def with_value(row: bytes, index: int, value: bytes) -> bytes:
+    """Return the bytes of a row with another value in the place of one; the value is 8 bytes."""
+    at = _VALUES_AT + 8 * index
+    return row[:at] + value + row[at + 8 :]
+
+
+class RowFormat:
+    """The bytes of rows of these names, LAST_REPORT the last.
+
+    A row is `<length of the id: B><timestamp: q><values: 8 bytes each><id>`, little-endian, without padding.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._size = 8 * len(names)
+        self._sample = struct.Struct(f"<Bq{len(names)}d")
+        self._row = struct.Struct(f"<Bq{self._size}s")
+
+    def sample(self, node_id: str, values: Sequence[float | None], at: float) -> bytes:
+        """Return the row of a node's values (None: no sample) at a time in Unix seconds."""
+        milliseconds = min(max(round(at * 1000), 0), MAX_MILLISECONDS)
+        if None in values:
+            values = [_NAN if value is None else value for value in values]
+        encoded = node_id.encode()
+        return self._sample.pack(len(encoded), milliseconds, *values, milliseconds / 1000) + encoded
+
+    def row(self, row: Row) -> bytes:
+        """Return the bytes of a row."""
+        return self._row.pack(len(row.node_id), row.timestamp, row.values) + row.node_id
+
+    def rows(self, payload: bytes) -> list[Row]:
+        """Return the rows that lie one behind the other in a payload; ValueError if they are none."""
+        rows: list[Row] = []
+        head, unpack = self._row.size, self._row.unpack_from
+        at, end = 0, len(payload)
+        while at < end:
+            if at + head > end:
+                raise ValueError("a row is cut short")
+            length, timestamp, values = unpack(payload, at)
+            at += head + length
+            if not length or at > end:
+                raise ValueError("a row is cut short")
+            rows.append(Row(payload[at - length : at], timestamp, values))
+        return rows

@@ -1,0 +1,75 @@
+"""What operators and the kubelet ask for: the probes, and to forget a node. Beside everything else, or on its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from klein import Klein
+from werkzeug.exceptions import NotFound
+
+from orchestratord.errors import QueryFault, beside_queries
+from orchestratord.web.server.responses import failure_body, json_body, text_body, unknown_node
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from twisted.python.failure import Failure
+
+    from orchestratord.web.server.request import BoundedRequest
+
+
+class Admin:
+    """The routes that can have a listener of their own, `app`. Belongs to the reactor thread.
+
+    `forget` forgets a node, and returns whether there was a fresh one of that id. `unhealthy` and `unready` return the
+    reason, or None while all is well.
+    """
+
+    app = Klein()
+
+    def __init__(
+        self,
+        forget: Callable[[str], Awaitable[bool]],
+        *,
+        unhealthy: Callable[[], str | None],
+        unready: Callable[[], str | None],
+    ) -> None:
+        self._forget = forget
+        self._unhealthy = unhealthy
+        self._unready = unready
+
+    @app.handle_errors(Exception)
+    def failed(self, request: Any, failure: Failure) -> bytes:
+        """Answer what a route has raised, and what is no route."""
+        if isinstance(failure.value, NotFound):
+            return json_body(
+                request, 404, {"error": "no such path; here are /-/healthy, /-/ready and DELETE /nodes/<id>"}
+            )
+        return failure_body(request, failure)
+
+    @app.route("/-/healthy", methods=["GET"])
+    def healthy(self, request: BoundedRequest) -> bytes:
+        """Tell whether the process does its work."""
+        request.route = "/-/healthy"
+        reason = self._unhealthy()
+        return text_body(request, 500 if reason else 200, f"{reason or 'healthy'}\n")
+
+    @app.route("/-/ready", methods=["GET"])
+    def ready(self, request: BoundedRequest) -> bytes:
+        """Tell whether reports are taken."""
+        request.route = "/-/ready"
+        reason = self._unready()
+        return text_body(request, 503 if reason else 200, f"{reason or 'ready'}\n")
+
+    @app.route("/nodes/<node_id>", methods=["DELETE"])
+    async def forget(self, request: BoundedRequest, node_id: str) -> bytes:
+        """Forget a node, as one that was drained."""
+        request.route = "/nodes/<id>"
+        try:
+            forgotten = await self._forget(node_id)
+        except QueryFault as fault:
+            raise beside_queries(fault) from None
+        if not forgotten:
+            raise unknown_node(node_id)
+        request.setResponseCode(204)
+        return b""

@@ -1,0 +1,145 @@
+"""The routes that answer PromQL: the arguments in, the answer of a QueryClient out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+
+from orchestratord.errors import BadQuery
+from orchestratord.promql.params import Query, arguments, memory, newest, parse, passed_through
+from orchestratord.runtime.byte_cache import Kept
+from orchestratord.web.server.responses import failure_body, method_not_allowed_body, whole_answer
+from orchestratord.web.server.send_buffer import PIECE
+
+if TYPE_CHECKING:
+    from twisted.python.failure import Failure
+
+    from orchestratord.promql.upstreams import QueryClient
+    from orchestratord.web.server.request import BoundedRequest
+
+log = Logger()
+
+_FORM = b"application/x-www-form-urlencoded"
+#: Bytes of the parameters of a query that is remembered; longer ones are read each time.
+_MAX_REMEMBERED = 500
+#: Bytes of the queries that are remembered: few where each is an exchange with Prometheus, which takes fifty times as
+#: long as reading it; where answers are at hand, more than a scheduler asks for in turn, or they were as good as none.
+FEW, MANY = 2_097_152, 33_554_432
+#: Bytes of a key beside its texts.
+_KEY_BYTES = 200
+
+
+#: The routes that schedulers and dashboards ask all the time, past the Klein tree, which takes as long as the rest.
+HOT_QUERIES = ("/query", "/api/v1/query", "/api/v1/query_range")
+
+
+class Queries:
+    """Answers queries with what `client` fetches.
+
+    `max_length` is the most characters of a query; `remembered` is the bytes of queries that are remembered, FEW or
+    MANY; `written_to` is whether reports go to the store that is asked.
+    """
+
+    def __init__(
+        self, client: QueryClient, *, max_length: int, remembered: int = FEW, written_to: bool = False
+    ) -> None:
+        self._client = client
+        self._written_to = written_to
+        self._max_length = max_length
+        #: Schedulers ask the same again and again; reading it takes longer than looking it up.
+        self._remembered: Kept[tuple[str, bytes, bytes], Query] = Kept(
+            remembered, lambda key, query: _KEY_BYTES + len(key[1]) + len(key[2]) + memory(query)
+        )
+
+    async def answer(self, request: BoundedRequest, path: str) -> bytes:
+        """Answer `/query`, or a read-only path of Prometheus' own API; raises a QueryFault."""
+        return await self._fetch(request, self._read(path, _form(request), request.uri.partition(b"?")[2]))
+
+    def at_once(self, path: str, query_string: bytes, *, closes: bool) -> bytes | None:
+        """Return the whole answer, head and body, of a query that needs no Prometheus; None if it may, or it is long.
+
+        Raises BadQuery.
+        """
+        answer = self._client.at_once(self._read(path, b"", query_string))
+        if answer is None or len(answer.body) > PIECE:  # a long one is written as far as it is read
+            return None
+        return whole_answer(answer.body, *answer.headers, closes=closes)
+
+    def _read(self, path: str, form: bytes, url: bytes) -> Query:
+        """Return the query of a form and a URL's parameters; only short ones are remembered, for memory is bounded."""
+        if len(form) + len(url) > _MAX_REMEMBERED:
+            return self._parsed(path, form, url)
+        key = (path, form, url)
+        query = self._remembered.get(key)
+        if query is None:
+            query = self._parsed(path, form, url)
+            self._remembered.put(key, query)
+        return query
+
+    def _parsed(self, path: str, form: bytes, url: bytes) -> Query:
+        args = arguments(form, url)
+        if path == "/query":
+            query = parse(args, max_length=self._max_length)
+        else:
+            query = passed_through(path, args, max_length=self._max_length)
+        return newest(query) if self._written_to else query
+
+    async def _fetch(self, request: BoundedRequest, query: Query) -> bytes:
+        answer = await self._client.fetch(query)
+        request.lease = answer.lease
+        request.setResponseCode(answer.status)
+        if answer.content_type:
+            request.setHeader(b"Content-Type", answer.content_type)
+            request.setHeader(b"Content-Length", b"%d" % len(answer.body))
+        for name, value in answer.headers:
+            request.setHeader(name, value)
+        return answer.body
+
+
+class QueryResource(Resource):
+    """One of HOT_QUERIES, which `path` is."""
+
+    isLeaf = True
+
+    def __init__(self, queries: Queries, path: str) -> None:
+        super().__init__()
+        self._queries = queries
+        self._path = path
+
+    def render(self, request: BoundedRequest) -> bytes | int:
+        """Answer a request of any method."""
+        request.route = self._path
+        if request.method not in {b"GET", b"HEAD", b"POST"}:
+            return method_not_allowed_body(request, ["GET", "HEAD", "POST"])
+        answering = Deferred.fromCoroutine(self._queries.answer(request, self._path))
+        if not answering.called:
+            request.notifyFinish().addErrback(lambda _: answering.cancel())
+        answering.addCallbacks(lambda body: _finish(request, body), lambda failure: _fail(request, failure)).addErrback(
+            lambda failure: log.failure("a query could not be answered", failure)
+        )
+        return NOT_DONE_YET
+
+
+def _finish(request: BoundedRequest, body: bytes) -> None:
+    request.write(body)
+    request.finish()
+
+
+def _fail(request: BoundedRequest, failure: Failure) -> None:
+    if not failure.check(CancelledError):
+        _finish(request, failure_body(request, failure))
+
+
+def _form(request: BoundedRequest) -> bytes:
+    """Return the form that was posted, if one was; raise BadQuery."""
+    if request.method != b"POST":
+        return b""
+    form = request.body()
+    content_type = request.getHeader(b"content-type") or _FORM
+    if form and content_type.split(b";", 1)[0].strip().lower() != _FORM:
+        raise BadQuery(f"Content-Type of a POST must be {_FORM.decode()}")
+    return form

@@ -1,0 +1,277 @@
+"""POST /update_metrics: the one route that is hot, beside the Klein tree rather than in it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+
+from orchestratord.errors import Busy, Draining, Fault, Forbidden, NoFamily, UnsupportedBody
+from orchestratord.nodes.gunzip import gunzip_in_steps
+from orchestratord.nodes.report import is_batch, joined, shortened
+from orchestratord.web.server.responses import (
+    ConstantAnswer,
+    failure_body,
+    json_body,
+    method_not_allowed_body,
+    whole_answer,
+)
+from orchestratord.web.server.site import client_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from orchestratord.nodes.report import Decoded, NodeReport, ReportDecoder
+    from orchestratord.nodes.store import NodeStore, Updated
+    from orchestratord.runtime.clocks import Clocks
+    from orchestratord.runtime.time_slices import Slices
+    from orchestratord.telemetry.self_metrics import Telemetry
+    from orchestratord.web.api.report_remarks import Remarks
+    from orchestratord.web.server.request import BoundedRequest
+
+log = Logger()
+
+#: Bodies up to this size are decoded at once: a millisecond at most. Longer ones, and those that take more than
+#: one step to unpack, let the reactor turn in between.
+AT_ONCE = 32_768
+#: What a longer body takes of memory while it is decoded, as a multiple of its length: the body itself, its reports.
+DECODED_FACTOR = 8
+#: Long gzip bodies that are unpacked at a time; what comes out is held when it is whole.
+UNPACKED_AT_ONCE = 4
+#: Nodes that are named in the log when they first report, in a second.
+LOGGED_EACH_SECOND = 10
+
+_ONE: dict[str, Any] = {"status": "Metrics updated", "accepted": 1, "superseded": 0}
+_ACCEPTED = ConstantAnswer(_ONE)
+_ACCEPTED_CLOSE = ConstantAnswer(_ONE, closes=True)
+#: RFC 9110 has both for the same.
+_GZIP = frozenset({b"gzip", b"x-gzip"})
+_DRAINING = "the orchestrator is shutting down; report to its successor"
+
+
+class ReportsResource(Resource):
+    """Takes reports into the table.
+
+    `remarks` finds what is to be said about those that were taken. `draining` says whether the service is about to
+    stop; then nothing is taken any more. `slices` has the turns of long bodies. `settle` hands what was stored
+    in this turn of the reactor to the kernel, if that is wanted before an answer goes out. `take` leaves that to its
+    caller, who knows whether the answer can go out before the turn ends.
+    """
+
+    isLeaf = True
+
+    def __init__(
+        self,
+        reactor: Any,
+        decoder: ReportDecoder,
+        nodes: NodeStore,
+        telemetry: Telemetry,
+        clocks: Clocks,
+        *,
+        remarks: Remarks,
+        max_bytes: int,
+        draining: Any,
+        slices: Slices,
+        settle: Callable[[], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self._slices = slices
+        self._unpacking = DeferredSemaphore(UNPACKED_AT_ONCE)
+        self._decoder = decoder
+        self._nodes = nodes
+        self._telemetry = telemetry
+        self._clocks = clocks
+        self._remarks = remarks
+        self._max_bytes = max_bytes
+        self._draining = draining
+        self._settle = settle
+        self._newcomers = Newcomers(reactor)
+
+    def render(self, request: BoundedRequest) -> bytes | int:
+        """Answer a request of any method."""
+        request.route = "/update_metrics"
+        if request.method != b"POST":
+            return method_not_allowed_body(request, ["POST"])
+        try:
+            unpacking = self._body(request)
+            body = next(unpacking, b"")
+            more = next(unpacking, None) if len(body) <= AT_ONCE else b""
+            if more is None:
+                self._telemetry.report_body(len(body))
+                decoded = self._decoder.decode(body, self._clocks.time())
+                _check_node(request.node, decoded.reports, body)
+                return json_body(request, 200, self._stored(decoded, self._store_now(decoded)))
+        except Exception:  # noqa: BLE001 - a Fault, or one of ours
+            return self._failure_body(request, Failure())
+        finished = request.notifyFinish()
+        storing = Deferred.fromCoroutine(self._store_long(request, [body, more], unpacking))
+        finished.addErrback(lambda _: storing.cancel())
+        storing.addErrback(lambda failure: self._answer_failure(request, failure))
+        storing.addErrback(lambda failure: log.failure("a long batch failed", failure))
+        return NOT_DONE_YET
+
+    def _body(self, request: BoundedRequest) -> Iterator[bytes]:
+        """Return the parts of the body, unpacked in steps.
+
+        Raises a Fault if it is of no kind that is taken, or nothing is taken any more.
+        """
+        if self._draining():
+            raise Draining(_DRAINING)
+        headers = request.requestHeaders
+        content_type = headers.getRawHeaders(b"Content-Type")
+        if content_type and content_type[0].split(b";", 1)[0].strip().lower() != b"application/json":
+            shown = ascii(content_type[0][:80].decode("latin-1"))
+            raise UnsupportedBody(f"Content-Type must be application/json, not {shown}")
+        body = request.body()
+        encoding = headers.getRawHeaders(b"Content-Encoding")
+        if encoding:
+            name = encoding[0].strip().lower()
+            if len(encoding) == 1 and name in _GZIP:
+                return gunzip_in_steps(body, self._max_bytes)
+            if name != b"identity":
+                shown = ascii(b", ".join(encoding)[:80].decode("latin-1"))
+                raise UnsupportedBody(f"Content-Encoding must be gzip or none, not {shown}")
+        return iter((body,))
+
+    async def _store_long(self, request: BoundedRequest, begun: list[bytes], unpacking: Iterator[bytes]) -> None:
+        """Store a long body, the first parts of which are here, in slices of the reactor's time."""
+        held = sum(map(len, begun))
+        if request.requestHeaders.hasHeader(b"Content-Encoding"):
+            _hold(request, held)
+        await self._unpacking.acquire()
+        try:
+            for unpacked in unpacking:
+                begun.append(unpacked)
+                await self._slices.turn()
+            body = b"".join(begun)
+            begun.clear()
+            _hold(request, len(body) - held)
+        finally:
+            self._unpacking.release()
+        self._telemetry.report_body(len(body))
+        # What is decoded of one alone fits always.
+        _hold(request, min(DECODED_FACTOR * len(body), request.channel.site.arriving.limit // 2))
+        parts: list[Decoded] = []
+        count = 0
+        for part in self._decoder.decode_in_slices(body, self._clocks.time()):
+            _check_node(request.node, part.reports, body, count)
+            count += len(part.reports)
+            parts.append(part)
+            await self._slices.turn()
+        decoded = joined(parts)
+        request.write(json_body(request, 200, self._stored(decoded, self._store_now(decoded))))
+        request.finish()
+
+    def take(self, body: bytes, *, closes: bool, node: str | None) -> bytes:
+        """Store the reports of a short body and return a whole answer, head and body.
+
+        `closes` tells that the connection ends with it; `node` is the one that may be reported, None: any.
+
+        Raises a Fault with nothing stored or counted; `render` would answer it.
+        """
+        if self._draining():
+            raise Draining(_DRAINING)
+        decoded = self._decoder.decode(body, self._clocks.time())
+        if node is not None:
+            _check_node(node, decoded.reports, body)
+        updated = self._store(decoded)
+        self._telemetry.report_body(len(body))
+        answer = self._stored(decoded, updated)
+        if answer is _ONE:
+            return (_ACCEPTED_CLOSE if closes else _ACCEPTED).whole()
+        return whole_answer(msgspec.json.encode(answer), closes=closes)
+
+    def _stored(self, decoded: Decoded, updated: Updated) -> dict[str, Any]:
+        """Return the answer to reports that were stored; `_ONE` itself to one about which there is nothing to say."""
+        remarks = self._remarks.about(decoded)
+        if updated.accepted == 1 and not updated.superseded and not remarks:
+            return _ONE
+        counts = {"status": "Metrics updated", "accepted": updated.accepted, "superseded": updated.superseded}
+        return {**counts, **remarks}
+
+    def _store_now(self, decoded: Decoded) -> Updated:
+        """Store the reports, and hand them to the kernel too."""
+        updated = self._store(decoded)
+        if self._settle is not None:
+            self._settle()
+        return updated
+
+    def _store(self, decoded: Decoded) -> Updated:
+        """Store the reports and count them; raise TableFull with nothing stored."""
+        updated = self._nodes.update(decoded.reports, self._clocks.monotonic())
+        if decoded.unknown_names:
+            self._telemetry.unknown_metrics(decoded.unknown_names)
+        if updated.accepted:
+            self._telemetry.reports("accepted", updated.accepted)
+        if updated.superseded:
+            self._telemetry.reports("superseded", updated.superseded)
+        if updated.new:
+            self._newcomers.log(updated.new)
+        return updated
+
+    def _failure_body(self, request: BoundedRequest, failure: Failure) -> bytes:
+        """Count what was not stored, and return the answer."""
+        error = failure.value
+        if isinstance(error, Fault):
+            self._telemetry.reports(error.outcome)
+            if isinstance(error, NoFamily):
+                self._telemetry.unknown_metrics(len(error.names))
+                self._remarks.log_ignored(shortened(error.names))
+            if request.channel.site.access_log:
+                # It may quote what the client has sent, and a token may be where none belongs.
+                reason = request.channel.site.redacted(str(error).encode()).decode()
+                log.info("report from {client} refused: {reason}", client=client_of(request), reason=reason)
+        else:
+            self._telemetry.reports("failed")
+        return failure_body(request, failure)
+
+    def _answer_failure(self, request: BoundedRequest, failure: Failure) -> None:
+        """Answer a long batch that could not be stored; a client that has left gets no answer."""
+        if not failure.check(CancelledError):
+            request.write(self._failure_body(request, failure))
+            request.finish()
+
+
+def _hold(request: BoundedRequest, size: int) -> None:
+    """Hold so much more memory for a long body. Raises Busy."""
+    if not request.channel.hold_more(size):
+        raise Busy("the batches that are being read fill their memory; try again")
+
+
+def _check_node(node: str | None, reports: Sequence[NodeReport], body: bytes, first: int = 0) -> None:
+    """Raise Forbidden if one of the reports, the first of which is number `first`, is not of the one node."""
+    if node is None:
+        return
+    for index, report in enumerate(reports, first):
+        if report.node_id != node:
+            where = f"$[{index}].node_id" if is_batch(body) else "$.node_id"
+            raise Forbidden(f"the token's claim kubernetes.io/node/name is another: {node[:253]!a} - at {where}")
+
+
+class Newcomers:
+    """Logs each node's first report, but no more than LOGGED_EACH_SECOND: a fleet that starts is a few lines."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._logged = 0
+        self._unlogged = 0
+
+    def log(self, node_ids: list[str]) -> None:
+        """Log that these nodes report for the first time, or again after they were gone."""
+        if not self._logged:
+            self._reactor.callLater(1, self._next_second)
+        for node_id in node_ids[: LOGGED_EACH_SECOND - self._logged]:
+            log.info("node {node_id} reports for the first time", node_id=node_id)
+        named = min(len(node_ids), LOGGED_EACH_SECOND - self._logged)
+        self._logged += named
+        self._unlogged += len(node_ids) - named
+
+    def _next_second(self) -> None:
+        if self._unlogged:
+            log.info("{count} more nodes report for the first time", count=self._unlogged)
+        self._logged = self._unlogged = 0

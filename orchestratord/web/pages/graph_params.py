@@ -1,0 +1,137 @@
+"""From the arguments of a graph to the query behind it. Pure."""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, NamedTuple
+
+from orchestratord.errors import BadQuery
+from orchestratord.promql.params import parse, parse_duration, parse_time
+from orchestratord.web.pages.chart import MAX_WIDTH, MIN_WIDTH, WIDTH
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from orchestratord.promql.params import Query
+
+#: Points of a graph whose step nobody asked for.
+_POINTS = 240
+_STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400, 604800, 2592000)
+_SHARED = 5.0
+DEFAULT_RANGE = "1h"
+#: What the page offers.
+RANGES = ("5m", "15m", "1h", "6h", "1d", "7d")
+#: A moment as a browser's form sends it, without a zone: it is taken for UTC.
+_LOCAL = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d)(:\d\d(?:\.\d+)?)?\Z", re.ASCII)
+#: A decade: no Prometheus keeps more.
+_MAX_RANGE = 315_360_000
+
+
+class Asked(NamedTuple):
+    """A range query, and how it was asked for. Times are Unix seconds; `relative` is the range up to now, or None."""
+
+    q: str
+    query: Query
+    start: str
+    end: str
+    step: str
+    relative: str | None
+    width: int = WIDTH
+
+
+class Instant(NamedTuple):
+    """An instant query, and the moment that it is about as it was given; empty: now."""
+
+    q: str
+    query: Query
+    end: str
+
+
+def instant(args: Mapping[str, Sequence[str]], *, max_length: int) -> Instant:
+    """Return the query that `q` and `end` ask for; raises BadQuery."""
+    q, end = _one(args, "q"), utc(_one(args, "end"))
+    if end:
+        _moment("end", end)
+    return Instant(q, parse({"q": [q], "time": [end]}, max_length=max_length), end)
+
+
+def wants_table(args: Mapping[str, Sequence[str]]) -> bool:
+    """Return whether `view` asks for a table, rather than for a chart; raises BadQuery."""
+    view = _one(args, "view") or "chart"
+    if view not in {"chart", "table"}:
+        raise BadQuery(f"invalid parameter 'view': must be chart or table, not {view[:20]!a}")
+    return view == "table"
+
+
+def utc(text: str) -> str:
+    """Return a time with its zone, which is UTC where it has none."""
+    local = _LOCAL.match(text)
+    return f"{local[1]}T{local[2]}{local[3] or ':00'}Z" if local else text
+
+
+def local(text: str) -> str:
+    """Return a time as a browser's form has it, in UTC; empty if it is none."""
+    try:
+        return datetime.fromtimestamp(_moment("start", utc(text)), UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    except BadQuery:
+        return ""
+
+
+def asked(args: Mapping[str, Sequence[str]], now: float, *, max_length: int) -> Asked:
+    """Return the query that `q`, `start`, `end`, `step` and `range` ask for; raises BadQuery.
+
+    Without `start` it is the time of `range` (default 1h) before `end`; without `end`, up to now.
+    """
+    q = _one(args, "q")
+    relative = _one(args, "range") or DEFAULT_RANGE
+    start, end, step = utc(_one(args, "start")), utc(_one(args, "end")), _one(args, "step")
+    given = bool(start or end)
+    length = _length(relative)
+    last = _moment("end", end) if end else now
+    first = _moment("start", start) if start else last - length
+    if not step:
+        step = str(next((size for size in _STEPS if last - first <= size * _POINTS), _STEPS[-1]))
+    if not end:
+        last = soon(now)
+        first = first if start else last - length
+    start, end = start or f"{first:.3f}".rstrip("0").rstrip("."), end or f"{last:.3f}".rstrip("0").rstrip(".")
+    query = parse({"q": [q], "start": [start], "end": [end], "step": [step]}, max_length=max_length)
+    return Asked(q, query, start, end, step, None if given else relative, _width(_one(args, "width")))
+
+
+def soon(now: float) -> float:
+    """Return the end of what is up to now: the same for all who look within seconds, and not before what is newest."""
+    return math.ceil(now / _SHARED) * _SHARED
+
+
+def _one(args: Mapping[str, Sequence[str]], name: str) -> str:
+    return (args.get(name) or [""])[0].strip()
+
+
+def _width(text: str) -> int:
+    width = int(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0
+    if text and not MIN_WIDTH <= width <= MAX_WIDTH:
+        raise BadQuery(f"invalid parameter 'width': must be {MIN_WIDTH} to {MAX_WIDTH} pixels, not {text[:20]!a}")
+    return width or WIDTH
+
+
+def _length(text: str) -> float:
+    try:
+        length = parse_duration(text)
+    except (ValueError, OverflowError):
+        length = 0
+    if not 1 <= length <= _MAX_RANGE:
+        raise BadQuery(f"invalid parameter 'range': not a duration like 30m, of 1s to 10y: {text[:80]!a}")
+    return length
+
+
+def _moment(name: str, text: str) -> float:
+    try:
+        moment = parse_time(text)
+    except (ValueError, OverflowError):
+        raise BadQuery(f"invalid parameter '{name}': neither Unix seconds nor RFC 3339: {text[:80]!a}") from None
+    if not 0 <= moment <= 253_370_764_800:  # the year 9999, where calendars end
+        raise BadQuery(f"invalid parameter '{name}': out of range: {text[:80]!a}")
+    return moment

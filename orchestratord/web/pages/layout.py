@@ -1,0 +1,180 @@
+"""What all pages share: the frame around them, and the small drawings in them. Markup by twisted.web.template."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
+
+from twisted.web.template import Tag, flattenString, tags
+
+from orchestratord import __version__
+from orchestratord.web.pages.formatting import clock, stamp
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from twisted.internet.defer import Deferred
+
+_LINE_WIDTH, _LINE_HEIGHT = 120.0, 32.0
+
+
+class Frame(NamedTuple):
+    """What is around a page: its title, which of the places of the menu it is, seconds until it renews itself.
+
+    `made` is when it was made, in Unix seconds; `assets` gives the path of a file under /static.
+    """
+
+    title: str
+    place: str
+    renew: float | None
+    made: float
+    assets: Any
+
+
+def page(frame: Frame, *content: Any) -> bytes:
+    """Return the HTML. Made in one go: nothing in it may be a Deferred."""
+    body_attributes = {"data-renew": f"{frame.renew:g}"} if frame.renew else {}
+    document = tags.html(
+        tags.head(
+            tags.meta(charset="utf-8"),
+            tags.meta(name="viewport", content="width=device-width, initial-scale=1"),
+            tags.meta(name="color-scheme", content="light dark"),
+            tags.title(frame.title),
+            tags.link(rel="icon", href=frame.assets("icon.svg"), type="image/svg+xml"),
+            tags.link(rel="stylesheet", href=frame.assets("page.css")),
+            tags.script(src=frame.assets("page.js"), defer="defer"),
+        ),
+        tags.body(
+            tags.a("Skip to the content", href="#main", class_="skip"),
+            tags.header(
+                tags.a(_mark(), "orchestratord", href="/", class_="brand"),
+                tags.nav(
+                    tags.ul(
+                        _place("Fleet", "/", frame.place),
+                        _place("Nodes", "/fleet", frame.place),
+                        _place("Query", "/graph", frame.place),
+                    ),
+                    **{"aria-label": "Pages"},
+                ),
+                tags.p(
+                    tags.span(role="status", id="liveness"),
+                    tags.span(
+                        "as of ",
+                        tags.time(clock(frame.made), datetime=stamp(frame.made)),
+                        id="made",
+                    ),
+                    tags.span(id="age"),
+                    tags.a("Refresh", href="", id="renew"),
+                    class_="moment",
+                ),
+                class_="top",
+            ),
+            Tag("main")(*content, id="main", tabindex="-1"),
+            tags.footer(
+                tags.span(f"orchestratord {__version__}"),
+                tags.ul(
+                    *[
+                        tags.li(tags.a(name, href=href))
+                        for name, href in (
+                            ("nodes as JSON", "/nodes?details=true"),
+                            ("metrics", "/metrics"),
+                            ("API", "/openapi.yaml"),
+                        )
+                    ]
+                ),
+            ),
+            **body_attributes,
+        ),
+        lang="en",
+    )
+    return b"<!DOCTYPE html>\n" + flat(document)
+
+
+def flat(tag: Tag) -> bytes:
+    """Return a tag's HTML."""
+    flattening: Deferred[bytes] = flattenString(None, tag)
+    result: Any = flattening.result
+    if not isinstance(result, bytes):
+        flattening.addErrback(lambda _: None)
+        result.raiseException()
+    return bytes(result)
+
+
+def node_path(node_id: str) -> str | None:
+    """Return where a node's page is; None for the two ids that a browser takes for a step in the path."""
+    return None if node_id in {".", ".."} else f"/nodes/{quote(node_id, safe='')}"
+
+
+def node_link(node_id: str, **attributes: str) -> Tag:
+    """Return a node's id, as a link if there can be one."""
+    path = node_path(node_id)
+    return tags.span(node_id, **attributes) if path is None else tags.a(node_id, href=path, **attributes)
+
+
+def message(level: str, *text: Any, heading: bool = False) -> Tag:
+    """Return a line that says how things are: `ok`, `note`, `warn` or `bad`, in a word for those who see no colour."""
+    word = {"ok": "Well", "note": "Note", "warn": "Warning", "bad": "Problem"}[level]
+    kind = tags.h1 if heading else tags.p
+    return kind(tags.span(f"{word}: ", class_="word"), *text, class_=f"message {level}")
+
+
+def sparkline(points: Sequence[float | None], *, low: float | None = None) -> Tag:
+    """Return a small line; it is an ornament of the figures beside it, and not read out. None is a gap."""
+    drawn = [value for value in points if value is not None]
+    svg = Tag(
+        "svg",
+        attributes={
+            "class": "spark",
+            "viewBox": f"0 0 {_LINE_WIDTH:g} {_LINE_HEIGHT:g}",
+            "preserveAspectRatio": "none",
+            "aria-hidden": "true",
+            "focusable": "false",
+        },
+    )
+    if not drawn:
+        return svg
+    bottom = min(drawn) if low is None else low
+    span = (max(drawn) - bottom) or 1.0
+    across = _LINE_WIDTH / max(len(points) - 1, 1)
+    runs: list[list[str]] = [[]]
+    for index, value in enumerate(points):
+        if value is None:
+            runs.append([])
+        else:
+            down = _LINE_HEIGHT - 2 - (value - bottom) / span * (_LINE_HEIGHT - 4)
+            runs[-1].append(f"{index * across:.1f} {down:.1f}")
+    for run in filter(None, runs):
+        first, last = run[0].split()[0], run[-1].split()[0]
+        line = "L".join(run if len(run) > 1 else run * 2)
+        area = f"M{first} {_LINE_HEIGHT:g}L{line}L{last} {_LINE_HEIGHT:g}Z"
+        svg(
+            Tag("path", attributes={"class": "area", "d": area}),
+            Tag("path", attributes={"class": "line", "d": f"M{line}"}),
+        )
+    return svg
+
+
+def _place(name: str, href: str, place: str) -> Tag:
+    link = tags.a(name, href=href)
+    if href == place:
+        link(**{"aria-current": "page"})
+    return tags.li(link)
+
+
+def _mark() -> Tag:
+    """Return the sign of the house: nine nodes, some of them busy."""
+    cells = [
+        Tag(
+            "rect",
+            attributes={
+                "x": str(1 + x * 8),
+                "y": str(1 + y * 8),
+                "width": "6",
+                "height": "6",
+                "rx": "1.5",
+                "class": f"m{level}",
+            },
+        )
+        for (x, y), level in zip(((x, y) for y in range(3) for x in range(3)), (0, 1, 0, 1, 2, 1, 0, 1, 2), strict=True)
+    ]
+    return Tag("svg", attributes={"class": "mark", "viewBox": "0 0 24 24", "aria-hidden": "true"})(*cells)

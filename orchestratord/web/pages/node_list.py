@@ -1,0 +1,153 @@
+"""The nodes that a table shows: found, filtered and sorted, a page at a time. Pure."""
+
+from __future__ import annotations
+
+import re
+from heapq import merge
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from orchestratord.errors import BadRequest
+from orchestratord.runtime.gil_yield import breathing, pause
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from orchestratord.nodes.families import Catalogue
+    from orchestratord.nodes.store import Entry
+
+#: Nodes on a page.
+ROWS = 100
+#: Characters of an id, or of a part of it.
+MAX_FIND = 253
+_MAX_PAGE = 100_000
+#: Nodes looked at, or sorted, without a pause.
+_BLOCK = 1000
+_NUMBER = re.compile(r"[+-]?(\d{1,18}(\.\d{0,18})?|\.\d{1,18})([eE][+-]?\d{1,2})?\Z", re.ASCII)
+
+ID, AGE = "id", "age"
+
+
+class Wanted(NamedTuple):
+    """Which nodes are wanted, in which order. `by`, `low` and `high` filter by the age or by a metric."""
+
+    find: str = ""
+    sort: str = ID
+    descending: bool = False
+    by: str = ""
+    low: float | None = None
+    high: float | None = None
+    page: int = 1
+    #: The index of the metrics among a node's values; -1 where it is none.
+    sorted_by: int = -1
+    filtered_by: int = -1
+
+
+class Row(NamedTuple):
+    """A node: seconds since its last report, and its values in the catalogue's order."""
+
+    node_id: str
+    age: float
+    values: Sequence[float | None]
+
+
+class Listed(NamedTuple):
+    """A page of the nodes that match, of so many pages, nodes that match, and nodes in all."""
+
+    rows: list[Row]
+    page: int
+    pages: int
+    matching: int
+    nodes: int
+
+
+def wanted(args: Mapping[str, Sequence[str]], catalogue: Catalogue) -> Wanted:
+    """Return what the parameters ask for; raises BadRequest, with a text that names the wrong one."""
+    given = {
+        name: (args.get(name) or [""])[0].strip() for name in ("find", "sort", "order", "by", "min", "max", "page")
+    }
+    names = list(catalogue.names)
+    if len(given["find"]) > MAX_FIND:
+        raise BadRequest(f"invalid parameter 'find': longer than {MAX_FIND} characters")
+    sort, by = given["sort"] or ID, given["by"]
+    if sort not in {ID, AGE, *names}:
+        raise BadRequest(f"invalid parameter 'sort': must be id, age or a metric, not {sort[:80]!a}")
+    if by not in {"", AGE, *names}:
+        raise BadRequest(f"invalid parameter 'by': must be age or a metric, not {by[:80]!a}")
+    if given["order"] not in {"", "asc", "desc"}:
+        raise BadRequest(f"invalid parameter 'order': must be asc or desc, not {given['order'][:20]!a}")
+    low, high = _number("min", given["min"]), _number("max", given["max"])
+    if not by and not (low is high is None):
+        raise BadRequest("invalid parameter 'by': 'min' and 'max' need to know what they are about: age or a metric")
+    text = given["page"] or "1"
+    page = int(text) if text.isascii() and text.isdigit() and len(text) < 8 else 0
+    if not 1 <= page <= _MAX_PAGE:
+        raise BadRequest(f"invalid parameter 'page': must be 1 to {_MAX_PAGE}, not {text[:20]!a}")
+    return Wanted(
+        find=given["find"].lower(),
+        sort=sort,
+        descending=given["order"] == "desc" or (not given["order"] and sort in names),
+        by=by,
+        low=low,
+        high=high,
+        page=page,
+        sorted_by=names.index(sort) if sort in names else -1,
+        filtered_by=names.index(by) if by in names else -1,
+    )
+
+
+def listed(entries: list[Entry], wanted: Wanted, now: float) -> Listed:
+    """Return a page of these entries, the last one if there are fewer; on a pool thread if they are many.
+
+    Nodes that did not report the metric come last, and are not among those that a filter by it leaves.
+    """
+    matches = _matcher(wanted, now)
+    matching = [entry for entry in breathing(entries, _BLOCK) if matches(entry)]
+    pages = max(1, -(-len(matching) // ROWS))
+    page = min(wanted.page, pages)
+    key = _key(wanted)
+    reverse = wanted.sort == ID and wanted.descending
+    blocks = []
+    for at in range(0, len(matching), _BLOCK):
+        blocks.append(sorted(matching[at : at + _BLOCK], key=key, reverse=reverse))
+        pause()
+    ordered = breathing(merge(*blocks, key=key, reverse=reverse), _BLOCK)
+    shown = islice(ordered, (page - 1) * ROWS, page * ROWS)
+    rows = [Row(entry.report.node_id, max(0.0, now - entry.seen), entry.report.values) for entry in shown]
+    return Listed(rows, page, pages, len(matching), len(entries))
+
+
+def _matcher(wanted: Wanted, now: float) -> Callable[[Entry], bool]:
+    find, at, low, high = wanted.find, wanted.filtered_by, wanted.low, wanted.high
+
+    def matches(entry: Entry) -> bool:
+        if find not in entry.report.node_id.lower():
+            return False
+        if low is high is None:
+            return True
+        value = entry.report.values[at] if at >= 0 else max(0.0, now - entry.seen)
+        return value is not None and (low is None or value >= low) and (high is None or value <= high)
+
+    return matches
+
+
+def _key(wanted: Wanted) -> Callable[[Entry], Any]:
+    at, sign = wanted.sorted_by, -1 if wanted.descending else 1
+    if wanted.sort == ID:
+        return lambda entry: entry.report.node_id
+    if wanted.sort == AGE:  # the oldest was seen first
+        return lambda entry: (-sign * entry.seen, entry.report.node_id)
+
+    def by_value(entry: Entry) -> tuple[bool, float, str]:
+        value = entry.report.values[at]
+        return (value is None, 0.0 if value is None else sign * value, entry.report.node_id)
+
+    return by_value
+
+
+def _number(name: str, text: str) -> float | None:
+    if not text:
+        return None
+    if not _NUMBER.match(text):
+        raise BadRequest(f"invalid parameter '{name}': not a number: {text[:40]!a}")
+    return float(text)

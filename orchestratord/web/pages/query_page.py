@@ -1,0 +1,256 @@
+"""The query page: PromQL in, a chart and its figures out, or the values of one moment as a table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlencode
+
+from twisted.web.template import Tag, tags
+
+from orchestratord.promql.alerts import node_id
+from orchestratord.promql.params import parse_duration, parse_time
+from orchestratord.web.pages.chart import MAX_LINES, PHONE, size
+from orchestratord.web.pages.formatting import counted, plain
+from orchestratord.web.pages.graph_params import DEFAULT_RANGE, RANGES, local
+from orchestratord.web.pages.layout import message, node_path
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from orchestratord.promql.range_vector import Found, Present
+    from orchestratord.web.pages.graph_params import Asked, Instant
+
+_EXAMPLES = (
+    ("topk(5, page_faults)", "the five nodes with the most page faults"),
+    ("avg_over_time(mem_bytes_allocated[5m]) and mem_bytes_allocated", "kernel memory, averaged over five minutes"),
+    ("sum(fs_read_size_kb + fs_write_size_kb)", "VFS reads and writes of the whole fleet"),
+    ("ctx_switches_forced / ctx_switches_graceful > 0.5", "nodes where tasks fight for the processor"),
+)
+
+
+class Form(NamedTuple):
+    """What stands in the form: the query, the range up to now, and a start and an end of one's choice."""
+
+    q: str = ""
+    range: str = ""
+    start: str = ""
+    end: str = ""
+    table: bool = False
+
+    @staticmethod
+    def of(args: Mapping[str, Sequence[str]]) -> Form:
+        """Return what was sent, right or wrong."""
+        q, relative, start, end, view = ((args.get(name) or [""])[0] for name in ("q", "range", "start", "end", "view"))
+        return Form(q, relative, start, end, view == "table")
+
+    def link(self, *, table: bool) -> str:
+        """Return the address of the same question, as a table or as a chart."""
+        parts = {"q": self.q, "range": self.range, "start": self.start, "end": self.end}
+        if table:
+            parts["view"] = "table"
+        return f"/graph?{urlencode({name: value for name, value in parts.items() if value})}"
+
+
+def query_form(form: Form, error: str | None = None, *, whole: bool = True) -> Tag:
+    """Return the query box; `error` is what is wrong with the query; `whole`: with a time of one's choice."""
+    chosen = form.range or DEFAULT_RANGE
+    options = []
+    for one in RANGES if chosen in RANGES else (*RANGES, chosen):
+        option = tags.option(f"last {one}", value=one)
+        if one == chosen:
+            option(selected="selected")
+        options.append(option)
+    box = tags.input(
+        type="text",
+        name="q",
+        id="q",
+        value=form.q,
+        spellcheck="false",
+        autocomplete="off",
+        autocapitalize="off",
+        placeholder="topk(5, page_faults)",
+        required="required",
+    )
+    if error is not None:
+        box(**{"aria-invalid": "true", "aria-describedby": "fault"})
+    parts: list[Any] = [
+        tags.label("PromQL", **{"for": "q"}),
+        box,
+        tags.label("Time", **{"for": "range"}),
+        tags.select(*options, name="range", id="range"),
+        tags.button("Run", type="submit"),
+    ]
+    if whole:
+        parts.append(_own_time(form))
+    if form.table:
+        parts.append(tags.input(type="hidden", name="view", value="table"))
+    markup = tags.form(*parts, action="/graph", method="get", class_="ask", role="search")
+    return markup if error is None else tags.div(markup, message("bad", error)(id="fault"))
+
+
+def _own_time(form: Form) -> Tag:
+    fields: list[Any] = []
+    for name, label, value in (("start", "From (UTC)", form.start), ("end", "Until (UTC)", form.end)):
+        field = tags.input(type="datetime-local", name=name, id=name, step="1", value=local(value))
+        fields += [tags.label(label, **{"for": name}), field]
+    details = tags.details(
+        tags.summary("Another time"),
+        tags.div(*fields, class_="time"),
+        tags.p("Without “from”, the range above ends at “until”; without “until”, now.", class_="notes"),
+    )
+    if form.start or form.end:
+        details(open="open")
+    return details
+
+
+def content(form: Form, *answer: Tag | str, error: str | None = None) -> list[Any]:
+    """Return what is on the page: the answer, or what is wrong with the question, or how to ask one."""
+    parts: list[Any] = [
+        tags.h1("Query", class_="title"),
+        tags.section(query_form(form, error), class_="card", **{"aria-label": "Question"}),
+    ]
+    if form.q.strip():
+        parts.append(_views(form))
+    if answer:
+        parts += answer
+    elif error is None:
+        parts.append(_examples())
+    return parts
+
+
+def _views(form: Form) -> Tag:
+    links = []
+    for name, table in (("Chart", False), ("Table", True)):
+        link = tags.a(name, href=form.link(table=table))
+        if table == form.table:
+            link(**{"aria-current": "true"})
+        links.append(tags.li(link))
+    return tags.nav(tags.ul(*links), class_="metrics", **{"aria-label": "View"})
+
+
+def chart(asked: Asked, found: Found) -> Tag:
+    """Return the chart of an answer, by its address."""
+    fixed = {"q": asked.q, "start": asked.start, "end": asked.end, "step": asked.step}
+    relative = fixed if asked.relative is None else {"q": asked.q, "range": asked.relative}
+    drawn = min(len(found.series), MAX_LINES)
+    data = f"/query?{urlencode(fixed)}"
+    links = [
+        ("Picture (SVG)", f"/graph.svg?{urlencode(relative)}"),
+        ("Data (JSON)", data),
+        ("Link to this very moment", f"/graph?{urlencode(fixed)}"),
+    ]
+    width, height = size(drawn)
+    what = f"Chart of {asked.q[:200]}: {counted(drawn, 'series', 'series')}; the table below has the figures"
+    source = f"/graph.svg?{urlencode(fixed)}"
+    return tags.figure(
+        tags.div(
+            Tag("picture")(
+                tags.source(media="(max-width: 40rem)", srcset=f"/graph.svg?{urlencode(fixed | {'width': PHONE})}"),
+                tags.img(src=source, alt=what, width=str(width), height=str(height), class_="chart"),
+            ),
+            id="chart",
+            **{"data-values": data, "data-start": _seconds(asked.start), "data-end": _seconds(asked.end)},
+        ),
+        tags.figcaption(tags.ul(*[tags.li(tags.a(name, href=href)) for name, href in links], class_="links")),
+        class_="card",
+    )
+
+
+def _seconds(text: str) -> str:
+    return f"{parse_time(text):.3f}"
+
+
+def figures(asked: Asked, found: Found) -> Tag:
+    """Return the figures of each series; the latest only of those that are there at the end."""
+    if not found.total:
+        return _nothing("No series matches in this time.")
+    start, end, step = parse_time(asked.start), parse_time(asked.end), parse_duration(asked.step)
+    last = start + (end - start) // step * step
+    rows, ended = [], False
+    for index, one in enumerate(found.series):
+        finite = one.finite
+        here = bool(one.points) and one.points[-1][0] > last - step / 2
+        ended |= not here
+        numbers: list[float | None] = [one.points[-1][1] if here else None, None, None, None]
+        if finite:
+            numbers[1:] = [min(finite), sum(finite) / len(finite), max(finite)]
+        mark = tags.span(class_=f"key k{index}") if index < MAX_LINES else ""
+        rows.append(
+            tags.tr(
+                tags.th(mark, _series(one.name, one.labels), scope="row"),
+                *[tags.td("-" if number is None else plain(number), class_="number") for number in numbers],
+            )
+        )
+    notes = []
+    if ended:
+        notes.append("Without a latest value: not in the answer at the end of this time. ")
+    if found.total > MAX_LINES:
+        notes.append(f"The chart shows the first {MAX_LINES} series. ")
+    return _table(("latest", "lowest", "mean", "highest"), rows, found.total, notes)
+
+
+def values(asked: Instant, present: Present) -> Tag:
+    """Return the values of one moment, in the order of the answer."""
+    if not present.total:
+        return _nothing("No series matches at this moment.")
+    rows = [
+        tags.tr(
+            tags.th(_series(one.name, one.labels), scope="row"),
+            tags.td(plain(one.value), class_="number"),
+        )
+        for one in present.values
+    ]
+    moment = {"q": asked.q, "time": asked.end} if asked.end else {"q": asked.q}
+    return _table(("value",), rows, present.total, [], tags.a("Data (JSON)", href=f"/query?{urlencode(moment)}"))
+
+
+def _series(name: str, labels: Mapping[str, str]) -> Tag | str:
+    """Return the name of a series, which leads to its node if it is about one."""
+    node = node_id(labels)
+    path = node_path(node) if node else None
+    return name if path is None else tags.a(name, href=path)
+
+
+def _nothing(text: str) -> Tag:
+    return tags.section(message("note", text), class_="card", **{"aria-label": "Answer"})
+
+
+def _table(columns: Sequence[str], rows: Sequence[Tag], total: int, notes: list[str], *links: Tag) -> Tag:
+    if total > len(rows):
+        notes.append(f"The first {len(rows):,} of {counted(total, 'series', 'series')} are listed. ")
+    return tags.section(
+        tags.h2(counted(total, "series", "series"), id="answer"),
+        tags.div(
+            tags.table(
+                tags.thead(
+                    tags.tr(
+                        tags.th("Series", scope="col"),
+                        *[tags.th(name, scope="col", class_="number") for name in columns],
+                    )
+                ),
+                tags.tbody(*rows),
+                id="series",
+            ),
+            class_="wide",
+            role="region",
+            tabindex="0",
+            **{"aria-labelledby": "answer"},
+        ),
+        tags.p(*notes, *links, class_="notes") if notes or links else "",
+        class_="card",
+    )
+
+
+def _examples() -> Tag:
+    return tags.section(
+        tags.h2("For example", id="examples"),
+        tags.ul(
+            *[
+                tags.li(tags.a(tags.code(q), href=f"/graph?{urlencode({'q': q})}"), tags.span(f" {what}"))
+                for q, what in _EXAMPLES
+            ],
+            class_="examples",
+        ),
+        class_="card",
+        **{"aria-labelledby": "examples"},
+    )

@@ -1,0 +1,141 @@
+"""The ports that a site is served on: opened from their descriptions, told by their addresses, and closed."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.python.failure import Failure
+
+from orchestratord.config.options import TLS_PREFIX
+from orchestratord.runtime.ip_families import is_for_all, joined, loopback, open_for_all, port_of
+from orchestratord.security.tls import ServerFiles, ServerTls
+from orchestratord.web.server.start_message import Place
+from orchestratord.web.server.tls_transport import TlsFactory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+
+    from orchestratord.config.settings import Settings
+    from orchestratord.web.server.tls_transport import Bound
+
+#: Connections that may wait to be accepted; the kernel may allow fewer (net.core.somaxconn).
+BACKLOG = 4096
+
+
+class Listeners:
+    """Listens by endpoint descriptions, those with `tls:` before them in TLS, for which there is a `tls` then.
+
+    A TCP port without an interface is opened for IPv4 and for IPv6, as far as the machine has them.
+    """
+
+    def __init__(
+        self, reactor: Any, descriptions: Sequence[str], factory: IProtocolFactory, tls: ServerTls | None, bound: Bound
+    ) -> None:
+        self._reactor = reactor
+        self._descriptions = descriptions
+        self._factory = factory
+        self._tls = tls
+        self._bound = bound
+        self._opened: list[_Listener] = []
+
+    def open(self) -> None:
+        """Open the ports; SystemExit if one cannot be opened."""
+        for description in self._descriptions:
+            try:
+                ports = self._ports(description)
+            except Exception as error:  # noqa: BLE001 - whatever an endpoint of a plugin may raise
+                raise _cannot_listen(description, error) from None
+            self._opened += [_Listener(description, port) for port in ports]
+
+    async def close(self) -> None:
+        """Accept no connection any more; those that there are go on."""
+        for listener in self._opened:
+            closed = listener.port.stopListening()
+            if closed is not None:
+                await closed
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where they listen, for people."""
+        return [listener.address for listener in self._opened]
+
+    @property
+    def places(self) -> list[Place]:
+        """Where they listen, for programs."""
+        return [
+            Place(port.getHost(), tls=description.startswith((TLS_PREFIX, "ssl:")))
+            for description, port in self._opened
+        ]
+
+    def own_address(self) -> str:
+        """Return `HOST:PORT` under which this very machine reaches the first TCP listener without TLS."""
+        for description, port in self._opened:
+            host: Any = port.getHost()
+            if description.startswith((TLS_PREFIX, "ssl:")):
+                continue
+            if getattr(host, "type", None) == "TCP":
+                four = loopback() if is_for_all(description) else "127.0.0.1"
+                local = {"0.0.0.0": four, "::": "::1"}.get(host.host, host.host)  # noqa: S104 - read, not bound
+                return joined(local, host.port)
+        raise RuntimeError("settings promise a tcp: listener")  # pragma: no cover - checked at the start
+
+    def _ports(self, description: str) -> list[IListeningPort]:
+        inner = description.removeprefix(TLS_PREFIX)
+        factory = self._factory
+        if self._tls is not None and inner != description:
+            factory = TlsFactory(self._tls, factory, self._reactor, self._bound)
+        backlog = re.search(r":backlog=(\d+)", inner)
+
+        endpoint = serverFromString(self._reactor, inner)
+
+        def listen() -> IListeningPort:
+            opened: list[Any] = []
+            endpoint.listen(factory).addBoth(opened.append)
+            if isinstance(opened[0], Failure):
+                opened[0].raiseException()
+            port: Any = opened[0]
+            # More connections may wait to be accepted than Twisted's 50: a fleet reports at the same moment.
+            if backlog is None and hasattr(port, "socket"):
+                port.socket.listen(BACKLOG)
+            return cast("IListeningPort", port)
+
+        if not is_for_all(inner):
+            return [listen()]
+        return open_for_all(
+            listen,
+            lambda six: self._reactor.adoptStreamPort(six.fileno(), six.family, factory),
+            port_of(inner),
+            BACKLOG if backlog is None else int(backlog[1]),
+        )
+
+
+class _Listener(NamedTuple):
+    """An open port, and the endpoint description that it was opened by."""
+
+    description: str
+    port: IListeningPort
+
+    @property
+    def address(self) -> str:
+        host: Any = self.port.getHost()
+        name = joined(host.host, host.port) if hasattr(host, "port") else str(getattr(host, "name", host))
+        return f"{name} (TLS)" if self.description.startswith(TLS_PREFIX) else name
+
+
+def server_tls(settings: Settings, expires: Callable[[float], object]) -> ServerTls | None:
+    """Return what `tls:` listeners serve with, if the settings have it; `expires` as ServerTls calls it."""
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    files = ServerFiles(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+    return ServerTls(time.monotonic, files, expires)
+
+
+def _cannot_listen(description: str, error: Exception) -> SystemExit:
+    reason = str(error.socketError.strerror if isinstance(error, CannotListenError) else error)
+    return SystemExit(f"orchestratord: cannot listen on {description}: {reason}")

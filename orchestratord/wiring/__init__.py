@@ -1,0 +1,1 @@
+"""From settings to the concrete objects of the daemon."""

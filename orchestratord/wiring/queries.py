@@ -1,0 +1,96 @@
+"""From Settings to what answers queries: Prometheus, asked once for all who ask the same, and perhaps the table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from orchestratord.promql.coalescing import CACHE_BYTES, Coalescing
+from orchestratord.promql.memory import LatestFromMemory
+from orchestratord.promql.upstream_health import PROBE_UP_EVERY
+from orchestratord.promql.upstreams import Upstreams, plain_agent
+from orchestratord.web.api.queries import FEW, MANY, Queries
+from orchestratord.wiring.outbound import authorization, trust
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from twisted.web.client import HTTPConnectionPool
+
+    from orchestratord.config.settings import Settings
+    from orchestratord.nodes.store import NodeStore
+    from orchestratord.promql.upstreams import QueryClient
+    from orchestratord.runtime.clocks import Clocks
+    from orchestratord.runtime.concurrency_limit import Turns
+    from orchestratord.runtime.memory_budget import Room
+    from orchestratord.runtime.time_slices import Slices
+    from orchestratord.telemetry.self_metrics import Telemetry
+
+
+def make_upstreams(
+    reactor: Any,
+    settings: Settings,
+    bases: Sequence[str],
+    pool: HTTPConnectionPool,
+    telemetry: Telemetry,
+    *,
+    turns: Turns,
+    answers: Room,
+) -> Upstreams:
+    """Return the Prometheus servers at these URLs; raises FilesError if certificates or credentials are not good."""
+    return Upstreams(
+        reactor,
+        plain_agent(reactor, pool, trust(settings, "prometheus", bases)),
+        bases,
+        telemetry,
+        headers=settings.prometheus_header,
+        authorization=authorization(settings, "prometheus", bases),
+        query_timeout=settings.query_timeout,
+        turns=turns,
+        max_answer_bytes=settings.max_answer_bytes,
+        room=answers,
+        # A Prometheus of our own begins when we do.
+        first_probe_after=PROBE_UP_EVERY if settings.embedded else 0.0,
+    )
+
+
+def make_client(
+    reactor: Any,
+    settings: Settings,
+    upstreams: Upstreams,
+    nodes: NodeStore,
+    answers: Room,
+    *,
+    clocks: Clocks,
+    slices: Slices,
+) -> QueryClient:
+    """Return what answers all queries that are asked of us, by way of the upstreams."""
+    shared = Coalescing(
+        reactor,
+        upstreams,
+        query_timeout=settings.query_timeout,
+        cache_seconds=settings.query_cache,
+        cache_bytes=min(CACHE_BYTES, settings.max_answers_bytes // 2),
+    )
+    if settings.latest_from_memory == "never":
+        return shared
+    return LatestFromMemory(
+        slices,
+        shared,
+        nodes,
+        settings.catalogue,
+        clocks=clocks,
+        mode=settings.latest_from_memory,
+        room=answers,
+        reachable=upstreams.health.answering,
+    )
+
+
+def make_queries(settings: Settings, client: QueryClient) -> Queries:
+    """Return what the routes answer queries with."""
+    at_hand = settings.latest_from_memory == "always" or settings.query_cache > 0
+    return Queries(
+        client,
+        max_length=settings.max_query_length,
+        remembered=MANY if at_hand else FEW,
+        written_to=settings.remote_write is not None,
+    )

@@ -1,0 +1,84 @@
+"""The options of remote write: what is wrong with them is said in one line, which names the option and the value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from orchestratord.config.settings import SettingsError, load
+
+URL = "http://store:9090/api/v1/write"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (
+            {"remote-write": "http://h:9090"},
+            "--remote-write: 'http://h:9090' must have the path of a remote-write receiver, .*/api/v1/write",
+        ),
+        ({"remote-write": "http://h/"}, "--remote-write: 'http://h/' must have the path of a remote-write receiver"),
+        (
+            {"remote-write": "h:9090/api/v1/write"},
+            "--remote-write: 'h:9090/api/v1/write' must begin with http:// or https://",
+        ),
+        ({"remote-write": "ftp://h/w"}, "--remote-write: 'ftp://h/w' must begin with http:// or https://"),
+        ({"remote-write": "http://u:p@h/w"}, "must not hold credentials"),
+        ({"remote-write": "http://h/w#f"}, "must not have a fragment"),
+        ({"external-label": ["cluster"]}, "--external-label: 'cluster' must be name=value, such as cluster=blue"),
+        ({"external-label": ["9a=b"]}, "'9a=b' must be name=value, .*: a name of letters, digits and _, and a value"),
+        ({"external-label": ["a="]}, "--external-label: 'a=' must be name=value"),
+        ({"external-label": ["node_id=x"]}, "'node_id=x' must not be node_id, which every series has of its own"),
+        ({"external-label": ["__name__=x"]}, "'__name__=x' must have a name that does not begin with __"),
+        ({"external-label": ["a=b", "a=c"]}, "--external-label: 'a' is there twice"),
+        ({"remote-write-header": ["X"]}, "--remote-write-header: 'X' must be 'Name: value'"),
+        ({"remote-write-header": ["Content-Encoding: br"]}, "'Content-Encoding' is a matter of the protocol"),
+        ({"prometheus": ["embedded"]}, "--prometheus: 'embedded' does not go with --remote-write: give the URL"),
+        ({"all-in-one": True}, "--all-in-one: it does not go with --remote-write"),
+        (
+            {"latest-from-memory": "always"},
+            "--latest-from-memory: 'always' does not go with --remote-write: .* knows only",
+        ),
+        ({"latest-from-memory": "fallback"}, "--latest-from-memory: 'fallback' does not go with --remote-write"),
+        (
+            {"remote-write-token-file": "/t", "remote-write-basic-auth-file": "/b"},
+            "--remote-write-token-file: '/t' does not go with --remote-write-basic-auth-file",
+        ),
+        (
+            {"remote-write-token-file": "/t", "remote-write-header": ["authorization: x"]},
+            "--remote-write-token-file: '/t' does not go with --remote-write-header Authorization",
+        ),
+        ({"remote-write-ca": "/c"}, "--remote-write-ca: '/c' is for an https:// URL of --remote-write"),
+        ({"remote-write-key": "/k"}, "--remote-write-key: '/k' needs --remote-write-certificate as well"),
+        ({"remote-write-delay": "3"}, "--remote-write-delay: '3' must be a number of seconds from 0.01 to 0.5"),
+        ({"spool-max-bytes": "1G"}, "--spool-max-bytes: '1G' must be a whole number from 1048576"),
+        ({"expose-nodes": "maybe"}, "--expose-nodes: 'maybe' must be one of auto, always, never"),
+    ],
+)
+def test_what_is_wrong_is_named(flags: dict[str, Any], said: str) -> None:
+    """Each stops the start."""
+    with pytest.raises(SettingsError, match=said) as raised:
+        load({"remote-write": URL, **flags}, {})
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "named"),
+    [
+        ("remote-write-header", ["X-Scope-OrgID: blue"], "X-Scope-OrgID"),
+        ("external-label", ["cluster=blue"], "cluster"),
+        ("remote-write-token-file", "/t", "/t"),
+        ("remote-write-basic-auth-file", "/b", "/b"),
+    ],
+)
+def test_what_is_for_a_store_needs_one(option: str, value: Any, named: str) -> None:
+    """Somebody who gives it expects to be delivered."""
+    with pytest.raises(SettingsError, match=f"--{option}: '{named}' is for a --remote-write, and there is none"):
+        load({option: value}, {})
+
+
+def test_a_receiver_may_be_told_more_in_its_query() -> None:
+    """Unlike a base URL, to which a path is added."""
+    url = "http://h:8428/api/v1/write?extra_label=a=b"
+    assert load({"remote-write": url}, {}).remote_write == url
