@@ -17,47 +17,47 @@ from twisted.logger import Logger
 
 from orchestratord import __version__
 from orchestratord.http_client.agent import connection_pool
-from orchestratord.http_client.resolver import OwnNames
-from orchestratord.nodes.departed import Departed
-from orchestratord.nodes.directory import StoreFleet, TableFleet
-from orchestratord.nodes.expiry import Sweep
+from orchestratord.http_client.resolver import ResolverService
+from orchestratord.nodes.departed import DepartedNodes
+from orchestratord.nodes.directory import StoreDirectory, TableDirectory
+from orchestratord.nodes.expiry import ExpirySweep
 from orchestratord.nodes.exposition import Exposition, NodeCollector, SampleRenderer, unrendered
 from orchestratord.nodes.report import ReportDecoder
 from orchestratord.nodes.snapshot_file import SnapshotFile
 from orchestratord.nodes.snapshot_format import Moment
-from orchestratord.nodes.snapshot_service import Persistence, in_own_thread
+from orchestratord.nodes.snapshot_service import SnapshotService, in_own_thread
 from orchestratord.nodes.store import NodeStore
 from orchestratord.profiler.agent import ProfilerSettings, host_node_id, profiler_service
 from orchestratord.promql.embedded_prometheus import EmbeddedPrometheus, find_programs, free_address, prepare
 from orchestratord.runtime.clocks import MACHINE
-from orchestratord.runtime.concurrency_limit import Turns
+from orchestratord.runtime.concurrency_limit import ConcurrencyLimit
 from orchestratord.runtime.file_descriptors import connections_that_fit
-from orchestratord.runtime.file_reload import FileWatch, look_again
-from orchestratord.runtime.memory_budget import Room
+from orchestratord.runtime.file_reload import FileReloader, look_again
+from orchestratord.runtime.memory_budget import MemoryBudget
 from orchestratord.runtime.memory_limit import memory_limit, tls_connections_that_fit
 from orchestratord.runtime.signals import Signals
-from orchestratord.runtime.time_slices import Slices
+from orchestratord.runtime.time_slices import TimeSlices
 from orchestratord.security.gate import Role
-from orchestratord.security.gate_service import Keyring
-from orchestratord.telemetry.self_metrics import Telemetry
+from orchestratord.security.gate_service import GateService
+from orchestratord.telemetry.self_metrics import SelfMetrics
 from orchestratord.web.api.admin import Admin
 from orchestratord.web.api.klein_app import Api, Root
-from orchestratord.web.api.klein_resource import KleinTree
+from orchestratord.web.api.klein_resource import KleinResource
 from orchestratord.web.api.metrics import ScrapeResource
 from orchestratord.web.api.queries import HOT_QUERIES, QueryResource
-from orchestratord.web.api.report_remarks import Remarks
+from orchestratord.web.api.report_remarks import ReportRemarks
 from orchestratord.web.api.reports import AT_ONCE, ReportsResource
-from orchestratord.web.pages.activity import History
+from orchestratord.web.pages.activity import ActivityRecorder
 from orchestratord.web.pages.resource import Pages
-from orchestratord.web.server.connection_limit import Connections
-from orchestratord.web.server.fast_path import Express
+from orchestratord.web.server.connection_limit import ConnectionLimit
+from orchestratord.web.server.fast_path import FastPath
 from orchestratord.web.server.header_names import remember_short_names_only
 from orchestratord.web.server.listeners import Listeners, server_tls
 from orchestratord.web.server.site import OrchestratorSite
-from orchestratord.web.server.slow_readers import Readers
+from orchestratord.web.server.slow_readers import SlowReaders
 from orchestratord.web.server.start_message import exposure, page_address
 from orchestratord.wiring.queries import make_client, make_queries, make_upstreams
-from orchestratord.wiring.remote_write import SWEEP_EVERY, ScaleOut
+from orchestratord.wiring.remote_write import SWEEP_EVERY, RemoteWrite
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from prometheus_client.registry import Collector
 
     from orchestratord.config.settings import Settings
-    from orchestratord.nodes.directory import Fleet
+    from orchestratord.nodes.directory import NodeDirectory
     from orchestratord.nodes.report import Packer, Renderer
     from orchestratord.promql.upstreams import QueryClient, Upstreams
     from orchestratord.runtime.clocks import Clocks
@@ -79,10 +79,10 @@ _LAST_SECONDS = 1.0
 class _ScaledOut(NamedTuple):
     """What is another thing where a store is shared: where nodes are looked up and forgotten, and what reports pass."""
 
-    fleet: Fleet
+    fleet: NodeDirectory
     forget: Callable[[str], Awaitable[bool]]
     pack: Packer | None
-    settle: Callable[[], None] | None
+    flush: Callable[[], None] | None
     metrics: Sequence[Collector]
 
 
@@ -102,9 +102,9 @@ class Orchestrator(MultiService):
         self._leaving = self._draining = False
         self._staying: Deferred[None] | None = None
         self._hurried = False
-        self._scale_out: ScaleOut | None = None
-        self._keyring = Keyring(reactor, settings, clocks.time)
-        self._keyring.setServiceParent(self)
+        self._scale_out: RemoteWrite | None = None
+        self._gate_service = GateService(reactor, settings, clocks.time)
+        self._gate_service.setServiceParent(self)
         self._embedded: EmbeddedPrometheus | None = None
         self._bases = settings.prometheus
         if settings.embedded:
@@ -113,31 +113,31 @@ class Orchestrator(MultiService):
             self._bases = (f"http://{address}",)
 
         nodes = NodeStore(stale_after=settings.stale_after, max_nodes=settings.max_nodes)
-        self._departed = Departed(nodes, self._clocks)
+        self._departed = DepartedNodes(nodes, self._clocks)
         nodes.observers.append(self._departed)
-        telemetry = Telemetry()
-        render: Renderer = SampleRenderer(settings.catalogue) if settings.nodes_exposed else unrendered
+        telemetry = SelfMetrics()
+        render: Renderer = SampleRenderer(settings.families) if settings.nodes_exposed else unrendered
         every = settings.expire_every if settings.remote_write is None else min(settings.expire_every, SWEEP_EVERY)
-        self._sweep = Sweep(reactor, nodes, telemetry, clocks.monotonic, every, running=time.monotonic)
+        self._sweep = ExpirySweep(reactor, nodes, telemetry, clocks.monotonic, every, running=time.monotonic)
         self._sweep.setServiceParent(self)
-        self._persistence = self._kept(nodes, render, telemetry)
-        OwnNames(reactor).setServiceParent(self)
+        self._snapshots = self._kept(nodes, render, telemetry)
+        ResolverService(reactor).setServiceParent(self)
         self._pool = connection_pool(reactor, settings.max_queries)
-        turns = Turns(settings.max_queries, settings.query_queue)
-        answers, arriving = Room(settings.max_answers_bytes), Room(settings.max_arriving_bytes)
-        self._connections = Connections(settings.max_connections)
-        self._readers = Readers(reactor)
-        self._slices = Slices(reactor)
+        limit = ConcurrencyLimit(settings.max_queries, settings.query_queue)
+        answers, arriving = MemoryBudget(settings.max_answers_bytes), MemoryBudget(settings.max_arriving_bytes)
+        self._connections = ConnectionLimit(settings.max_connections)
+        self._readers = SlowReaders(reactor)
+        self._slices = TimeSlices(reactor)
         answers.free = self._readers.free_memory
-        _watch(telemetry, settings, self._connections, self._readers, turns=turns, answers=answers, arriving=arriving)
-        upstreams = make_upstreams(reactor, settings, self._bases, self._pool, telemetry, turns=turns, answers=answers)
+        _watch(telemetry, settings, self._connections, self._readers, limit=limit, answers=answers, arriving=arriving)
+        upstreams = make_upstreams(reactor, settings, self._bases, self._pool, telemetry, limit=limit, answers=answers)
         upstreams.health.setServiceParent(self)
         self._site, self._admin_site = sites = self._sites(
             nodes, telemetry, upstreams, render=render, answers=answers, arriving=arriving
         )
         tls = server_tls(settings, telemetry.certificate_not_after)
         if tls is not None:
-            FileWatch(reactor, [(tls.context, lambda: None)]).setServiceParent(self)
+            FileReloader(reactor, [(tls.context, lambda: None)]).setServiceParent(self)
         self._listeners, self._admin_listeners = (
             Listeners(reactor, descriptions, site, tls, self._connections)
             for descriptions, site in zip((settings.listen, settings.admin_listen), sites, strict=True)
@@ -147,18 +147,18 @@ class Orchestrator(MultiService):
     def _sites(
         self,
         nodes: NodeStore,
-        telemetry: Telemetry,
+        telemetry: SelfMetrics,
         upstreams: Upstreams,
         *,
         render: Renderer,
-        answers: Room,
-        arriving: Room,
+        answers: MemoryBudget,
+        arriving: MemoryBudget,
     ) -> tuple[OrchestratorSite, OrchestratorSite]:
         """Return what the listeners serve, and what the administrators' do."""
         reactor, settings = self._reactor, self._settings
         client = make_client(reactor, settings, upstreams, nodes, answers, clocks=self._clocks, slices=self._slices)
-        table = TableFleet(nodes, self._clocks)
-        fleet, forget, pack, settle, more = self._scaled_out(nodes, upstreams) or _ScaledOut(
+        table = TableDirectory(nodes, self._clocks)
+        fleet, forget, pack, flush, more = self._scaled_out(nodes, upstreams) or _ScaledOut(
             table, table.forget, None, None, ()
         )
         queries = make_queries(settings, client)
@@ -167,7 +167,7 @@ class Orchestrator(MultiService):
         )
         api = Api(
             fleet,
-            settings.catalogue,
+            settings.families,
             queries,
             departed=self._departed,
             pages=self._pages(nodes, fleet, client, telemetry),
@@ -176,22 +176,22 @@ class Orchestrator(MultiService):
         )
         reports = ReportsResource(
             reactor,
-            ReportDecoder(settings.catalogue, render, max_batch=settings.max_batch, pack=pack),
+            ReportDecoder(settings.families, render, max_batch=settings.max_batch, pack=pack),
             nodes,
             telemetry,
             self._clocks,
-            remarks=Remarks(settings.catalogue.names, settings.stale_after, self._keyring.redacted),
+            remarks=ReportRemarks(settings.families.names, settings.stale_after, self._gate_service.redacted),
             max_bytes=settings.max_report_bytes,
             draining=lambda: self._draining,
             slices=self._slices,
-            settle=settle,
+            flush=flush,
         )
         site = partial(
             OrchestratorSite,
             telemetry=telemetry,
             reactor=reactor,
-            gate=self._keyring.gate,
-            redacted=self._keyring.redacted,
+            gate=self._gate_service.gate,
+            redacted=self._gate_service.redacted,
             max_body=settings.max_report_bytes,
             arriving=arriving,
             connections=self._connections,
@@ -200,16 +200,16 @@ class Orchestrator(MultiService):
             idle_timeout=settings.idle_timeout,
             answer_timeout=settings.answer_timeout,
             access_log=settings.access_log,
-            settle=settle,
+            flush=flush,
         )
-        express = Express(
-            reports, queries, telemetry, self._keyring.gate, max_body=min(AT_ONCE, settings.max_report_bytes)
+        fast_path = FastPath(
+            reports, queries, telemetry, self._gate_service.gate, max_body=min(AT_ONCE, settings.max_report_bytes)
         )
         hot = {path.encode(): QueryResource(queries, path) for path in HOT_QUERIES}
         root = Root(api, self._scrape(nodes, telemetry, more))
         return (
-            site(root, hot={b"/update_metrics": reports, **hot}, express=express),
-            site(KleinTree(admin.app.resource()), hot={}, express=None),
+            site(root, hot={b"/update_metrics": reports, **hot}, fast_path=fast_path),
+            site(KleinResource(admin.app.resource()), hot={}, fast_path=None),
         )
 
     def _scaled_out(self, nodes: NodeStore, upstreams: Upstreams) -> _ScaledOut | None:
@@ -218,42 +218,42 @@ class Orchestrator(MultiService):
         if settings.remote_write is None:
             return None
         # Past --query-cache: each look is at a moment of its own.
-        fleet = StoreFleet(
+        fleet = StoreDirectory(
             upstreams,
-            settings.catalogue,
+            settings.families,
             settings.external_label,
             self._clocks,
             stale_after=settings.stale_after,
             query_timeout=settings.query_timeout,
             in_thread=self._in_thread,
         )
-        self._scale_out = out = ScaleOut(
+        self._scale_out = out = RemoteWrite(
             self._reactor, settings, settings.remote_write, nodes, fleet, clocks=self._clocks
         )
         out.setServiceParent(self)
-        return _ScaledOut(fleet, out.forget, out.pack, out.settle, (out.metrics,))
+        return _ScaledOut(fleet, out.forget, out.pack, out.flush, (out.metrics,))
 
-    def _scrape(self, nodes: NodeStore, telemetry: Telemetry, more: Sequence[Collector]) -> ScrapeResource:
-        catalogue, exposed = self._settings.catalogue, self._settings.nodes_exposed
+    def _scrape(self, nodes: NodeStore, telemetry: SelfMetrics, more: Sequence[Collector]) -> ScrapeResource:
+        families, exposed = self._settings.families, self._settings.nodes_exposed
         everything, own = CollectorRegistry(), CollectorRegistry()
         if exposed:
-            everything.register(NodeCollector(catalogue, lambda: nodes.snapshot(self._clocks.monotonic())))
+            everything.register(NodeCollector(families, lambda: nodes.snapshot(self._clocks.monotonic())))
         for registry in (everything, own):
             for collector in (telemetry, *more):
                 registry.register(collector)
             ProcessCollector(registry=registry)
-        exposition = Exposition(catalogue, own, nodes=exposed)
+        exposition = Exposition(families, own, nodes=exposed)
         return ScrapeResource(
             self._slices, nodes, exposition, telemetry, self._clocks, fallback=MetricsResource(everything)
         )
 
-    def _pages(self, nodes: NodeStore, fleet: Fleet, client: QueryClient, telemetry: Telemetry) -> Pages:
-        history = History(self._reactor, telemetry, nodes, self._clocks.monotonic, HOT_QUERIES)
+    def _pages(self, nodes: NodeStore, fleet: NodeDirectory, client: QueryClient, telemetry: SelfMetrics) -> Pages:
+        history = ActivityRecorder(self._reactor, telemetry, nodes, self._clocks.monotonic, HOT_QUERIES)
         history.setServiceParent(self)
         return Pages(
             self._reactor,
             fleet,
-            self._settings.catalogue,
+            self._settings.families,
             client,
             self._clocks,
             telemetry=telemetry,
@@ -270,34 +270,34 @@ class Orchestrator(MultiService):
     def _in_thread(self, work: Callable[[], Any]) -> Deferred[Any]:
         return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), work)
 
-    def _kept(self, nodes: NodeStore, render: Renderer, telemetry: Telemetry) -> Persistence | None:
+    def _kept(self, nodes: NodeStore, render: Renderer, telemetry: SelfMetrics) -> SnapshotService | None:
         """Return what keeps the table across restarts, if that is wanted."""
         settings = self._settings
         if not settings.snapshot_every:
             return None
         boot, clocks = _boot(), self._clocks
-        persistence = Persistence(
+        snapshots = SnapshotService(
             self._reactor,
             nodes,
             SnapshotFile(settings.data_dir),
             telemetry,
             lambda: Moment(clocks.time(), clocks.monotonic(), boot),
-            catalogue=settings.catalogue,
+            families=settings.families,
             render=render,
             every=settings.snapshot_every,
             in_thread=lambda work: in_own_thread(self._reactor, work),
             departed=self._departed,
         )
-        persistence.setServiceParent(self)
-        return persistence
+        snapshots.setServiceParent(self)
+        return snapshots
 
     def privilegedStartService(self) -> None:
         """Take the table back, then open the ports, while there may still be the right to low ones.
 
         SystemExit if one cannot be opened.
         """
-        if self._persistence is not None:
-            self._persistence.load()
+        if self._snapshots is not None:
+            self._snapshots.load()
         if self._scale_out is not None:
             self._scale_out.open()
         upstream = self._settings.max_queries * len(self._bases)
@@ -325,14 +325,14 @@ class Orchestrator(MultiService):
         self._welcome()
         if self._embedded is not None:
             self._authorize(self._embedded)
-            self._keyring.follow(Role.SCRAPE, partial(self._authorize, self._embedded))
+            self._gate_service.follow(Role.SCRAPE, partial(self._authorize, self._embedded))
             self._embedded.scrape(self._own_address())
             self._embedded.setServiceParent(self)
         if self._settings.all_in_one:
             profiler = ProfilerSettings(
                 orchestrator=f"http://{self._own_address()}",
                 node_id=host_node_id(),
-                token_file=self._keyring.path(Role.REPORT),
+                token_file=self._gate_service.path(Role.REPORT),
             )
             profiler_service(self._reactor, profiler).setServiceParent(self)
 
@@ -342,7 +342,7 @@ class Orchestrator(MultiService):
         page = page_address(places)
         if page is not None:
             log.info("the page is at {url}", url=page)
-        roles = self._keyring.gate.open_roles
+        roles = self._gate_service.gate.open_roles
         mutual = self._settings.tls_client_ca is not None
         warning = exposure(places, self._admin_listeners.places, roles, mutual)
         if warning is not None:
@@ -375,7 +375,7 @@ class Orchestrator(MultiService):
 
     def _authorize(self, embedded: EmbeddedPrometheus) -> None:
         """Give the embedded Prometheus the first of the tokens that scrape, if there are any."""
-        tokens = self._keyring.tokens(Role.SCRAPE)
+        tokens = self._gate_service.tokens(Role.SCRAPE)
         embedded.authorize(tokens[0] if tokens else None)
 
     async def _stay(self, seconds: float) -> None:
@@ -408,14 +408,14 @@ def _boot() -> str:
 
 
 def _watch(
-    telemetry: Telemetry,
+    telemetry: SelfMetrics,
     settings: Settings,
-    connections: Connections,
-    readers: Readers,
+    connections: ConnectionLimit,
+    readers: SlowReaders,
     *,
-    turns: Turns,
-    answers: Room,
-    arriving: Room,
+    limit: ConcurrencyLimit,
+    answers: MemoryBudget,
+    arriving: MemoryBudget,
 ) -> None:
     telemetry.watch("orchestrator_nodes_limit", "Nodes that the table holds at most.", lambda: settings.max_nodes)
     telemetry.watch(
@@ -447,8 +447,8 @@ def _watch(
         lambda: readers.cut,
         counter=True,
     )
-    telemetry.watch("orchestrator_queries_in_flight", "Queries that Prometheus is at.", lambda: turns.taken)
-    telemetry.watch("orchestrator_queries_waiting", "Queries that wait for their turn.", lambda: turns.waiting)
+    telemetry.watch("orchestrator_queries_in_flight", "Queries that Prometheus is at.", lambda: limit.taken)
+    telemetry.watch("orchestrator_queries_waiting", "Queries that wait for their turn.", lambda: limit.waiting)
     telemetry.watch("orchestrator_answers_held_bytes", "Answers being passed on, in bytes.", lambda: answers.held)
     telemetry.watch("orchestrator_arriving_held_bytes", "Requests arriving, in bytes.", lambda: arriving.held)
 

@@ -12,7 +12,7 @@ from orchestratord.nodes.families import BUILT_IN
 from orchestratord.nodes.report import NodeReport, ReportDecoder
 from orchestratord.promql.alerts import ALERTS
 from orchestratord.promql.upstreams import Answer
-from orchestratord.telemetry.self_metrics import Telemetry
+from orchestratord.telemetry.self_metrics import SelfMetrics
 
 if TYPE_CHECKING:
     from orchestratord.promql.params import Query
@@ -46,7 +46,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.telemetry = Telemetry()
+        self.telemetry = SelfMetrics()
         self.registry.register(self.telemetry)
 
     def value(self, name: str, **labels: str) -> float | None:

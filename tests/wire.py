@@ -15,27 +15,27 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from orchestratord.nodes.departed import Departed
-from orchestratord.nodes.directory import TableFleet
+from orchestratord.nodes.departed import DepartedNodes
+from orchestratord.nodes.directory import TableDirectory
 from orchestratord.nodes.exposition import Exposition
 from orchestratord.nodes.families import BUILT_IN
 from orchestratord.nodes.store import NodeStore
-from orchestratord.runtime.memory_budget import Room
-from orchestratord.runtime.time_slices import Slices
+from orchestratord.runtime.memory_budget import MemoryBudget
+from orchestratord.runtime.time_slices import TimeSlices
 from orchestratord.security.gate import Gate
 from orchestratord.web.api.admin import Admin
 from orchestratord.web.api.klein_app import Api, Root
-from orchestratord.web.api.klein_resource import KleinTree
+from orchestratord.web.api.klein_resource import KleinResource
 from orchestratord.web.api.metrics import ScrapeResource
 from orchestratord.web.api.queries import HOT_QUERIES, Queries, QueryResource
-from orchestratord.web.api.report_remarks import Remarks
+from orchestratord.web.api.report_remarks import ReportRemarks
 from orchestratord.web.api.reports import AT_ONCE, ReportsResource
-from orchestratord.web.pages.activity import History
+from orchestratord.web.pages.activity import ActivityRecorder
 from orchestratord.web.pages.resource import Pages
-from orchestratord.web.server.connection_limit import Connections
-from orchestratord.web.server.fast_path import Express
+from orchestratord.web.server.connection_limit import ConnectionLimit
+from orchestratord.web.server.fast_path import FastPath
 from orchestratord.web.server.site import OrchestratorSite
-from orchestratord.web.server.slow_readers import Readers
+from orchestratord.web.server.slow_readers import SlowReaders
 from tests.fakes import FakeClocks, FakeUpstreams, Metrics, decoder
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from twisted.web.http import Request
 
-    from orchestratord.nodes.directory import Fleet
+    from orchestratord.nodes.directory import NodeDirectory
     from orchestratord.web.server.channel import BoundedChannel
 
 
@@ -212,7 +212,7 @@ class Wire:
         admin_elsewhere: bool = False,
         max_arriving: int = 100_000_000,
         max_connections: int = 10_000,
-        fleet: Callable[[Wire], Fleet] | None = None,
+        fleet: Callable[[Wire], NodeDirectory] | None = None,
     ) -> None:
         """`fleet` makes another one than that of the table, from what is there by then."""
         self.gate = Gate({}) if gate is None else gate
@@ -224,22 +224,24 @@ class Wire:
         self.draining = False
         self.sick: str | None = None
         self.undelivered: str | None = None
-        self.arriving = Room(max_arriving)
-        self.connections = Connections(max_connections)
-        self.readers = Readers(self.clock)
+        self.arriving = MemoryBudget(max_arriving)
+        self.connections = ConnectionLimit(max_connections)
+        self.readers = SlowReaders(self.clock)
         self.nodes = NodeStore(stale_after=60, max_nodes=max_nodes)
-        self.departed = Departed(self.nodes, self.clocks)
+        self.departed = DepartedNodes(self.nodes, self.clocks)
         self.nodes.observers.append(self.departed)
         self.in_thread: Callable[[Callable[[], Any]], Deferred[Any]] = maybeDeferred
         self.queries = queries = Queries(self.upstreams, max_length=1000)
-        self.fleet = TableFleet(self.nodes, self.clocks) if fleet is None else fleet(self)
-        self.forget: Callable[[str], Awaitable[bool]] = TableFleet(self.nodes, self.clocks).forget
+        self.fleet = TableDirectory(self.nodes, self.clocks) if fleet is None else fleet(self)
+        self.forget: Callable[[str], Awaitable[bool]] = TableDirectory(self.nodes, self.clocks).forget
         self.admin = Admin(
             lambda node_id: self.departed.forget(node_id, self.forget),
             unhealthy=lambda: self.sick,
             unready=lambda: "draining" if self.draining else None,
         )
-        self.history = History(self.clock, self.metrics.telemetry, self.nodes, self.clocks.monotonic, HOT_QUERIES)
+        self.history = ActivityRecorder(
+            self.clock, self.metrics.telemetry, self.nodes, self.clocks.monotonic, HOT_QUERIES
+        )
         pages = Pages(
             self.clock,
             self.fleet,
@@ -265,14 +267,14 @@ class Wire:
             in_thread=lambda work: self.in_thread(work),  # noqa: PLW0108 - a test may change it
             admin=None if admin_elsewhere else self.admin,
         )
-        slices = Slices(self.clock)
+        slices = TimeSlices(self.clock)
         reports = ReportsResource(
             self.clock,
             decoder(max_batch=max_batch),
             self.nodes,
             self.metrics.telemetry,
             self.clocks,
-            remarks=Remarks(BUILT_IN.names, self.nodes.stale_after),
+            remarks=ReportRemarks(BUILT_IN.names, self.nodes.stale_after),
             max_bytes=max_body,
             draining=lambda: self.draining,
             slices=slices,
@@ -285,7 +287,7 @@ class Wire:
             self.clocks,
             fallback=self.fallback,
         )
-        self.express = Express(reports, queries, self.metrics.telemetry, self.gate, max_body=min(AT_ONCE, max_body))
+        self.fast_path = FastPath(reports, queries, self.metrics.telemetry, self.gate, max_body=min(AT_ONCE, max_body))
         self.site = OrchestratorSite(
             Root(api, scrape),
             self.metrics.telemetry,
@@ -294,7 +296,7 @@ class Wire:
                 b"/update_metrics": reports,
                 **{path.encode(): QueryResource(queries, path) for path in HOT_QUERIES},
             },
-            express=self.express,
+            fast_path=self.fast_path,
             gate=self.gate,
             access_log=access_log,
             max_body=max_body,
@@ -312,11 +314,11 @@ class Wire:
         other = object.__new__(Wire)
         other.__dict__.update(self.__dict__)
         other.site = OrchestratorSite(
-            KleinTree(self.admin.app.resource()),
+            KleinResource(self.admin.app.resource()),
             self.metrics.telemetry,
             self.clock,
             hot={},
-            express=None,
+            fast_path=None,
             gate=self.gate,
             max_body=self.site.max_body,
             arriving=self.arriving,

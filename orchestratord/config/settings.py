@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestratord.config.consistency import SettingsError, check_together
 from orchestratord.config.options import EMBEDDED, OPTIONS, Option
-from orchestratord.nodes.families import BUILT_IN, Catalogue, Family
+from orchestratord.nodes.families import BUILT_IN, Families, Family
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,7 +83,7 @@ class Settings:
     snapshot_every: float
     all_in_one: bool
     access_log: bool
-    catalogue: Catalogue
+    families: Families
 
     @property
     def embedded(self) -> bool:
@@ -117,10 +117,10 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
     values: dict[str, Any] = {option.name: option.default for option in OPTIONS}
     values["data-dir"] = _default_data_dir(environ)
     given: set[str] = set()
-    catalogue = BUILT_IN
+    families = BUILT_IN
     config = flags.get("config") or environ.get("ORCHESTRATOR_CONFIG")
     if config:
-        from_file, catalogue = _read(Path(config))
+        from_file, families = _read(Path(config))
         values.update(from_file)
         given |= from_file.keys()
     for option in OPTIONS:
@@ -139,7 +139,7 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
                 f"--prometheus: {shown!r} does not go with --all-in-one, which starts a Prometheus of its own"
             )
         values["prometheus"] = (EMBEDDED,)
-    settings = Settings(catalogue=catalogue, **{_BY_NAME[name].attribute: value for name, value in values.items()})
+    settings = Settings(families=families, **{_BY_NAME[name].attribute: value for name, value in values.items()})
     check_together(settings)
     return settings
 
@@ -175,7 +175,7 @@ def _check(option: Option, value: Any, where: str) -> Any:
         raise SettingsError(f"{where}: {value!r} {error}") from None
 
 
-def _read(path: Path) -> tuple[dict[str, Any], Catalogue]:
+def _read(path: Path) -> tuple[dict[str, Any], Families]:
     """Return what a TOML file sets, by option name, and the catalogue with the file's families."""
     try:
         text = path.read_bytes().decode()
@@ -197,7 +197,7 @@ def _read(path: Path) -> tuple[dict[str, Any], Catalogue]:
     return values, _with_families(families, path)
 
 
-def _with_families(families: Any, path: Path) -> Catalogue:
+def _with_families(families: Any, path: Path) -> Families:
     where = f"{path}: families"
     if not isinstance(families, list) or not all(isinstance(table, dict) for table in families):
         raise SettingsError(f"{where}: must be an array of tables, [[families]]")

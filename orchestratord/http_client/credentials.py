@@ -6,7 +6,7 @@ import base64
 import re
 from typing import TYPE_CHECKING
 
-from orchestratord.runtime.file_reload import Watched, WrongFile
+from orchestratord.runtime.file_reload import Reloaded, WrongFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ def bearer(seconds: Callable[[], float], option: str, path: Path) -> Callable[[]
             raise WrongFile(option, "holds no token: one line of printable ASCII without blanks")
         return f"Bearer {line}"
 
-    return Watched(seconds, {option: path}, parse).value
+    return Reloaded(seconds, {option: path}, parse).value
 
 
 def basic(seconds: Callable[[], float], option: str, path: Path) -> Callable[[], str]:
@@ -40,7 +40,7 @@ def basic(seconds: Callable[[], float], option: str, path: Path) -> Callable[[],
             raise WrongFile(option, "holds no user:password in one line")
         return "Basic " + base64.b64encode(line.encode()).decode()
 
-    return Watched(seconds, {option: path}, parse).value
+    return Reloaded(seconds, {option: path}, parse).value
 
 
 def _line(option: str, content: bytes) -> str:

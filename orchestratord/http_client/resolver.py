@@ -34,7 +34,7 @@ Found = list[tuple[Any, Any, int, str, Any]]
 
 
 @implementer(IHostnameResolver)
-class Names:
+class Resolver:
     """Looks host names up with `getaddrinfo`, each on a thread of its own, once for all that wait for the same.
 
     A name that is not there within `seconds` counts as one that does not exist. Belongs to the reactor thread.
@@ -111,7 +111,7 @@ class _Waiter:
         self._receiver.resolutionComplete()
 
 
-class OwnNames(Service):
+class ResolverService(Service):
     """Has the reactor look names up with Names while it runs."""
 
     def __init__(self, reactor: Any) -> None:
@@ -121,7 +121,7 @@ class OwnNames(Service):
     def startService(self) -> None:
         """Take the lookups over."""
         super().startService()
-        self._before = self._reactor.installNameResolver(Names(self._reactor))
+        self._before = self._reactor.installNameResolver(Resolver(self._reactor))
 
     def stopService(self) -> None:
         """Give them back."""

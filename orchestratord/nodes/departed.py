@@ -56,7 +56,7 @@ def still_gone(gone: Iterable[Gone], entries: list[Entry]) -> list[Gone]:
     return [one for one in gone if one.node_id not in fresh]
 
 
-class Departed:
+class DepartedNodes:
     """Remembers who left `nodes`, as one of its observers. A node that reports again is forgotten here.
 
     Belongs to the reactor thread. Each report of a known node costs nothing here, each change one look-up.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.defer import Deferred
 
-    from orchestratord.nodes.families import Catalogue
+    from orchestratord.nodes.families import Families
     from orchestratord.nodes.store import NodeStore
     from orchestratord.promql.upstreams import Answer, QueryClient
     from orchestratord.runtime.clocks import Clocks
@@ -42,7 +42,7 @@ _DOT = "[.]"
 _NODE_ID = re.compile(r"[A-Za-z0-9._:-]{1,253}")
 
 
-class Look(NamedTuple):
+class NodesAt(NamedTuple):
     """What is known of the fresh nodes at one moment.
 
     `entries` returns them, unordered, on any thread, in a list that is the caller's: where there may be many, on a pool
@@ -55,7 +55,7 @@ class Look(NamedTuple):
     unix_now: float
 
 
-class Fleet(Protocol):
+class NodeDirectory(Protocol):
     """Where to look for nodes. Belongs to the reactor thread."""
 
     #: Seconds without a report after which a node is in no answer.
@@ -65,19 +65,19 @@ class Fleet(Protocol):
     #: What a query in PromQL adds to its matchers so that it finds these nodes alone: nothing, or `,name="value"`.
     matchers: str
 
-    async def look(self, names: Sequence[str], within: float | None = None) -> Look:
+    async def look(self, names: Sequence[str], within: float | None = None) -> NodesAt:
         """Look at all nodes; their reports may lack the families that are not named.
 
         Raises a Fault, also if it takes longer than `within` seconds, for which it does not wait for its turn.
         """
         ...
 
-    async def node(self, node_id: str) -> Look:
+    async def node(self, node_id: str) -> NodesAt:
         """Look at one node: with its entry, or without any if it is not fresh. Raises a Fault."""
         ...
 
 
-class TableFleet:
+class TableDirectory:
     """The nodes that have reported to this process. They age by the monotonic one of `clocks`."""
 
     shared = False
@@ -88,17 +88,17 @@ class TableFleet:
         self._nodes = nodes
         self._clocks = clocks
 
-    async def look(self, names: Sequence[str], within: float | None = None) -> Look:
+    async def look(self, names: Sequence[str], within: float | None = None) -> NodesAt:
         """Look at all nodes, with all families, at once."""
         del names, within
         now = self._clocks.monotonic()
-        return Look(lambda: self._nodes.snapshot(now), now, self._clocks.time())
+        return NodesAt(lambda: self._nodes.snapshot(now), now, self._clocks.time())
 
-    async def node(self, node_id: str) -> Look:
+    async def node(self, node_id: str) -> NodesAt:
         """Look at one node."""
         now = self._clocks.monotonic()
         entry = self._nodes.get(node_id, now)
-        return Look(lambda: [] if entry is None else [entry], now, self._clocks.time())
+        return NodesAt(lambda: [] if entry is None else [entry], now, self._clocks.time())
 
     async def forget(self, node_id: str) -> bool:
         """Forget a node; return whether it was there and fresh."""
@@ -115,7 +115,7 @@ class Known(NamedTuple):
     names: frozenset[str]
 
 
-class StoreFleet:
+class StoreDirectory:
     """The nodes whose reports a store has, by instant queries, whoever they reported to.
 
     Only series with these external `labels`, and no `job`, are looked at: what was scraped is another's. The value of
@@ -129,7 +129,7 @@ class StoreFleet:
     def __init__(
         self,
         client: QueryClient,
-        catalogue: Catalogue,
+        families: Families,
         labels: Sequence[tuple[str, str]],
         clocks: Clocks,
         *,
@@ -142,8 +142,8 @@ class StoreFleet:
         if "job" not in dict(labels):
             self.matchers += ',job=""'
         self._client = client
-        self._families = catalogue.names
-        self._all = "|".join(row_names(catalogue))
+        self._families = families.names
+        self._all = "|".join(row_names(families))
         self._clocks = clocks
         self._query_timeout = query_timeout
         self._in_thread = in_thread
@@ -156,7 +156,7 @@ class StoreFleet:
         """
         known: dict[str, Known] = {}
         for named in _portions(node_ids, _MOST_NAMED):
-            for node_id, values in (await self._values(_Asked(self._clocks.time()), named)).items():
+            for node_id, values in (await self._values(_Lookup(self._clocks.time()), named)).items():
                 last = values.get(LAST_REPORT, math.nan)
                 known[node_id] = Known(last if _is_time(last) else 0.0, frozenset(values))
         return known
@@ -173,7 +173,7 @@ class StoreFleet:
                 heard[node_id] = value
 
         for named in _portions(node_ids, _MOST_CHARACTERS):
-            await self._each(_Asked(self._clocks.time()), LAST_REPORT, take, named=named)
+            await self._each(_Lookup(self._clocks.time()), LAST_REPORT, take, named=named)
         return heard
 
     async def silent(self, before: float) -> dict[str, float]:
@@ -184,13 +184,13 @@ class StoreFleet:
             if _is_time(value) and _NODE_ID.fullmatch(node_id):
                 found[node_id] = value
 
-        await self._each(_Asked(self._clocks.time()), LAST_REPORT, take, only=f" < {before:.3f}")
+        await self._each(_Lookup(self._clocks.time()), LAST_REPORT, take, only=f" < {before:.3f}")
         return found
 
-    async def node(self, node_id: str) -> Look:
+    async def node(self, node_id: str) -> NodesAt:
         """Look at one node. Raises a Fault."""
-        asked = _Asked(self._clocks.time())
-        look = Look(list, self._clocks.monotonic(), asked.at)
+        asked = _Lookup(self._clocks.time())
+        look = NodesAt(list, self._clocks.monotonic(), asked.at)
         if not _NODE_ID.fullmatch(node_id):
             return look
         try:
@@ -205,23 +205,23 @@ class StoreFleet:
         entries = _entries([node_id], [last], columns, look)
         return look._replace(entries=lambda: entries)
 
-    async def look(self, names: Sequence[str], within: float | None = None) -> Look:
+    async def look(self, names: Sequence[str], within: float | None = None) -> NodesAt:
         """Look at all nodes: one query for when they last reported, one for each family that is named.
 
         Raises a Fault.
         """
         try:
             if within is not None:
-                return await self._look(names, _Asked(self._clocks.time(), self._clocks.monotonic() + within))
+                return await self._look(names, _Lookup(self._clocks.time(), self._clocks.monotonic() + within))
             await self._looks.acquire()
             try:
-                return await self._look(names, _Asked(self._clocks.time()))
+                return await self._look(names, _Lookup(self._clocks.time()))
             finally:
                 self._looks.release()
         except QueryFault as fault:
             raise beside_queries(fault) from None
 
-    async def _look(self, names: Sequence[str], asked: _Asked) -> Look:
+    async def _look(self, names: Sequence[str], asked: _Lookup) -> NodesAt:
         now = self._clocks.monotonic()
         ids: list[str] = []
         last: list[float] = []
@@ -240,7 +240,7 @@ class StoreFleet:
             columns.append(column)
             if name in names:
                 await self._each(asked, name, _into(column, index))
-        look = Look(list, now, asked.at)
+        look = NodesAt(list, now, asked.at)
 
         def make() -> list[Entry]:
             entries = _entries(ids, last, columns, look)
@@ -255,7 +255,7 @@ class StoreFleet:
 
     async def _each(
         self,
-        asked: _Asked,
+        asked: _Lookup,
         name: str,
         take: Callable[[str, float], None],
         *,
@@ -277,7 +277,7 @@ class StoreFleet:
 
         await self._read(read)
 
-    async def _values(self, asked: _Asked, node_ids: Sequence[str]) -> dict[str, dict[str, float]]:
+    async def _values(self, asked: _Lookup, node_ids: Sequence[str]) -> dict[str, dict[str, float]]:
         """Return the values that the store answers of these nodes, by node and name."""
         promql = f'max by (__name__,node_id) ({{__name__=~"{self._all}",{_named(node_ids)}{self.matchers}}})'
         answer = await self._fetch(asked, promql)
@@ -297,7 +297,7 @@ class StoreFleet:
         except ValueError as error:
             raise UpstreamUnavailable(f"the store's answer is not what Prometheus' API promises: {error}") from None
 
-    async def _fetch(self, asked: _Asked, promql: str) -> Answer:
+    async def _fetch(self, asked: _Lookup, promql: str) -> Answer:
         """Return the store's answer to an instant query; raises a QueryFault if it is anything but a 200."""
         left = min(self._query_timeout, asked.deadline - self._clocks.monotonic())
         if left <= 0:
@@ -313,7 +313,7 @@ class StoreFleet:
         return answer
 
 
-class _Asked(NamedTuple):
+class _Lookup(NamedTuple):
     """The moment that the queries of one look are about, in Unix seconds; until when they all may take, monotonic."""
 
     at: float
@@ -330,14 +330,14 @@ def _named(node_ids: Sequence[str]) -> str:
 def _portions(node_ids: Iterable[str], most: int) -> list[list[str]]:
     """Return what can be ids, in as many queries as they take, of up to `most` each."""
     portions: list[list[str]] = []
-    room = 0
+    budget = 0
     for node_id in filter(_NODE_ID.fullmatch, node_ids):
         # As it is written: an id may be all dots.
         length = len(node_id) + (len(_DOT) - 1) * node_id.count(".") + 1
-        room -= length
-        if not portions or room < 0 or len(portions[-1]) == most:
+        budget -= length
+        if not portions or budget < 0 or len(portions[-1]) == most:
             portions.append([])
-            room = _MOST_CHARACTERS - length
+            budget = _MOST_CHARACTERS - length
         portions[-1].append(node_id)
     return portions
 
@@ -364,7 +364,7 @@ def _reported(value: float) -> float | None:
 
 
 def _entries(
-    ids: Sequence[str], last: Sequence[float], columns: Sequence[Sequence[float | None]], look: Look
+    ids: Sequence[str], last: Sequence[float], columns: Sequence[Sequence[float | None]], look: NodesAt
 ) -> list[Entry]:
     """Return the nodes as a table would have them; on a pool thread if they are many."""
     offset = look.now - look.unix_now

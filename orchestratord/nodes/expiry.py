@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
     from orchestratord.nodes.store import NodeStore
-    from orchestratord.telemetry.self_metrics import Telemetry
+    from orchestratord.telemetry.self_metrics import SelfMetrics
 
 log = Logger()
 
@@ -24,7 +24,7 @@ AT_ONCE = 1000
 _NAMED = 5
 
 
-class Sweep(Service):
+class ExpirySweep(Service):
     """Removes stale nodes every `every` seconds. `monotonic` is the clock by which the table's nodes age.
 
     `running` is a clock that stands still while the machine is suspended, as this process does.
@@ -34,7 +34,7 @@ class Sweep(Service):
         self,
         reactor: Any,
         nodes: NodeStore,
-        telemetry: Telemetry,
+        telemetry: SelfMetrics,
         monotonic: Callable[[], float],
         every: float,
         *,

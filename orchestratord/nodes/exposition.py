@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import CollectorRegistry, Metric
 
-    from orchestratord.nodes.families import Catalogue, Family
+    from orchestratord.nodes.families import Families, Family
     from orchestratord.nodes.provenance import Provenance
     from orchestratord.nodes.store import Entry
 
@@ -43,8 +43,8 @@ class SampleRenderer:
     has no character that would.
     """
 
-    def __init__(self, catalogue: Catalogue) -> None:
-        self._names = (*catalogue.names, LAST_REPORT)
+    def __init__(self, families: Families) -> None:
+        self._names = (*families.names, LAST_REPORT)
         #: One `%` operation and one split for all lines: 2.5 us a report, a third of what a format call a line takes.
         self._template = "".join(f'{name}{{node_id="%s"}} %r\n' for name in self._names)
 
@@ -101,18 +101,18 @@ class NodeCollector(Collector):
     `snapshot` returns the fresh entries, `NodeStore.snapshot` at the present time.
     """
 
-    def __init__(self, catalogue: Catalogue, snapshot: Callable[[], list[Entry]]) -> None:
-        self._catalogue = catalogue
+    def __init__(self, families: Families, snapshot: Callable[[], list[Entry]]) -> None:
+        self._families = families
         self._snapshot = snapshot
 
     def describe(self) -> Iterable[Metric]:
         """Return the families without samples: what `name[]` filters by."""
-        yield from _families(self._catalogue)
+        yield from _families(self._families)
 
     def collect(self) -> Iterator[Metric]:
         """Return the families with a sample for each fresh node that reported them."""
         entries = self._snapshot()
-        for index, family in enumerate(self._catalogue):
+        for index, family in enumerate(self._families):
             metric = _metric(family)
             for entry in entries:
                 value = entry.report.values[index]
@@ -144,8 +144,8 @@ class Exposition:
     holds the orchestrator's own metrics, which come last; without `nodes` they are all there is.
     """
 
-    def __init__(self, catalogue: Catalogue, own: CollectorRegistry, *, nodes: bool = True) -> None:
-        self._catalogue = catalogue
+    def __init__(self, families: Families, own: CollectorRegistry, *, nodes: bool = True) -> None:
+        self._families = families
         self._own = own
         #: Whether the nodes' families are in it: their entries need not be asked for otherwise.
         self.nodes = nodes
@@ -156,7 +156,7 @@ class Exposition:
         `encoder` is one of prometheus_client's, for text 0.0.4, text 1.0.0 or OpenMetrics 1.0: in these three a sample
         is the same line.
         """
-        for index, family in enumerate(_families(self._catalogue) if self.nodes else ()):
+        for index, family in enumerate(_families(self._families) if self.nodes else ()):
             yield _head(encoder, family)
             for block in blocks:
                 yield b"".join([entry.report.lines[index] for entry in block])
@@ -192,9 +192,9 @@ def _metric(family: Family) -> GaugeMetricFamily | CounterMetricFamily:
     return GaugeMetricFamily(base, family.help, labels=["node_id"], unit=unit)
 
 
-def _families(catalogue: Catalogue) -> Iterator[Metric]:
+def _families(families: Families) -> Iterator[Metric]:
     """Return the families that have a sample for each node, without samples, in the order of a report's lines."""
-    yield from (_metric(family) for family in catalogue)
+    yield from (_metric(family) for family in families)
     yield _last_report()
     yield _report_delay()
     yield _node_info()

@@ -59,7 +59,7 @@ class Family:
             raise ValueError(f"minimum must be a finite number, not {self.minimum!r}")
 
 
-class Catalogue:
+class Families:
     """The families in the order in which they are exported. Never changes once made.
 
     Raises ValueError if a name occurs twice.
@@ -84,14 +84,14 @@ class Catalogue:
         """The families' names, in the order of `NodeReport.values`."""
         return tuple(family.name for family in self._families)
 
-    def with_more(self, families: Iterable[Family]) -> Catalogue:
+    def with_more(self, families: Iterable[Family]) -> Families:
         """Return a catalogue of these families and then those; raises ValueError as the class does."""
-        return Catalogue((*self._families, *families))
+        return Families((*self._families, *families))
 
 
 #: HELP texts name no length of a bucket: it is the profiler's interval, 10 s unless it was told another, which
 #: `orchestrator_node_info` has.
-BUILT_IN = Catalogue(
+BUILT_IN = Families(
     (
         Family(
             "mem_bytes_allocated",

@@ -19,7 +19,7 @@ from orchestratord.nodes.unknown_names import explained
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from orchestratord.nodes.families import Catalogue, Family
+    from orchestratord.nodes.families import Families, Family
 
 #: What a node may call itself: no character that means anything in a URL, a log line, a label or markup.
 NodeId = Annotated[str, Meta(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9._:-]+\Z")]
@@ -76,7 +76,7 @@ class Renderer(Protocol):
 
 
 class Packer(Protocol):
-    """Makes a report's row; `orchestratord.remote_write.sample_row.RowFormat.sample` is the one in use."""
+    """Makes a report's row; `orchestratord.remote_write.sample_row.SampleRowFormat.sample` is the one in use."""
 
     def __call__(self, node_id: str, values: Sequence[float | None], at: float) -> bytes:
         """Return the row of a node's values (None: no sample) at a time in Unix seconds."""
@@ -101,12 +101,12 @@ class ReportDecoder:
     """
 
     def __init__(
-        self, catalogue: Catalogue, render: Renderer, *, max_batch: int = 10_000, pack: Packer | None = None
+        self, families: Families, render: Renderer, *, max_batch: int = 10_000, pack: Packer | None = None
     ) -> None:
         self._render = render
         self._pack = pack
         self._max_batch = max_batch
-        self._names = catalogue.names
+        self._names = families.names
         # The strict decoder refuses unknown names, which is how they are noticed at no cost; the lenient one then
         # passes them over.
         self._known = {*self._names, "node_id", "timestamp"}
@@ -114,8 +114,8 @@ class ReportDecoder:
         self._fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
         self._provenances = Provenances()
         self._said: Any = attrgetter(*FIELDS)
-        strict = _wire_type(catalogue, FIELDS, forbid_unknown_fields=True)
-        lenient = _wire_type(catalogue, {}, forbid_unknown_fields=False)
+        strict = _wire_type(families, FIELDS, forbid_unknown_fields=True)
+        lenient = _wire_type(families, {}, forbid_unknown_fields=False)
         self._strict = msgspec.json.Decoder(strict)
         self._lenient = msgspec.json.Decoder(lenient)
         self._values: Any = attrgetter(*self._names) if len(self._names) > 1 else _single(self._names[0])
@@ -242,9 +242,9 @@ def is_batch(body: bytes) -> bool:
     return _ARRAY.match(body) is not None
 
 
-def _wire_type(catalogue: Catalogue, more: Mapping[str, Any], *, forbid_unknown_fields: bool) -> type[msgspec.Struct]:
+def _wire_type(families: Families, more: Mapping[str, Any], *, forbid_unknown_fields: bool) -> type[msgspec.Struct]:
     fields: list[Any] = [("node_id", NodeId)]
-    fields += [(family.name, _number(family) | UnsetType, UNSET) for family in catalogue]
+    fields += [(family.name, _number(family) | UnsetType, UNSET) for family in families]
     fields.append(("timestamp", Annotated[float, Meta(ge=0)] | UnsetType, UNSET))
     fields += [(name, kind | UnsetType, UNSET) for name, kind in more.items()]
     return msgspec.defstruct("Report", fields, frozen=True, gc=False, forbid_unknown_fields=forbid_unknown_fields)

@@ -22,7 +22,7 @@ from orchestratord.nodes.store import Entry
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from orchestratord.nodes.families import Catalogue
+    from orchestratord.nodes.families import Families
     from orchestratord.nodes.report import Renderer
 
 VERSION = 1
@@ -94,7 +94,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     written: Moment
     records: list[Record]
 
-    def entries(self, catalogue: Catalogue, render: Renderer, now: Moment, stale_after: float) -> list[Entry]:
+    def entries(self, families: Families, render: Renderer, now: Moment, stale_after: float) -> list[Entry]:
         """Return the entries that are fresh at `now`, `seen` by its clock, for a catalogue that may be another one.
 
         A family that the snapshot does not know is absent; one that the catalogue does not know is left out. Where no
@@ -106,7 +106,7 @@ class Snapshot(msgspec.Struct, frozen=True):
         shift = now.monotonic - silent - self.written.monotonic
         limit = now.monotonic - stale_after
         where = {name: index for index, name in enumerate(self.families)}
-        order = [where.get(name) for name in catalogue.names]
+        order = [where.get(name) for name in families.names]
         same = order == list(range(len(self.families)))
         found: list[Entry] = []
         provenances = Provenances()

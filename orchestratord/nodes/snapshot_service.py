@@ -19,12 +19,12 @@ from orchestratord.nodes.snapshot_format import BLOCK, BadSnapshot, Moment, deco
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from orchestratord.nodes.departed import Departed
-    from orchestratord.nodes.families import Catalogue
+    from orchestratord.nodes.departed import DepartedNodes
+    from orchestratord.nodes.families import Families
     from orchestratord.nodes.report import Renderer
     from orchestratord.nodes.snapshot_file import SnapshotFile
     from orchestratord.nodes.store import NodeStore
-    from orchestratord.telemetry.self_metrics import Telemetry
+    from orchestratord.telemetry.self_metrics import SelfMetrics
 
 log = Logger()
 
@@ -38,7 +38,7 @@ LAST_SECONDS = 5.0
 PAUSE_SECONDS = 0.0005
 
 
-class Persistence(Service):
+class SnapshotService(Service):
     """Keeps the table in a file: every `every` seconds if it has changed, and at the end.
 
     `now` reads the clocks. `departed` is told of the nodes in the file that are stale. `in_thread` runs blocking work
@@ -51,14 +51,14 @@ class Persistence(Service):
         reactor: Any,
         nodes: NodeStore,
         file: SnapshotFile,
-        telemetry: Telemetry,
+        telemetry: SelfMetrics,
         now: Callable[[], Moment],
         *,
-        catalogue: Catalogue,
+        families: Families,
         render: Renderer,
         every: float,
         in_thread: Callable[[Callable[[], int]], Deferred[int]],
-        departed: Departed | None = None,
+        departed: DepartedNodes | None = None,
     ) -> None:
         self._reactor = reactor
         self._nodes = nodes
@@ -66,7 +66,7 @@ class Persistence(Service):
         self._file = file
         self._telemetry = telemetry
         self._now = now
-        self._catalogue = catalogue
+        self._families = families
         self._render = render
         self._every = every
         self._tick = min(SOON, every)
@@ -95,7 +95,7 @@ class Persistence(Service):
         try:
             with file:
                 snapshot = decode(file)
-            entries = snapshot.entries(self._catalogue, self._render, self._now(), self._nodes.stale_after)
+            entries = snapshot.entries(self._families, self._render, self._now(), self._nodes.stale_after)
             silent = snapshot.silent(self._now(), self._nodes.stale_after, KEPT)
         except (BadSnapshot, OSError) as error:
             self._set_aside(_reason(error))
@@ -182,7 +182,7 @@ class Persistence(Service):
     def _parts(self) -> Iterator[bytes]:
         """Return the snapshot, with a moment for the reactor between its parts. For any thread."""
         now = self._now()
-        for part in encode(self._catalogue.names, now, self._nodes.blocks(now.monotonic, BLOCK)):
+        for part in encode(self._families.names, now, self._nodes.blocks(now.monotonic, BLOCK)):
             yield part
             self._hurry.wait(PAUSE_SECONDS)
 

@@ -24,7 +24,7 @@ from orchestratord.profiler.choice import PreferredSource
 from orchestratord.profiler.ebpf import EbpfSource
 from orchestratord.profiler.procfs import ProcfsSource, ProcTree
 from orchestratord.profiler.reporter import Reporter
-from orchestratord.runtime.file_reload import WatchedFile
+from orchestratord.runtime.file_reload import ReloadedFile
 from orchestratord.security.gate import parse_tokens
 from orchestratord.security.tls import ClientOptions, ClientTls
 
@@ -181,7 +181,7 @@ class _Client:
 
 def _current(path: Path) -> Callable[[], bytes]:
     """Return what gives the first token in a file; the kubelet puts a new one there every hour or so."""
-    file = WatchedFile(time.monotonic, "--token-file", path, parse_tokens)
+    file = ReloadedFile(time.monotonic, "--token-file", path, parse_tokens)
     return lambda: file.value()[0]
 
 

@@ -14,7 +14,7 @@ from twisted.python import usage
 from orchestratord.config.environment import misspelt
 from orchestratord.profiler.agent import SOURCES, ProfilerSettings, host_node_id, profiler_service
 from orchestratord.profiler.ebpf import Machine
-from orchestratord.runtime.file_reload import FilesError, WatchedFile
+from orchestratord.runtime.file_reload import FilesError, ReloadedFile
 from orchestratord.runtime.twistd import Options as OneLineOptions
 from orchestratord.security.gate import parse_tokens
 
@@ -83,7 +83,7 @@ class Options(OneLineOptions):
             )
             if self.settings.token_file is not None:
                 # Here, where it is known what named it.
-                WatchedFile(time.monotonic, given["token-file"][0], self.settings.token_file, parse_tokens)
+                ReloadedFile(time.monotonic, given["token-file"][0], self.settings.token_file, parse_tokens)
         except FilesError as error:
             raise usage.UsageError(str(error)) from None
         except ValueError as error:

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred, TimeoutError, fail, succeed  # noqa
 from orchestratord.errors import QueryTimeout
 from orchestratord.promql.params import Query, memory
 from orchestratord.promql.upstreams import Answer
-from orchestratord.runtime.byte_cache import Kept
+from orchestratord.runtime.byte_cache import ByteCache
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
@@ -56,7 +56,7 @@ class _Exchange:
                 waiter.errback(outcome)
 
 
-class Coalescing:
+class CoalescingClient:
     """A QueryClient before another one: `client` is asked once for all that ask the same at the same time.
 
     Each client keeps its own deadline, of `query_timeout` seconds or less, and may leave without hurting the others.
@@ -77,7 +77,7 @@ class Coalescing:
         self._query_timeout = query_timeout
         self._cache_seconds = cache_seconds
         self._exchanges: dict[Query, _Exchange] = {}
-        self._cache: Kept[Query, tuple[float, Answer]] = Kept(
+        self._cache: ByteCache[Query, tuple[float, Answer]] = ByteCache(
             cache_bytes, lambda query, kept: memory(query) + len(kept[1].body) + _ANSWER_BYTES
         )
 

@@ -12,18 +12,18 @@ from orchestratord.errors import Overloaded, UpstreamUnreachable
 from orchestratord.promql.params import INSTANT
 from orchestratord.promql.selection import Selection, select
 from orchestratord.promql.upstreams import Answer
-from orchestratord.runtime.byte_cache import Kept
+from orchestratord.runtime.byte_cache import ByteCache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from orchestratord.config.options import Mode
-    from orchestratord.nodes.families import Catalogue
+    from orchestratord.nodes.families import Families
     from orchestratord.nodes.store import Entry, NodeStore
     from orchestratord.promql.params import Query
     from orchestratord.promql.upstreams import QueryClient
-    from orchestratord.runtime.memory_budget import Lease, Room
-    from orchestratord.runtime.time_slices import Slices
+    from orchestratord.runtime.memory_budget import MemoryBudget, Reservation
+    from orchestratord.runtime.time_slices import TimeSlices
 
 #: Nodes that are matched in one turn of the reactor, and instructions of RE2 that this may take: a millisecond each.
 _BLOCK, _STEPS_IN_A_TURN = 1000, 250_000
@@ -38,7 +38,7 @@ _UNKNOWN: Any = object()
 _WARNING = "no Prometheus could be reached: the orchestrator answered from the latest reports in its memory"
 
 
-class LatestFromMemory:
+class MemoryClient:
     """A QueryClient before another one: plain selectors of the latest value from the table, by the mode.
 
     A query is answered here only if it is exactly a selector of one catalogue family with matchers on `node_id`, at the
@@ -50,14 +50,14 @@ class LatestFromMemory:
 
     def __init__(
         self,
-        slices: Slices,
+        slices: TimeSlices,
         client: QueryClient,
         nodes: NodeStore,
-        catalogue: Catalogue,
+        families: Families,
         *,
         clocks: Any,
         mode: Mode,
-        room: Room,
+        budget: MemoryBudget,
         reachable: Callable[[], bool] = lambda: True,
     ) -> None:
         self._slices = slices
@@ -65,11 +65,11 @@ class LatestFromMemory:
         self._nodes = nodes
         self._clocks = clocks
         self._mode = mode
-        self._room = room
+        self._budget = budget
         self._reachable = reachable
-        self._indexes = {name: index for index, name in enumerate(catalogue.names)}
+        self._indexes = {name: index for index, name in enumerate(families.names)}
         #: Schedulers ask the same of the same nodes again and again; parsing takes longer than looking up.
-        self._remembered: Kept[str, Selection | None] = Kept(
+        self._remembered: ByteCache[str, Selection | None] = ByteCache(
             _REMEMBERED, lambda promql, selection: 2 * len(promql) + (0 if selection is None else selection.size)
         )
 
@@ -121,27 +121,27 @@ class LatestFromMemory:
         selection = self._selected(query)
         if selection is None:
             return None
-        lease = self._room.lease()
+        reservation = self._budget.reservation()
         try:
-            parts = await self._parts(selection, lease)
+            parts = await self._parts(selection, reservation)
         except BaseException:
-            lease.end()
+            reservation.end()
             raise
         if parts is None:
-            lease.end()
+            reservation.end()
             return None
         answer = _answer(parts, warnings)
-        if not lease.hold(len(answer.body)):
+        if not reservation.hold(len(answer.body)):
             raise _no_room()
-        return replace(answer, lease=lease)
+        return replace(answer, reservation=reservation)
 
-    async def _parts(self, selection: Selection, lease: Lease) -> list[bytes] | None:
+    async def _parts(self, selection: Selection, reservation: Reservation) -> list[bytes] | None:
         """Return what was found, a part for each turn of the reactor; None if there is too much to do."""
         parts: list[bytes] = []
         steps = 0
         # The table is copied, as references.
         held = 0 if selection.node_ids is not None else 8 * len(self._nodes)
-        if not lease.hold(held):
+        if not reservation.hold(held):
             raise _no_room()
         has_turns = not _is_short(selection)
         if has_turns:
@@ -154,7 +154,7 @@ class LatestFromMemory:
                 return None
             found = self._found(selection, entries)
             held += len(found) + 1
-            if not lease.hold(held):
+            if not reservation.hold(held):
                 raise _no_room()
             if found:
                 parts.append(found)

@@ -60,7 +60,7 @@ class _Probe:
         self._under_way = None
 
 
-class Pulse:
+class PrometheusProbe:
     """Asks `client` the cheapest of queries, and which alerts are firing. Belongs to the reactor thread."""
 
     def __init__(self, reactor: Any, client: QueryClient) -> None:

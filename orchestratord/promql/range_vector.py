@@ -30,7 +30,7 @@ class Series(NamedTuple):
         return [value for _, value in self.points if math.isfinite(value)]
 
 
-class Found(NamedTuple):
+class RangeAnswer(NamedTuple):
     """The first series of an answer, and how many there were in all."""
 
     series: list[Series]
@@ -67,7 +67,7 @@ class _Data(msgspec.Struct):
     resultType: str
 
 
-class _Answer(msgspec.Struct):
+class _Body(msgspec.Struct):
     data: _Data
 
 
@@ -76,13 +76,13 @@ class _Envelope(msgspec.Struct):
 
 
 # The outside first and each series by itself: decoding it all in one call would hold the interpreter.
-_answer = msgspec.json.Decoder(_Answer)
+_answer = msgspec.json.Decoder(_Body)
 _matrix = msgspec.json.Decoder(_Matrix)
 _vector = msgspec.json.Decoder(_Vector)
 _number = msgspec.json.Decoder(str)
 
 
-def found(body: bytes, most: int = MAX_SERIES) -> Found:
+def found(body: bytes, most: int = MAX_SERIES) -> RangeAnswer:
     """Return what an answer of status 200 to a range query holds; raises UpstreamUnavailable if it is none."""
     try:
         data = _answer.decode(body).data
@@ -94,7 +94,7 @@ def found(body: bytes, most: int = MAX_SERIES) -> Found:
         raise UpstreamUnavailable(f"{_NO_ANSWER}: {printable(str(error))[:200]}") from None
     names = _names([one.metric for one in raw])
     series = [Series(name, one.metric, here) for name, one, here in zip(names, raw, points, strict=True)]
-    return Found(series, len(data.result))
+    return RangeAnswer(series, len(data.result))
 
 
 def present(body: bytes, most: int = MAX_SERIES) -> Present:

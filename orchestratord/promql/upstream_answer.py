@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
     from twisted.web.iweb import IResponse
 
-    from orchestratord.runtime.memory_budget import Lease
+    from orchestratord.runtime.memory_budget import Reservation
 
 #: The statuses of Prometheus' own answers, which are passed on. Any other is that of something in between, or is about
 #: who we are there, which is none of the client's business: a 401 of ours is about the client's own token.
@@ -79,10 +79,10 @@ def _words(content_type: bytes, body: bytes) -> str:
 class BodyCollector(Protocol):
     """Collects a response's body up to a limit, and as far as a lease goes, which it ends if there is no whole body."""
 
-    def __init__(self, limit: int, lease: Lease) -> None:
+    def __init__(self, limit: int, reservation: Reservation) -> None:
         self.done: Deferred[bytes] = Deferred(lambda _: self._abort())
         self._limit = limit
-        self._lease = lease
+        self._lease = reservation
         self._parts: list[bytes] = []
         self._size = 0
 
@@ -124,8 +124,8 @@ class BodyCollector(Protocol):
             self.transport.loseConnection()
 
 
-async def whole_body(response: IResponse, limit: int, lease: Lease) -> bytes:
+async def whole_body(response: IResponse, limit: int, reservation: Reservation) -> bytes:
     """Return a response's body; raises Broken, TooLarge or Overloaded. Cancelling ends the connection."""
-    collector = BodyCollector(limit, lease)
+    collector = BodyCollector(limit, reservation)
     response.deliverBody(collector)
     return await collector.done

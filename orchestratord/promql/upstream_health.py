@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
     from twisted.python.failure import Failure
 
-    from orchestratord.telemetry.self_metrics import Telemetry
+    from orchestratord.telemetry.self_metrics import SelfMetrics
 
 log = Logger()
 
@@ -59,7 +59,7 @@ class UpstreamHealth(Service):
         self,
         reactor: Any,
         bases: Sequence[str],
-        telemetry: Telemetry,
+        telemetry: SelfMetrics,
         *,
         probe: Callable[[Upstream], Coroutine[Any, Any, None]],
         random: Callable[[], float],

@@ -22,7 +22,7 @@ from orchestratord.http_client.retry_after import seconds_to_wait
 from orchestratord.promql.params import Query
 from orchestratord.promql.upstream_answer import BodyCollector, Broken, TooLarge, broken, is_own, may_be_own, whole_body
 from orchestratord.promql.upstream_health import UpstreamHealth
-from orchestratord.runtime.memory_budget import Room
+from orchestratord.runtime.memory_budget import MemoryBudget
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from twisted.web.iweb import IPolicyForHTTPS
 
     from orchestratord.promql.upstream_health import Upstream
-    from orchestratord.runtime.concurrency_limit import Turns
-    from orchestratord.runtime.memory_budget import Lease
-    from orchestratord.telemetry.self_metrics import Telemetry
+    from orchestratord.runtime.concurrency_limit import ConcurrencyLimit
+    from orchestratord.runtime.memory_budget import Reservation
+    from orchestratord.telemetry.self_metrics import SelfMetrics
 
 #: Longer parameters travel in a form: proxies in between refuse long URLs.
 MAX_URL_PARAMS = 4096
@@ -70,7 +70,7 @@ class Answer:
     content_type: bytes
     body: bytes
     headers: tuple[tuple[bytes, bytes], ...] = ()
-    lease: Lease | None = field(default=None, compare=False, repr=False)
+    reservation: Reservation | None = field(default=None, compare=False, repr=False)
 
 
 class QueryClient(Protocol):
@@ -108,14 +108,14 @@ class Upstreams:
         reactor: Any,
         agent: IAgent,
         bases: Sequence[str],
-        telemetry: Telemetry,
+        telemetry: SelfMetrics,
         *,
         headers: Sequence[tuple[str, str]] = (),
         authorization: Callable[[], str] | None = None,
         query_timeout: float,
-        turns: Turns,
+        limit: ConcurrencyLimit,
         max_answer_bytes: int,
-        room: Room,
+        budget: MemoryBudget,
         now: Callable[[], float] = time.time,
         draw: Callable[[], float] = random.random,
         first_probe_after: float = 0.0,
@@ -136,9 +136,9 @@ class Upstreams:
             self._headers.addRawHeader(name, value)
         self._authorization = authorization
         self._query_timeout = query_timeout
-        self._turns = turns
+        self._limit = limit
         self._max_answer_bytes = max_answer_bytes
-        self._room = room
+        self._budget = budget
         self._now = now
 
     async def fetch(self, query: Query) -> Answer:
@@ -158,11 +158,11 @@ class Upstreams:
         """Return None: every answer is an exchange."""
 
     async def _in_its_turn(self, query: Query) -> Answer:
-        await self._turns.take()
+        await self._limit.acquire()
         try:
             return await self._exchange(query)
         finally:
-            self._turns.give()
+            self._limit.release()
 
     async def _exchange(self, query: Query) -> Answer:
         missed: list[_Missed] = []
@@ -231,8 +231,8 @@ class Upstreams:
         content_type = (response.headers.getRawHeaders(b"Content-Type") or [b""])[0]
         if may_be_own(response.code, content_type):
             upstream.heard = self._reactor.seconds()
-        lease = self._room.lease()
-        body = await whole_body(response, self._max_answer_bytes, lease)
+        reservation = self._budget.reservation()
+        body = await whole_body(response, self._max_answer_bytes, reservation)
         if response.code == 204 and not body and query.path == "/api/v1/query_exemplars":  # it selects nothing
             return Answer(204, b"", b"")
         asked = (response.headers.getRawHeaders(b"Retry-After") or [b""])[0].decode("latin-1")
@@ -240,8 +240,8 @@ class Upstreams:
         wait = None if seconds is None else max(1, math.ceil(seconds))
         if is_own(response.code, content_type, body):
             headers = () if wait is None else ((b"Retry-After", b"%d" % wait),)
-            return Answer(response.code, content_type, body, headers, lease=lease)
-        lease.end()
+            return Answer(response.code, content_type, body, headers, reservation=reservation)
+        reservation.end()
         raise broken(response.code, content_type, body, wait)
 
     def _sent(self, upstream: Upstream, query: Query, agent: str) -> Deferred[IResponse]:
@@ -285,7 +285,7 @@ def _plain(response: IResponse) -> IResponse:
     encoding = b", ".join(response.headers.getRawHeaders(b"Content-Encoding") or ()).decode("latin-1")
     if encoding.lower() in {"", "identity"}:
         return response
-    collector = BodyCollector(0, Room(0).lease())
+    collector = BodyCollector(0, MemoryBudget(0).reservation())
     collector.done.addErrback(lambda _: None)
     response.deliverBody(collector)
     collector.done.cancel()

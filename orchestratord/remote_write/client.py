@@ -40,7 +40,7 @@ class Verdict(Enum):
 
     ACCEPTED = "accepted"
     #: It, or the way to it, is not well, or it refuses us; the same body may be accepted later.
-    LATER = "retried"
+    RETRY = "retried"
     #: Something in the body is not taken, now or later.
     REFUSED = "refused"
 
@@ -58,7 +58,7 @@ class Reply:
     too_old: bool = False
 
 
-class Receiver:
+class RemoteWriteClient:
     """A remote-write 1.0 receiver. `timeout` bounds a whole exchange, in seconds. Belongs to the reactor thread.
 
     `authorization` gives the value of that header for each request; `now` the Unix time. The agent is used without
@@ -96,9 +96,9 @@ class Receiver:
         except CancelledError:
             raise
         except TimeoutError:
-            return Reply(Verdict.LATER, f"no whole answer within {self._timeout:g} s")
+            return Reply(Verdict.RETRY, f"no whole answer within {self._timeout:g} s")
         except Exception as error:  # noqa: BLE001 - whatever an Agent may raise: refused, no route, no such host, TLS
-            return Reply(Verdict.LATER, reason_of(error))
+            return Reply(Verdict.RETRY, reason_of(error))
 
     async def _exchange(self, body: bytes) -> Reply:
         headers = self._headers
@@ -122,7 +122,7 @@ class Receiver:
             return Reply(Verdict.REFUSED, words, too_old=_TOO_OLD.search(answer) is not None)
         # A redirect is not followed: whatever stands in the way now may be gone later. So may a wrong token be.
         asked = (response.headers.getRawHeaders(b"Retry-After") or [b""])[0]
-        return Reply(Verdict.LATER, words, seconds_to_wait(asked.decode("latin-1"), self._now()))
+        return Reply(Verdict.RETRY, words, seconds_to_wait(asked.decode("latin-1"), self._now()))
 
 
 class _Words(Protocol):

@@ -12,7 +12,7 @@ from orchestratord.remote_write.sample_row import ABSENT
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from orchestratord.remote_write.sample_row import Row
+    from orchestratord.remote_write.sample_row import SampleRow
 
 #: The headers of a request, but those that HTTP itself asks for.
 HEADERS = (
@@ -68,7 +68,7 @@ class Encoder:
         #: The pieces of a row's series, by what `_template` makes them from.
         self._templates: dict[int, list[bytes]] = {}
 
-    def encode(self, rows: Sequence[Row]) -> Encoded:
+    def encode(self, rows: Sequence[SampleRow]) -> Encoded:
         """Return the request for rows in the order of their arrival; of a node's rows of one time the last one counts.
 
         Each series is in it once, its samples in the order of their times.
@@ -76,7 +76,7 @@ class Encoder:
         parts: list[bytes] = []
         samples = 0
         others: list[_Times] = []
-        nodes: Iterable[Row] = rows
+        nodes: Iterable[SampleRow] = rows
         if len({row.node_id for row in rows}) < len(rows):
             nodes, others = _apart(rows)
         templates, middle, high, unpack = self._templates, self._middle, _High(), self._values
@@ -145,12 +145,12 @@ class _High(dict[int, bytes]):
         return high
 
 
-def _apart(rows: Iterable[Row]) -> tuple[list[Row], list[_Times]]:
+def _apart(rows: Iterable[SampleRow]) -> tuple[list[SampleRow], list[_Times]]:
     """Return the rows that are their nodes' only ones, and what the other nodes reported."""
-    nodes: dict[bytes, dict[int, Row]] = {}
+    nodes: dict[bytes, dict[int, SampleRow]] = {}
     for row in rows:
         nodes.setdefault(row.node_id, {})[row.timestamp] = row
-    alone: list[Row] = []
+    alone: list[SampleRow] = []
     others: list[_Times] = []
     for node_id, found in nodes.items():
         if len(found) == 1:

@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
     from orchestratord.nodes.report import NodeReport
     from orchestratord.nodes.store import Entry
-    from orchestratord.remote_write.retrying_sender import Sender
-    from orchestratord.remote_write.sample_row import Row
-    from orchestratord.remote_write.wal.log import Batch, Position, Spool
+    from orchestratord.remote_write.retrying_sender import RetryingSender
+    from orchestratord.remote_write.sample_row import SampleRow
+    from orchestratord.remote_write.wal.log import Batch, Checkpoint, WriteAheadLog
 
 log = Logger()
 
 #: Requests in flight. A node's rows all go the same way, one request after the other, so that a series stays in order.
-LANES = 4
+SHARDS = 4
 #: Rows of one request: 4,500 samples, which take two milliseconds to encode.
 MOST_ROWS = 500
 #: Rows that are in memory on their way; more of them wait in the spool.
-MOST_WAITING = 2 * LANES * MOST_ROWS
+MOST_WAITING = 2 * SHARDS * MOST_ROWS
 #: Rows that are read from the spool in one turn of the reactor: about a millisecond.
 READ_AT_ONCE = 1000
 #: Seconds after which a report that is not delivered is waiting, rather than on its way.
@@ -44,8 +44,8 @@ BEHIND = 2.0
 LAST_SECONDS = 5.0
 
 
-class Counts(Protocol):
-    """What counts: `orchestratord.remote_write.metrics.DeliveryMetrics`."""
+class DeliveryCounts(Protocol):
+    """What counts: `orchestratord.remote_write.metrics.RemoteWriteMetrics`."""
 
     def lag(self, seconds: float, reports: int) -> None:
         """Count reports that took so long from their arrival to their acceptance."""
@@ -56,7 +56,7 @@ class Counts(Protocol):
         ...
 
 
-class _Piece:
+class _Batch:
     """What was read from the spool at once: where it ends, when it was spooled, how many of its rows are under way."""
 
     def __init__(self, batch: Batch) -> None:
@@ -65,24 +65,24 @@ class _Piece:
         self.left = len(batch.rows)
 
 
-class _Lane:
+class _Shard:
     """Rows that are delivered one batch after the other."""
 
     def __init__(self) -> None:
-        self.parts: deque[tuple[_Piece, list[Row]]] = deque()
+        self.parts: deque[tuple[_Batch, list[SampleRow]]] = deque()
         self.working: Deferred[None] | None = None
 
-    def take(self) -> list[tuple[_Piece, list[Row]]]:
+    def take(self) -> list[tuple[_Batch, list[SampleRow]]]:
         """Take up to MOST_ROWS rows off the queue."""
-        taken: list[tuple[_Piece, list[Row]]] = []
-        room = MOST_ROWS
-        while self.parts and room:
+        taken: list[tuple[_Batch, list[SampleRow]]] = []
+        budget = MOST_ROWS
+        while self.parts and budget:
             piece, rows = self.parts.popleft()
-            if len(rows) > room:
-                self.parts.appendleft((piece, rows[room:]))
-                rows = rows[:room]
+            if len(rows) > budget:
+                self.parts.appendleft((piece, rows[budget:]))
+                rows = rows[:budget]
             taken.append((piece, rows))
-            room -= len(rows)
+            budget -= len(rows)
         return taken
 
 
@@ -109,9 +109,9 @@ class Delivery(Service):
     def __init__(
         self,
         reactor: Any,
-        spool: Spool,
-        sender: Sender,
-        counts: Counts,
+        spool: WriteAheadLog,
+        sender: RetryingSender,
+        counts: DeliveryCounts,
         now: Callable[[], float],
         *,
         samples_per_row: int,
@@ -132,9 +132,9 @@ class Delivery(Service):
         self._in_thread = in_thread
         #: The rows of this turn.
         self._turn: list[bytes] = []
-        self._lanes = [_Lane() for _ in range(LANES)]
+        self._shards = [_Shard() for _ in range(SHARDS)]
         #: What was read and is not delivered yet, in the order of the spool.
-        self._pieces: deque[_Piece] = deque()
+        self._pieces: deque[_Batch] = deque()
         self._read_to = spool.start
         self._waiting = 0
         #: Whether there may be something in the spool that was not read.
@@ -166,16 +166,16 @@ class Delivery(Service):
         return Deferred.fromCoroutine(self._finish())
 
     async def _finish(self) -> None:
-        self.settle()
+        self.flush()
         self._feed_after(0.0)
         if self._pieces or self._unread:
             await self._empty()
         if self._syncing.running:
             self._syncing.stop()
         self._stop_feeding()
-        for lane in self._lanes:
-            if lane.working is not None:
-                lane.working.cancel()
+        for shard in self._shards:
+            if shard.working is not None:
+                shard.working.cancel()
         closed: Deferred[None] = Deferred()
 
         def close(_: object) -> None:
@@ -219,10 +219,10 @@ class Delivery(Service):
     def add(self, rows: Sequence[bytes]) -> None:
         """Take rows, as RowFormat has them."""
         if not self._turn:
-            self._reactor.callLater(0, self.settle)
+            self._reactor.callLater(0, self.flush)
         self._turn += rows
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Hand the rows of this turn to the kernel, now."""
         if not self._turn:
             return
@@ -271,27 +271,27 @@ class Delivery(Service):
         self._release()
 
     def _sort(self, batch: Batch) -> None:
-        piece = _Piece(batch)
+        piece = _Batch(batch)
         self._pieces.append(piece)
         self._waiting += piece.left
-        lanes: list[list[Row]] = [[] for _ in self._lanes]
+        shards: list[list[SampleRow]] = [[] for _ in self._shards]
         for row in batch.rows:
-            lanes[crc32(row.node_id) % LANES].append(row)
-        for lane, rows in zip(self._lanes, lanes, strict=True):
+            shards[crc32(row.node_id) % SHARDS].append(row)
+        for shard, rows in zip(self._shards, shards, strict=True):
             if rows:
-                lane.parts.append((piece, rows))
+                shard.parts.append((piece, rows))
 
     def _wake(self, index: int) -> None:
-        lane = self._lanes[index]
-        if lane.parts and lane.working is None:
-            lane.working = Deferred.fromCoroutine(self._work(lane))
-            lane.working.addErrback(lambda failure: failure.trap(CancelledError))
-        if index + 1 < LANES:
+        shard = self._shards[index]
+        if shard.parts and shard.working is None:
+            shard.working = Deferred.fromCoroutine(self._work(shard))
+            shard.working.addErrback(lambda failure: failure.trap(CancelledError))
+        if index + 1 < SHARDS:
             self._reactor.callLater(0, self._wake, index + 1)
 
-    async def _work(self, lane: _Lane) -> None:
-        while lane.parts:
-            taken = lane.take()
+    async def _work(self, shard: _Shard) -> None:
+        while shard.parts:
+            taken = shard.take()
             rows = [row for _, part in taken for row in part]
             try:
                 await self._sender.deliver(rows)
@@ -302,9 +302,9 @@ class Delivery(Service):
                 self._counts.dropped(len(rows) * self._samples)
             self._delivered(taken)
             await deferLater(self._reactor, 0)
-        lane.working = None
+        shard.working = None
 
-    def _delivered(self, taken: list[tuple[_Piece, list[Row]]]) -> None:
+    def _delivered(self, taken: list[tuple[_Batch, list[SampleRow]]]) -> None:
         now = self._now()
         for piece, rows in taken:
             piece.left -= len(rows)
@@ -315,7 +315,7 @@ class Delivery(Service):
             self._feed_after(0.0)
 
     def _release(self) -> None:
-        end: Position | None = None
+        end: Checkpoint | None = None
         while self._pieces and not self._pieces[0].left:
             end = self._pieces.popleft().end
         if end is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from orchestratord.telemetry.histogram import Distribution
+from orchestratord.telemetry.histogram import Histogram
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -28,7 +28,7 @@ _REQUEST_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _LAG_BOUNDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600)
 
 
-class SpoolState(Protocol):
+class LogState(Protocol):
     """What a spool says of itself, at once and on any thread."""
 
     @property
@@ -56,13 +56,13 @@ class SpoolState(Protocol):
         """Rows, or frames of them, lost so far because the disk did not give back what had been written."""
 
 
-class DeliveryMetrics(Collector):
+class RemoteWriteMetrics(Collector):
     """Counts what delivery does, and looks at the spool at a scrape.
 
     The reactor thread counts; any thread may collect.
     """
 
-    def __init__(self, spool: SpoolState, now: Callable[[], float], *, limit_bytes: int, samples_per_row: int) -> None:
+    def __init__(self, spool: LogState, now: Callable[[], float], *, limit_bytes: int, samples_per_row: int) -> None:
         """`now` returns Unix seconds; `samples_per_row` is how many samples a report has that leaves no family out."""
         self._spool = spool
         self._now = now
@@ -74,8 +74,8 @@ class DeliveryMetrics(Collector):
         self._up = True
         self._requests = Counter(dict.fromkeys(REQUEST_OUTCOMES, 0))
         self._markers = Counter(dict.fromkeys(MARKER_OUTCOMES, 0))
-        self._durations = Distribution(_REQUEST_BOUNDS)
-        self._lag = Distribution(_LAG_BOUNDS)
+        self._durations = Histogram(_REQUEST_BOUNDS)
+        self._lag = Histogram(_LAG_BOUNDS)
 
     def accepted(self, samples: int, seconds: float) -> None:
         """Count a request that the store accepted, and how long it took."""
@@ -209,7 +209,7 @@ def _by(name: str, help_text: str, label: str, counts: Mapping[str, int]) -> Met
     return family
 
 
-def _spread(name: str, help_text: str, distribution: Distribution) -> Metric:
+def _spread(name: str, help_text: str, distribution: Histogram) -> Metric:
     family = HistogramMetricFamily(name, help_text)
     distribution.add_to(family, [])
     return family

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from orchestratord.remote_write.client import Reply
     from orchestratord.remote_write.codec import Encoded, Encoder
-    from orchestratord.remote_write.sample_row import Row
+    from orchestratord.remote_write.sample_row import SampleRow
 
 log = Logger()
 
@@ -32,7 +32,7 @@ REFUSALS_EVERY = 60.0
 
 
 class Store(Protocol):
-    """Where bodies go: `orchestratord.remote_write.client.Receiver`."""
+    """Where bodies go: `orchestratord.remote_write.client.RemoteWriteClient`."""
 
     url: str
 
@@ -42,7 +42,7 @@ class Store(Protocol):
 
 
 class Counts(Protocol):
-    """What counts: `orchestratord.remote_write.metrics.DeliveryMetrics`. Durations are in seconds."""
+    """What counts: `orchestratord.remote_write.metrics.RemoteWriteMetrics`. Durations are in seconds."""
 
     def accepted(self, samples: int, seconds: float) -> None:
         """Count a request that the store accepted."""
@@ -65,7 +65,7 @@ class Counts(Protocol):
         ...
 
 
-class Sender:
+class RetryingSender:
     """Delivers batches of rows. Belongs to the reactor thread; any number of batches may be under way.
 
     `random` gives numbers from 0 to 1.
@@ -89,7 +89,7 @@ class Sender:
         self._told_refusal = float("-inf")
         self._untold = 0
 
-    async def deliver(self, rows: Sequence[Row]) -> None:
+    async def deliver(self, rows: Sequence[SampleRow]) -> None:
         """Return when each of the rows has been accepted by the store, or refused for good.
 
         A row is given up if the store refuses it alone, or if it is not newer than one refused alone as too old. The
@@ -100,7 +100,7 @@ class Sender:
         if left := self._new_enough(suspected):
             await self._look_at(left)
 
-    async def _look_at(self, rows: list[Row]) -> None:
+    async def _look_at(self, rows: list[SampleRow]) -> None:
         """Deliver rows of nodes whose last row was refused: most of them will be again."""
         # If even the newest is too old, the others are not worth a request.
         newest = oldest_of_each(rows, float("inf"))[-1]
@@ -110,7 +110,7 @@ class Sender:
         for part in parts:
             await self._sift(part)
 
-    async def _sift(self, rows: Sequence[Row], *, first: bool = False) -> None:
+    async def _sift(self, rows: Sequence[SampleRow], *, first: bool = False) -> None:
         """Deliver what the store takes of some rows, and give up the others; `first`: it was not asked about them."""
         blocks = [rows]
         while blocks:
@@ -128,7 +128,7 @@ class Sender:
                 middle = len(block) // 2
                 blocks += (block[middle:], block[:middle])  # the older half is sent first
 
-    async def _without_too_old(self, rows: list[Row]) -> list[Row]:
+    async def _without_too_old(self, rows: list[SampleRow]) -> list[SampleRow]:
         """Find by single rows how old is too old, and return the rows that are newer and not delivered yet."""
         accepted_at = float("inf")
         while candidates := oldest_of_each(rows, accepted_at):
@@ -140,7 +140,7 @@ class Sender:
             rows = self._new_enough(rows)
         return rows
 
-    async def _ask(self, rows: Sequence[Row]) -> Reply:
+    async def _ask(self, rows: Sequence[SampleRow]) -> Reply:
         """Make a request that looks for what the store refuses: one at a time, and then a pause for other work."""
         await self._sifting.acquire()
         try:
@@ -152,19 +152,19 @@ class Sender:
             self._sifting.release()
         return reply
 
-    def _new_enough(self, rows: Sequence[Row]) -> list[Row]:
+    def _new_enough(self, rows: Sequence[SampleRow]) -> list[SampleRow]:
         """Return the rows that are not known to be too old for the store, and give up the others."""
         too_old, others = self._sieve.part_by_age(rows)
         if too_old:
             self._drop(too_old, self._sieve.words)
         return others
 
-    def _drop(self, rows: Sequence[Row], words: str) -> None:
+    def _drop(self, rows: Sequence[SampleRow], words: str) -> None:
         self._sieve.refused(rows)
         self._counts.dropped(self._encoder.encode(rows).samples)
         self._tell_refusal(len(rows), words)
 
-    async def _judged(self, rows: Sequence[Row]) -> Reply:
+    async def _judged(self, rows: Sequence[SampleRow]) -> Reply:
         """Return the store's answer as soon as it is one: accepted, or refused; a row refused alone is given up."""
         reply = await self._answered(self._encoder.encode(rows))
         if reply.verdict is Verdict.ACCEPTED:
@@ -183,8 +183,8 @@ class Sender:
             reply = await self._store.send(encoded.body)
             took = self._reactor.seconds() - began
             # Where data is refused the store has looked at it, and takes other data.
-            self.trouble = reply.words if reply.verdict is Verdict.LATER else None
-            if reply.verdict is not Verdict.LATER:
+            self.trouble = reply.words if reply.verdict is Verdict.RETRY else None
+            if reply.verdict is not Verdict.RETRY:
                 self._well()
                 count = self._counts.accepted if reply.verdict is Verdict.ACCEPTED else self._counts.refused
                 count(encoded.samples, took)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from orchestratord.nodes.families import Catalogue
+    from orchestratord.nodes.families import Families
 
 #: The family that goes along with each report. In a row its value is the row's own timestamp, in seconds, and not the
 #: arrival: a report that is posted twice, to two replicas, is one and the same sample.
@@ -26,7 +26,7 @@ _VALUES_AT = struct.calcsize("<Bq")
 MAX_MILLISECONDS = 2**47
 
 
-class Row(NamedTuple):
+class SampleRow(NamedTuple):
     """The samples of one node at one time: `values` holds a little-endian double for each name, ABSENT for no sample.
 
     `timestamp` is in milliseconds since 1970.
@@ -37,9 +37,9 @@ class Row(NamedTuple):
     values: bytes
 
 
-def row_names(catalogue: Catalogue) -> tuple[str, ...]:
+def row_names(families: Families) -> tuple[str, ...]:
     """Return the names of a row's values, in their order."""
-    return (*catalogue.names, LAST_REPORT)
+    return (*families.names, LAST_REPORT)
 
 
 def with_value(row: bytes, index: int, value: bytes) -> bytes:
@@ -48,7 +48,7 @@ def with_value(row: bytes, index: int, value: bytes) -> bytes:
     return row[:at] + value + row[at + 8 :]
 
 
-class RowFormat:
+class SampleRowFormat:
     """The bytes of rows of these names, LAST_REPORT the last.
 
     A row is `<length of the id: B><timestamp: q><values: 8 bytes each><id>`, little-endian, without padding.
@@ -67,13 +67,13 @@ class RowFormat:
         encoded = node_id.encode()
         return self._sample.pack(len(encoded), milliseconds, *values, milliseconds / 1000) + encoded
 
-    def row(self, row: Row) -> bytes:
+    def row(self, row: SampleRow) -> bytes:
         """Return the bytes of a row."""
         return self._row.pack(len(row.node_id), row.timestamp, row.values) + row.node_id
 
-    def rows(self, payload: bytes) -> list[Row]:
+    def rows(self, payload: bytes) -> list[SampleRow]:
         """Return the rows that lie one behind the other in a payload; ValueError if they are none."""
-        rows: list[Row] = []
+        rows: list[SampleRow] = []
         head, unpack = self._row.size, self._row.unpack_from
         at, end = 0, len(payload)
         while at < end:
@@ -83,5 +83,5 @@ class RowFormat:
             at += head + length
             if not length or at > end:
                 raise ValueError("a row is cut short")
-            rows.append(Row(payload[at - length : at], timestamp, values))
+            rows.append(SampleRow(payload[at - length : at], timestamp, values))
         return rows

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from orchestratord.remote_write.sample_row import Row
+    from orchestratord.remote_write.sample_row import SampleRow
 
 #: Nodes that are remembered because a row of theirs was refused; above that the oldest are forgotten.
 MOST_SUSPECTS = 100_000
@@ -28,7 +28,7 @@ class Sieve:
         #: A dict for its order.
         self._suspects: dict[bytes, None] = {}
 
-    def part(self, rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    def part(self, rows: Sequence[SampleRow]) -> tuple[list[SampleRow], list[SampleRow]]:
         """Return the rows of nodes whose last row was not refused, and the rows of the other nodes."""
         suspects = self._suspects
         if not suspects:
@@ -36,13 +36,13 @@ class Sieve:
         trusted = [row for row in rows if row.node_id not in suspects]
         return trusted, [row for row in rows if row.node_id in suspects]
 
-    def accepted(self, rows: Sequence[Row]) -> None:
+    def accepted(self, rows: Sequence[SampleRow]) -> None:
         """Learn that the store has accepted rows."""
         if self._suspects:
             for row in rows:
                 self._suspects.pop(row.node_id, None)
 
-    def refused(self, rows: Sequence[Row]) -> None:
+    def refused(self, rows: Sequence[SampleRow]) -> None:
         """Learn that the store refuses each of some rows."""
         for row in rows:
             self._suspects.pop(row.node_id, None)
@@ -50,7 +50,7 @@ class Sieve:
         while len(self._suspects) > MOST_SUSPECTS:
             del self._suspects[next(iter(self._suspects))]
 
-    def refused_as_too_old(self, row: Row, words: str) -> None:
+    def refused_as_too_old(self, row: SampleRow, words: str) -> None:
         """Learn that the store refuses a row, and all that are not newer."""
         self.refused([row])
         self.too_old, self.words = max(self.too_old, row.timestamp), words
@@ -59,7 +59,7 @@ class Sieve:
         """Forget what is too old: the store was away, and may have another limit now."""
         self.too_old = -1
 
-    def part_by_age(self, rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    def part_by_age(self, rows: Sequence[SampleRow]) -> tuple[list[SampleRow], list[SampleRow]]:
         """Return the rows that are too old, and the others."""
         if self.too_old < 0:
             return [], list(rows)
@@ -68,12 +68,12 @@ class Sieve:
         ]
 
 
-def oldest_of_each(rows: Sequence[Row], below: float) -> list[Row]:
+def oldest_of_each(rows: Sequence[SampleRow], below: float) -> list[SampleRow]:
     """Return the oldest row of each node, if it is older than `below`, the oldest first.
 
     Any of them may be sent before the others: no series gets a sample that is older than one it has.
     """
-    found: dict[bytes, Row] = {}
+    found: dict[bytes, SampleRow] = {}
     for row in rows:
         known = found.get(row.node_id)
         if known is None or row.timestamp < known.timestamp:
@@ -81,9 +81,9 @@ def oldest_of_each(rows: Sequence[Row], below: float) -> list[Row]:
     return sorted((row for row in found.values() if row.timestamp < below), key=lambda row: row.timestamp)
 
 
-def by_node(rows: Sequence[Row]) -> list[list[Row]]:
+def by_node(rows: Sequence[SampleRow]) -> list[list[SampleRow]]:
     """Return the rows of each node, in their order."""
-    found: dict[bytes, list[Row]] = {}
+    found: dict[bytes, list[SampleRow]] = {}
     for row in rows:
         found.setdefault(row.node_id, []).append(row)
     return list(found.values())

@@ -13,7 +13,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from orchestratord.errors import QueryFault
-from orchestratord.remote_write.sample_row import ABSENT, LAST_REPORT, STALE, Row
+from orchestratord.remote_write.sample_row import ABSENT, LAST_REPORT, STALE, SampleRow
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from orchestratord.nodes.directory import Known
     from orchestratord.nodes.report import NodeReport
     from orchestratord.nodes.store import Entry, NodeStore
-    from orchestratord.remote_write.sample_row import RowFormat
+    from orchestratord.remote_write.sample_row import SampleRowFormat
     from orchestratord.runtime.clocks import Clocks
 
 _T = TypeVar("_T")
@@ -49,8 +49,8 @@ MOST_AGAIN, AGAIN_AFTER = 10_000, 2.0
 _MILLISECOND = 0.001
 
 
-class Store(Protocol):
-    """What the store knows: `orchestratord.nodes.directory.StoreFleet`. Raises QueryFault."""
+class NodeLookup(Protocol):
+    """What the store knows: `orchestratord.nodes.directory.StoreDirectory`. Raises QueryFault."""
 
     async def heard(self, node_ids: Sequence[str]) -> Mapping[str, float]:
         """Return when these nodes last reported, in Unix seconds; nothing of one that a query does not answer."""
@@ -92,7 +92,7 @@ class _Silent(NamedTuple):
     again: bool = False
 
 
-class Endings(Service):
+class StaleMarkers(Service):
     """Ends the series of nodes that have expired or are forgotten. An `Observer` of the table.
 
     The store is asked first: a node that any replica has heard from since is left alone, and one whose series an
@@ -110,10 +110,10 @@ class Endings(Service):
         self,
         reactor: Any,
         nodes: NodeStore,
-        store: Store,
+        store: NodeLookup,
         outbox: Outbox,
         *,
-        form: RowFormat,
+        form: SampleRowFormat,
         names: Sequence[str],
         clocks: Clocks,
         marked: Callable[[str, int], None],
@@ -187,14 +187,14 @@ class Endings(Service):
         return True
 
     def _look(self) -> Deferred[None]:
-        self._looking = Deferred.fromCoroutine(self._settle())
+        self._looking = Deferred.fromCoroutine(self._flush())
         return self._looking.addErrback(self._failed)
 
     def _failed(self, failure: Failure) -> None:
         if not failure.check(CancelledError):
             log.failure("the ends of nodes could not be settled; the next try is in a second", failure)
 
-    async def _settle(self) -> None:
+    async def _flush(self) -> None:
         """Decide about the nodes that are waiting for it, if the store can be asked now."""
         seconds = self._reactor.seconds()
         if seconds < self._asked:
@@ -298,7 +298,7 @@ class Endings(Service):
     def _marker(self, node_id: str, names: Container[str], at: float) -> bytes:
         """Return the row that ends the series of these names at a Unix time."""
         values = b"".join(STALE if name in names else ABSENT for name in self._names)
-        return self._form.row(Row(node_id.encode(), round(at * 1000), values))
+        return self._form.row(SampleRow(node_id.encode(), round(at * 1000), values))
 
 
 def _time_of(entry: Entry) -> float:

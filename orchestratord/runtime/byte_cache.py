@@ -15,7 +15,7 @@ V = TypeVar("V")
 _PLACE = 300
 
 
-class Kept(Generic[K, V]):
+class ByteCache(Generic[K, V]):
     """Keeps what was asked for most recently, `limit` bytes of it.
 
     `size` tells the bytes that a key and its value take. Belongs to the reactor thread.

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from orchestratord.errors import Overloaded
 
 
-class Turns:
+class ConcurrencyLimit:
     """Lets `at_once` queries go on at a time and up to `queue` more wait, first come first served.
 
     Belongs to the reactor thread.
@@ -27,8 +27,8 @@ class Turns:
         """How many wait for their turn."""
         return len(self._waiting)
 
-    async def take(self) -> None:
-        """Return when it is the caller's turn, which `give` ends; cancelling gives up the place in the queue.
+    async def acquire(self) -> None:
+        """Return when it is the caller's turn, which `release` ends; cancelling gives up the place in the queue.
 
         Raises Overloaded if the queue is full.
         """
@@ -42,7 +42,7 @@ class Turns:
         self._waiting.append(turn)
         await turn
 
-    def give(self) -> None:
+    def release(self) -> None:
         """End a turn: the first who waits has it now."""
         if self._waiting:
             self._waiting.popleft().callback(None)

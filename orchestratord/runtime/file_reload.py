@@ -42,7 +42,7 @@ class FilesError(Exception):
     """What the files say cannot be used: one line that names the option, the file, and what is wrong with it."""
 
 
-class Watched(Generic[T]):
+class Reloaded(Generic[T]):
     """What some files say together, read again when one of them has changed.
 
     `files` are paths by the option that named each; links are followed at each look, since Kubernetes swaps those.
@@ -115,7 +115,7 @@ class Watched(Generic[T]):
             raise FilesError(f"{', '.join(self._files)}: cannot be used ({type(error).__name__})") from None
 
 
-class WatchedFile(Watched[T]):
+class ReloadedFile(Reloaded[T]):
     """What one file says, as `parse` reads its bytes; it raises ValueError, whose text tells nothing of them.
 
     `option` is how the user named the file.
@@ -132,10 +132,10 @@ class WatchedFile(Watched[T]):
         super().__init__(seconds, {option: path}, of_bytes)
 
 
-class FileWatch(Service):
+class FileReloader(Service):
     """Looks at files once a second while it runs, and calls what goes with one whose value is another than before."""
 
-    def __init__(self, reactor: Any, files: Iterable[tuple[Watched[Any], Callable[[], object]]]) -> None:
+    def __init__(self, reactor: Any, files: Iterable[tuple[Reloaded[Any], Callable[[], object]]]) -> None:
         self._files = tuple(files)
         #: The values that what goes with them has been called for.
         self._used = [file.value() for file, _ in self._files]
@@ -174,7 +174,7 @@ class FileWatch(Service):
 def look_again(services: MultiService) -> None:
     """Let every FileWatch below look at its files now."""
     for service in services:
-        if isinstance(service, FileWatch):
+        if isinstance(service, FileReloader):
             service.look()
         elif isinstance(service, MultiService):
             look_again(service)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class Room:
+class MemoryBudget:
     """So many bytes, for all holders together. Belongs to the reactor thread."""
 
     def __init__(self, limit: int, free: Callable[[], bool] | None = None) -> None:
@@ -25,7 +25,7 @@ class Room:
         """How many bytes are held now; any thread may ask."""
         return self._lent - sum(list(self._dropped))
 
-    def lend(self, size: int) -> bool:
+    def take(self, size: int) -> bool:
         """Lend so many bytes more, or take them back if it is less than 0; False if there is no room."""
         self._collect()
         while size > 0 and self._lent + size > self.limit:
@@ -43,24 +43,24 @@ class Room:
         """Take back what nobody has any more, on any thread."""
         self._dropped.append(size)
 
-    def lease(self) -> Lease:
+    def reservation(self) -> Reservation:
         """Return a lease that holds nothing yet."""
-        return Lease(self)
+        return Reservation(self)
 
 
-class Lease:
+class Reservation:
     """What one holder holds of a room; given back when it ends, or when the last one who knows of it has let it go."""
 
-    __slots__ = ("_room", "held")
+    __slots__ = ("_budget", "held")
 
-    def __init__(self, room: Room) -> None:
-        self._room = room
+    def __init__(self, budget: MemoryBudget) -> None:
+        self._budget = budget
         #: How many bytes this lease holds.
         self.held = 0
 
     def hold(self, size: int) -> bool:
         """Hold so many bytes in the place of what was held; False, and nothing changed, if there is no room."""
-        if not self._room.lend(size - self.held):
+        if not self._budget.take(size - self.held):
             return False
         self.held = size
         return True
@@ -71,4 +71,4 @@ class Lease:
 
     def __del__(self) -> None:
         if self.held:
-            self._room.drop(self.held)
+            self._budget.drop(self.held)

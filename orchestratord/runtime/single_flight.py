@@ -22,7 +22,7 @@ class _Making(Generic[T]):
         self.waiting: list[Deferred[T]] = []
 
 
-class Recent(Generic[T]):
+class SingleFlight(Generic[T]):
     """Keeps the last `kept` outcomes for `seconds`; at most `most` different ones are made at a time.
 
     Failures go to those who wait and are not kept. Whoever leaves does not end what others wait for. Belongs to the

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 TURN_SECONDS = 0.002
 
 
-class Slices:
+class TimeSlices:
     """Lets long work go on, each piece of work at most once in a turn, first come first served.
 
     A piece of work ends its slice, of two milliseconds at the most, by awaiting `turn`. `seconds` is the time that

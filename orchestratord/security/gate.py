@@ -148,7 +148,7 @@ def parse_tokens(data: bytes) -> tuple[bytes, ...]:
 
 
 class Bound(Protocol):
-    """Verifies tokens that speak for one node: `orchestratord.security.jwt.NodeTokens`."""
+    """Verifies tokens that speak for one node: `orchestratord.security.jwt.NodeTokenVerifier`."""
 
     def remembered(self, digest: bytes) -> str | None:
         """Return the node of a token that was verified before and still holds; `digest` is its SHA-256."""

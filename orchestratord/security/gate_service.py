@@ -11,10 +11,10 @@ from twisted.application.service import MultiService
 from twisted.logger import Logger
 
 from orchestratord.http_client.agent import http_agent
-from orchestratord.runtime.file_reload import FileWatch, WatchedFile
+from orchestratord.runtime.file_reload import FileReloader, ReloadedFile
 from orchestratord.security.gate import Gate, Role, parse_tokens
-from orchestratord.security.jwks import FETCH_SECONDS, UrlKeys
-from orchestratord.security.jwt import NodeTokens, parse_keys
+from orchestratord.security.jwks import FETCH_SECONDS, KeySource
+from orchestratord.security.jwt import NodeTokenVerifier, parse_keys
 from orchestratord.security.tls import ClientOptions, ClientTls
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _JWT = re.compile(rb"eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.?[A-Za-z0-9_-]*")
 _IN_A_URL = re.compile(rb"(?i)([?&;][^=&;]*(?:token|auth|secret|bearer|passw)[^=&;]*=)[^&;]*")
 
 
-class Keyring(MultiService):
+class GateService(MultiService):
     """Holds the gate open and shut. Made, it has read every file once, or raised FilesError; running, it keeps up.
 
     `time` is the Unix time. Belongs to the reactor thread.
@@ -37,18 +37,18 @@ class Keyring(MultiService):
 
     def __init__(self, reactor: Any, settings: Settings, time: Callable[[], float]) -> None:
         super().__init__()
-        self._files: dict[Role, list[WatchedFile[tuple[bytes, ...]]]] = {}
-        watched: list[tuple[WatchedFile[Any], Callable[[], None]]] = []
+        self._files: dict[Role, list[ReloadedFile[tuple[bytes, ...]]]] = {}
+        watched: list[tuple[ReloadedFile[Any], Callable[[], None]]] = []
         self._changed: dict[Role, Callable[[], None]] = {}
         for role, path in settings.token_file:
-            file = WatchedFile(reactor.seconds, f"--token-file {role}", path, parse_tokens)
+            file = ReloadedFile(reactor.seconds, f"--token-file {role}", path, parse_tokens)
             self._files.setdefault(role, []).append(file)
             watched.append((file, lambda role=role: self._use(role)))  # type: ignore[misc]  # a default that binds
         bound = None
         if settings.report_oidc_jwks is not None:
             bound = self._node_tokens(reactor, settings, time, watched)
         self.gate = Gate({role: self.tokens(role) for role in self._files}, bound)
-        FileWatch(reactor, watched).setServiceParent(self)
+        FileReloader(reactor, watched).setServiceParent(self)
 
     def tokens(self, role: Role) -> list[bytes]:
         """Return the tokens that the files of a role hold now, in the order of the options."""
@@ -86,29 +86,29 @@ class Keyring(MultiService):
         reactor: Any,
         settings: Settings,
         time: Callable[[], float],
-        watched: list[tuple[WatchedFile[Any], Callable[[], None]]],
-    ) -> NodeTokens:
+        watched: list[tuple[ReloadedFile[Any], Callable[[], None]]],
+    ) -> NodeTokenVerifier:
         jwks = settings.report_oidc_jwks or ""
-        verified = NodeTokens(
+        verified = NodeTokenVerifier(
             settings.report_oidc_issuer or "",
             settings.report_oidc_audience or "",
             time=time,
             max_remembered=2 * settings.max_nodes,
         )
         if "://" not in jwks:
-            keys = WatchedFile(reactor.seconds, "--report-oidc-jwks", Path(jwks), parse_keys)
+            keys = ReloadedFile(reactor.seconds, "--report-oidc-jwks", Path(jwks), parse_keys)
             verified.use(keys.value())
             watched.append((keys, lambda: verified.use(keys.value())))
             return verified
         token = None
         if settings.report_oidc_token_file is not None:
             path = settings.report_oidc_token_file
-            token = WatchedFile(reactor.seconds, "--report-oidc-token-file", path, parse_tokens)
+            token = ReloadedFile(reactor.seconds, "--report-oidc-token-file", path, parse_tokens)
         trust = None
         if jwks.startswith("https:"):
             options = ClientOptions("--report-oidc-ca", "", "")
             trust = ClientTls(reactor.seconds, options, ca=settings.report_oidc_ca)
-        source = UrlKeys(
+        source = KeySource(
             reactor,
             jwks,
             use=verified.use,

@@ -49,7 +49,7 @@ class _Refused(Exception):
     """The answer is none that holds keys; the text says why."""
 
 
-class UrlKeys(Service):
+class KeySource(Service):
     """Fetches the keys at a URL and gives them to `use`; what it has goes on when a fetch fails.
 
     `agent` sends the requests; `token`, if there is one, gives the bearer token of each. Belongs to the reactor thread.

@@ -70,7 +70,7 @@ def parse_keys(data: bytes) -> dict[str, SigningKey]:
     return keys
 
 
-class NodeTokens:
+class NodeTokenVerifier:
     """Verifies tokens against an issuer's keys, and remembers those that it has verified.
 
     `time` is the Unix time; `max_remembered` bounds the memory. Belongs to the reactor thread.

@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
 
-from orchestratord.runtime.file_reload import Watched, WrongFile
+from orchestratord.runtime.file_reload import Reloaded, WrongFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -83,7 +83,7 @@ class ServerTls:
         if files.client_ca is not None:
             paths[self._ca] = files.client_ca
         #: What is served with; to be watched, so that a change is seen even if nobody connects.
-        self.context: Watched[tuple[SSL.Context, float]] = Watched(
+        self.context: Reloaded[tuple[SSL.Context, float]] = Reloaded(
             seconds, paths, self._parse, changed=lambda value: expires(value[1])
         )
 
@@ -134,7 +134,7 @@ class ClientTls:
     ) -> None:
         self._options = options
         paths = zip(options, (ca, certificate, key), strict=True)
-        self._context = Watched(seconds, {option: path for option, path in paths if path is not None}, self._parse)
+        self._context = Reloaded(seconds, {option: path for option, path in paths if path is not None}, self._parse)
 
     def creatorForNetloc(self, hostname: bytes, port: int) -> _NamedServer:
         """Return what makes the TLS side of connections to a server of this name; IPolicyForHTTPS asks for it."""

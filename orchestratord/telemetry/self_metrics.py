@@ -11,7 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from orchestratord import __version__
-from orchestratord.telemetry.histogram import Distribution
+from orchestratord.telemetry.histogram import Histogram
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -61,7 +61,7 @@ class UpstreamState(NamedTuple):
     up: bool
 
 
-class Telemetry(Collector):
+class SelfMetrics(Collector):
     """Counts what the daemon does.
 
     The reactor thread counts; any thread may collect.
@@ -70,11 +70,11 @@ class Telemetry(Collector):
     def __init__(self) -> None:
         self._nodes = 0
         self._reports = Counter(dict.fromkeys(REPORT_OUTCOMES, 0))
-        self._report_bytes = Distribution(_BODY_BYTES)
+        self._report_bytes = Histogram(_BODY_BYTES)
         self._expired = 0
         self._unknown = 0
         self._requests: Counter[tuple[str, bytes, int]] = Counter()
-        self._durations: dict[str, Distribution] = {}
+        self._durations: dict[str, Histogram] = {}
         self._upstream_requests: Counter[tuple[str, str]] = Counter()
         self._upstream_up: dict[str, bool] = {}
         self._certificate_not_after: float | None = None
@@ -111,7 +111,7 @@ class Telemetry(Collector):
         self._requests[route, method if method in _METHODS else b"other", code] += 1
         durations = self._durations.get(route)
         if durations is None:
-            durations = self._durations[route] = Distribution(DURATION_BOUNDS)
+            durations = self._durations[route] = Histogram(DURATION_BOUNDS)
         durations.observe(seconds)
 
     def upstream_known(self, upstream: str) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from orchestratord.promql.coalescing import CACHE_BYTES, Coalescing
-from orchestratord.promql.memory import LatestFromMemory
+from orchestratord.promql.coalescing import CACHE_BYTES, CoalescingClient
+from orchestratord.promql.memory import MemoryClient
 from orchestratord.promql.upstream_health import PROBE_UP_EVERY
 from orchestratord.promql.upstreams import Upstreams, plain_agent
 from orchestratord.web.api.queries import FEW, MANY, Queries
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from orchestratord.nodes.store import NodeStore
     from orchestratord.promql.upstreams import QueryClient
     from orchestratord.runtime.clocks import Clocks
-    from orchestratord.runtime.concurrency_limit import Turns
-    from orchestratord.runtime.memory_budget import Room
-    from orchestratord.runtime.time_slices import Slices
-    from orchestratord.telemetry.self_metrics import Telemetry
+    from orchestratord.runtime.concurrency_limit import ConcurrencyLimit
+    from orchestratord.runtime.memory_budget import MemoryBudget
+    from orchestratord.runtime.time_slices import TimeSlices
+    from orchestratord.telemetry.self_metrics import SelfMetrics
 
 
 def make_upstreams(
@@ -31,10 +31,10 @@ def make_upstreams(
     settings: Settings,
     bases: Sequence[str],
     pool: HTTPConnectionPool,
-    telemetry: Telemetry,
+    telemetry: SelfMetrics,
     *,
-    turns: Turns,
-    answers: Room,
+    limit: ConcurrencyLimit,
+    answers: MemoryBudget,
 ) -> Upstreams:
     """Return the Prometheus servers at these URLs; raises FilesError if certificates or credentials are not good."""
     return Upstreams(
@@ -45,9 +45,9 @@ def make_upstreams(
         headers=settings.prometheus_header,
         authorization=authorization(settings, "prometheus", bases),
         query_timeout=settings.query_timeout,
-        turns=turns,
+        limit=limit,
         max_answer_bytes=settings.max_answer_bytes,
-        room=answers,
+        budget=answers,
         # A Prometheus of our own begins when we do.
         first_probe_after=PROBE_UP_EVERY if settings.embedded else 0.0,
     )
@@ -58,13 +58,13 @@ def make_client(
     settings: Settings,
     upstreams: Upstreams,
     nodes: NodeStore,
-    answers: Room,
+    answers: MemoryBudget,
     *,
     clocks: Clocks,
-    slices: Slices,
+    slices: TimeSlices,
 ) -> QueryClient:
     """Return what answers all queries that are asked of us, by way of the upstreams."""
-    shared = Coalescing(
+    shared = CoalescingClient(
         reactor,
         upstreams,
         query_timeout=settings.query_timeout,
@@ -73,14 +73,14 @@ def make_client(
     )
     if settings.latest_from_memory == "never":
         return shared
-    return LatestFromMemory(
+    return MemoryClient(
         slices,
         shared,
         nodes,
-        settings.catalogue,
+        settings.families,
         clocks=clocks,
         mode=settings.latest_from_memory,
-        room=answers,
+        budget=answers,
         reachable=upstreams.health.answering,
     )
 

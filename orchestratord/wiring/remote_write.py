@@ -9,21 +9,21 @@ from twisted.application.service import MultiService
 
 from orchestratord.http_client.agent import connection_pool, http_agent
 from orchestratord.nodes.snapshot_service import in_own_thread
-from orchestratord.remote_write.client import Receiver
+from orchestratord.remote_write.client import RemoteWriteClient
 from orchestratord.remote_write.codec import HEADERS, Encoder
-from orchestratord.remote_write.delivery import LANES, Delivery
-from orchestratord.remote_write.metrics import DeliveryMetrics
-from orchestratord.remote_write.retrying_sender import Sender
-from orchestratord.remote_write.sample_row import RowFormat, row_names
-from orchestratord.remote_write.staleness import Endings
-from orchestratord.remote_write.wal.log import Spool
+from orchestratord.remote_write.delivery import SHARDS, Delivery
+from orchestratord.remote_write.metrics import RemoteWriteMetrics
+from orchestratord.remote_write.retrying_sender import RetryingSender
+from orchestratord.remote_write.sample_row import SampleRowFormat, row_names
+from orchestratord.remote_write.staleness import StaleMarkers
+from orchestratord.remote_write.wal.log import WriteAheadLog
 from orchestratord.wiring.outbound import authorization, trust
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
     from orchestratord.config.settings import Settings
-    from orchestratord.nodes.directory import StoreFleet
+    from orchestratord.nodes.directory import StoreDirectory
     from orchestratord.nodes.store import NodeStore
     from orchestratord.runtime.clocks import Clocks
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 SWEEP_EVERY = 2.0
 
 
-class ScaleOut(MultiService):
+class RemoteWrite(MultiService):
     """Delivers what a table stores to `--remote-write`, and ends there what the table loses.
 
     `pack` makes the rows that the table's reports are to have. Raises FilesError if certificates or credentials are not
@@ -44,20 +44,22 @@ class ScaleOut(MultiService):
         settings: Settings,
         url: str,
         nodes: NodeStore,
-        fleet: StoreFleet,
+        fleet: StoreDirectory,
         *,
         clocks: Clocks,
     ) -> None:
         super().__init__()
-        names = row_names(settings.catalogue)
-        form = RowFormat(names)
+        names = row_names(settings.families)
+        form = SampleRowFormat(names)
         self.pack = form.sample
-        spool = Spool(settings.data_dir / "spool", names, max_bytes=settings.spool_max_bytes, now=clocks.time)
-        metrics = DeliveryMetrics(spool, clocks.time, limit_bytes=settings.spool_max_bytes, samples_per_row=len(names))
+        spool = WriteAheadLog(settings.data_dir / "spool", names, max_bytes=settings.spool_max_bytes, now=clocks.time)
+        metrics = RemoteWriteMetrics(
+            spool, clocks.time, limit_bytes=settings.spool_max_bytes, samples_per_row=len(names)
+        )
         #: To be registered wherever the daemon's own metrics are.
         self.metrics = metrics
-        self._pool = connection_pool(reactor, LANES)
-        receiver = Receiver(
+        self._pool = connection_pool(reactor, SHARDS)
+        receiver = RemoteWriteClient(
             reactor,
             http_agent(reactor, trust(settings, "remote-write", [url]), pool=self._pool),
             url,
@@ -67,7 +69,7 @@ class ScaleOut(MultiService):
             now=clocks.time,
         )
         encoder = Encoder(names, settings.external_label)
-        sender = Sender(reactor, encoder, receiver, metrics, random=random.random)
+        sender = RetryingSender(reactor, encoder, receiver, metrics, random=random.random)
         self._delivery = Delivery(
             reactor,
             spool,
@@ -80,15 +82,15 @@ class ScaleOut(MultiService):
             drain=settings.drain_timeout,
             in_thread=lambda work: in_own_thread(reactor, work),
         )
-        endings = Endings(
+        stale_markers = StaleMarkers(
             reactor, nodes, fleet, self._delivery, form=form, names=names, clocks=clocks, marked=metrics.marker
         )
-        nodes.observers += [self._delivery, endings]
-        self.settle = self._delivery.settle
-        self.forget = endings.forget
+        nodes.observers += [self._delivery, stale_markers]
+        self.flush = self._delivery.flush
+        self.forget = stale_markers.forget
         #: Why no report gets to the store; None while they do.
         self.trouble = lambda: sender.trouble
-        for service in (self._delivery, endings):
+        for service in (self._delivery, stale_markers):
             service.setServiceParent(self)
 
     def open(self) -> None:

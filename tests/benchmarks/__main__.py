@@ -17,7 +17,7 @@ from tests.benchmarks.http11 import HttpError
 from tests.benchmarks.load import LoadError
 from tests.benchmarks.plan import Plan, progress
 from tests.benchmarks.servers import ServerError, Servers
-from tests.benchmarks.table import Row, markdown
+from tests.benchmarks.table import SampleRow, markdown
 
 _FAILURES = (LoadError, ServerError, HttpError, OSError, subprocess.SubprocessError)
 
@@ -53,8 +53,8 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _run(options: argparse.Namespace) -> tuple[list[Row], list[str]]:
-    rows: list[Row] = []
+def _run(options: argparse.Namespace) -> tuple[list[SampleRow], list[str]]:
+    rows: list[SampleRow] = []
     failures: list[str] = []
     cases = {"before": Before(options.before.resolve())} if options.before else CASES
     for name in options.case or cases:
@@ -71,7 +71,7 @@ def _run(options: argparse.Namespace) -> tuple[list[Row], list[str]]:
     return rows, failures
 
 
-def _text(options: argparse.Namespace, rows: list[Row], failures: list[str], seconds: float) -> str:
+def _text(options: argparse.Namespace, rows: list[SampleRow], failures: list[str], seconds: float) -> str:
     unmet = sum(row.met is False for row in rows)
     demanded = sum(row.met is not None for row in rows)
     rounds = 1 if options.quick else options.rounds

@@ -33,7 +33,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Row:
+class SampleRow:
     """A line of the table: our figure, a peer's if there is one, their ratio, and whether that is what it must be.
 
     `met` is None where nothing is demanded.
@@ -47,40 +47,40 @@ class Row:
     met: bool | None = None
 
 
-def at_least(what: str, ours: Figure, peer: Figure, factor: float) -> Row:
+def at_least(what: str, ours: Figure, peer: Figure, factor: float) -> SampleRow:
     """Return a row where ours must be `factor` times the peer's or more."""
     ratio = ours.median / peer.median
-    return Row(what, ours, peer, ratio, f">= {factor:g}x", ratio >= factor)
+    return SampleRow(what, ours, peer, ratio, f">= {factor:g}x", ratio >= factor)
 
 
-def at_most(what: str, ours: Figure, peer: Figure, factor: float) -> Row:
+def at_most(what: str, ours: Figure, peer: Figure, factor: float) -> SampleRow:
     """Return a row where ours must be `factor` times the peer's or less."""
     ratio = ours.median / peer.median
-    return Row(what, ours, peer, ratio, f"<= {factor:g}x", ratio <= factor)
+    return SampleRow(what, ours, peer, ratio, f"<= {factor:g}x", ratio <= factor)
 
 
-def faster(what: str, ours: Figure, peer: Figure, factor: float) -> Row:
+def faster(what: str, ours: Figure, peer: Figure, factor: float) -> SampleRow:
     """Return a row of times where the peer's must be `factor` times ours or more."""
     ratio = peer.median / ours.median
-    return Row(what, ours, peer, ratio, f">= {factor:g}x faster", ratio >= factor)
+    return SampleRow(what, ours, peer, ratio, f">= {factor:g}x faster", ratio >= factor)
 
 
-def above(what: str, ours: Figure, limit: float) -> Row:
+def above(what: str, ours: Figure, limit: float) -> SampleRow:
     """Return a row where ours must be the limit or more."""
-    return Row(what, ours, must=f">= {limit:,g} {ours.unit}", met=ours.median >= limit)
+    return SampleRow(what, ours, must=f">= {limit:,g} {ours.unit}", met=ours.median >= limit)
 
 
-def below(what: str, ours: Figure, limit: float) -> Row:
+def below(what: str, ours: Figure, limit: float) -> SampleRow:
     """Return a row where ours must be under the limit in every round."""
-    return Row(what, ours, must=f"< {limit:g} {ours.unit}", met=max(ours.values) < limit)
+    return SampleRow(what, ours, must=f"< {limit:g} {ours.unit}", met=max(ours.values) < limit)
 
 
-def stated(what: str, ours: Figure, peer: Figure | None = None) -> Row:
+def stated(what: str, ours: Figure, peer: Figure | None = None) -> SampleRow:
     """Return a row that demands nothing."""
-    return Row(what, ours, peer, ours.median / peer.median if peer and peer.median else None)
+    return SampleRow(what, ours, peer, ours.median / peer.median if peer and peer.median else None)
 
 
-def markdown(rows: Iterable[Row]) -> str:
+def markdown(rows: Iterable[SampleRow]) -> str:
     """Return the rows as a table."""
     lines = [
         "| what | ours | spread | peer | its figure | spread | ratio | must | met |",

@@ -30,7 +30,7 @@ def test_the_defaults_are_the_contracts() -> None:
     assert settings.data_dir == Path("/home/me/.local/state/orchestratord")
     assert not settings.all_in_one
     assert not settings.embedded
-    assert settings.catalogue is BUILT_IN
+    assert settings.families is BUILT_IN
 
 
 def test_snapshots_are_off_or_not_too_often() -> None:
@@ -279,9 +279,9 @@ def test_families_of_the_file_follow_the_built_in_ones(tmp_path: Path) -> None:
         "[[families]]\nname = 'tcp_retransmits_total'\nhelp = 'Sent again.'\nkind = 'counter'\n"
         "[[families]]\nname = 'temperature_celsius'\nhelp = 'How warm.'\nunit = 'celsius'\nminimum = -273.15\n"
     )
-    catalogue = load({"config": str(file)}, {}).catalogue
-    assert catalogue.names[8:] == ("tcp_retransmits_total", "temperature_celsius")
-    assert [family.minimum for family in catalogue][8:] == [0, -273.15]
+    families = load({"config": str(file)}, {}).families
+    assert families.names[8:] == ("tcp_retransmits_total", "temperature_celsius")
+    assert [family.minimum for family in families][8:] == [0, -273.15]
 
 
 def test_the_sample_file_holds_every_option_with_its_default() -> None:

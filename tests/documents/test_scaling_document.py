@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from orchestratord.nodes.families import BUILT_IN
-from orchestratord.remote_write.sample_row import STALE, Row, RowFormat, row_names
+from orchestratord.remote_write.sample_row import STALE, SampleRow, SampleRowFormat, row_names
 from tests.deployment.test_manifests import ROOT, program
 from tests.deployment.test_manifests_overlays import LAST_THREE, pods
 from tests.deployment.test_manifests_scale_out import started
@@ -159,5 +159,5 @@ def test_alerts_of_the_document_exist() -> None:
 def test_the_size_of_a_report_in_the_spool(name: str) -> None:
     """As the table has it: 81 bytes and the name."""
     names = row_names(BUILT_IN)
-    assert len(RowFormat(names).row(Row(name.encode(), 0, STALE * len(names)))) == 81 + len(name)
+    assert len(SampleRowFormat(names).row(SampleRow(name.encode(), 0, STALE * len(names)))) == 81 + len(name)
     assert "| in the spool | 91 to 110 | 81 and the node's name (10 to 29 characters)" in DOCUMENT.read_text()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestratord.security.gate import Gate, Role
-from orchestratord.security.jwt import NodeTokens, parse_keys
+from orchestratord.security.jwt import NodeTokenVerifier, parse_keys
 from tests.certificates import Authority
 from tests.fuzz import express
 from tests.tokens import AUDIENCE, ISSUER, claims, jwk, key_set, signed
@@ -41,7 +41,7 @@ def _gate(who: int) -> tuple[Gate, bytes]:
         return Gate({}), b""
     if who == 1:
         return Gate({Role.REPORT: [_TOKEN], Role.QUERY: [_TOKEN], Role.ADMIN: [_TOKEN]}), _TOKEN
-    verifying = NodeTokens(ISSUER, AUDIENCE, time=lambda: NOW, max_remembered=100)
+    verifying = NodeTokenVerifier(ISSUER, AUDIENCE, time=lambda: NOW, max_remembered=100)
     verifying.use(parse_keys(key_set(jwk("k1"))))
     return Gate({Role.REPORT: [_TOKEN]}, verifying), _bound_token()
 
@@ -64,7 +64,7 @@ def seen(who: int, parts: list[bytes], *, twisted: bool, tls: bool) -> list[Any]
     """Return all that can be seen of these parts: packets, or records of one segment."""
     wire = Wire(gate=_gate(who)[0])
     if twisted:
-        wire.site.express = None
+        wire.site.fast_path = None
     connection: Any
     if tls:
         connection = TlsClient(wire, _authority())

@@ -12,10 +12,10 @@ from twisted.logger import ILogObserver, globalLogPublisher
 from zope.interface import implementer
 
 from orchestratord.nodes.families import BUILT_IN
-from orchestratord.promql.memory import LatestFromMemory
+from orchestratord.promql.memory import MemoryClient
 from orchestratord.promql.upstreams import Answer
-from orchestratord.runtime.memory_budget import Room
-from orchestratord.runtime.time_slices import Slices
+from orchestratord.runtime.memory_budget import MemoryBudget
+from orchestratord.runtime.time_slices import TimeSlices
 from tests.fakes import body
 from tests.wire import Wire
 
@@ -61,18 +61,18 @@ def seen(packets: list[bytes], *, twisted: bool) -> list[Any]:
     """Return all that a client, and the next one, can see of these packets; `twisted`: without the short way."""
     wire = Wire()
     wire.report(body("n1", page_faults=3))
-    wire.queries._client = LatestFromMemory(
-        Slices(wire.clock),
+    wire.queries._client = MemoryClient(
+        TimeSlices(wire.clock),
         wire.upstreams,
         wire.nodes,
         BUILT_IN,
         clocks=wire.clocks,
         mode="always",
-        room=Room(10_000_000),
+        budget=MemoryBudget(10_000_000),
     )
     wire.upstreams.answer = Answer(200, b"application/json", b"{}")
     if twisted:
-        wire.site.express = None
+        wire.site.fast_path = None
     connection = wire.connect()
     for packet in packets:
         if not connection.closed:

@@ -13,7 +13,7 @@ from hashlib import sha256
 import jwt
 
 from orchestratord.errors import Fault
-from orchestratord.security.jwt import MAX_KEYS, NodeTokens, parse_keys
+from orchestratord.security.jwt import MAX_KEYS, NodeTokenVerifier, parse_keys
 from tests.fakes import NOW
 from tests.tokens import AUDIENCE, ISSUER, claims, ec_key, jwk, key_set
 
@@ -24,7 +24,7 @@ _OURS = parse_keys(key_set(jwk("k1", ec_key())))
 def check(data: bytes) -> None:
     """Fail unless the token is verified or refused, and nothing of it is remembered that does not verify."""
     way, rest = data[:1], data[1:]
-    tokens = NodeTokens(ISSUER, AUDIENCE, time=lambda: NOW, max_remembered=_REMEMBERED)
+    tokens = NodeTokenVerifier(ISSUER, AUDIENCE, time=lambda: NOW, max_remembered=_REMEMBERED)
     tokens.use(_OURS)
     token = rest
     if way == b"k":
@@ -50,7 +50,7 @@ def _unsigned(key: str, algorithm: str, signature: bytes) -> bytes:
     return b".".join(urlsafe_b64encode(part).rstrip(b"=") for part in parts)
 
 
-def _is_answered(tokens: NodeTokens, token: bytes) -> None:
+def _is_answered(tokens: NodeTokenVerifier, token: bytes) -> None:
     digest = sha256(token).digest()
     try:
         node = tokens.node(token, digest)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from orchestratord.remote_write.sample_row import Row
+from orchestratord.remote_write.sample_row import SampleRow
 from orchestratord.remote_write.wal.frames import frames, head
-from orchestratord.remote_write.wal.log import Spool
+from orchestratord.remote_write.wal.log import WriteAheadLog
 from tests.fakes import NOW
 
 NAMES = ("a", "b")
@@ -24,16 +24,16 @@ def check(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / f"{1:016x}").write_bytes(content)
         (Path(folder) / f"{2:016x}").write_bytes(head(NAMES) + frames([_LAST], 5)[0][0])
-        spool = Spool(Path(folder), NAMES, max_bytes=1 << 20, now=lambda: NOW)
+        spool = WriteAheadLog(Path(folder), NAMES, max_bytes=1 << 20, now=lambda: NOW)
         spool.open()
-        rows: list[Row] = []
+        rows: list[SampleRow] = []
         at = spool.start
         while (batch := spool.read(at, 2)) is not None:
             assert batch.end > at
             assert all(len(row.values) == 8 * len(NAMES) and row.node_id for row in batch.rows)
             rows += batch.rows
             at = batch.end
-        assert rows[-1] == Row(b"last", 0, b"12345678" * 2)
+        assert rows[-1] == SampleRow(b"last", 0, b"12345678" * 2)
         assert spool.problem is None
         assert spool.unreadable or len(content) >= len(head(NAMES))
         spool.release(at)

@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IResolutionReceiver
 from twisted.internet.task import deferLater
 from zope.interface import implementer
 
-from orchestratord.http_client.resolver import Names, OwnNames
+from orchestratord.http_client.resolver import Resolver, ResolverService
 
 REACTOR: Any = reactor
 FOUND = [
@@ -25,7 +25,7 @@ FOUND = [
 
 
 @implementer(IResolutionReceiver)
-class Receiver:
+class RemoteWriteClient:
     """Remembers what was found; `over` fires at the end."""
 
     def __init__(self) -> None:
@@ -45,9 +45,9 @@ class Receiver:
         self.over.callback(None)
 
 
-def ask(names: Names, name: str, **options: Any) -> Receiver:
+def ask(names: Resolver, name: str, **options: Any) -> RemoteWriteClient:
     """Ask for a name."""
-    receiver = Receiver()
+    receiver = RemoteWriteClient()
     names.resolveHostName(receiver, name, 90, **options)
     return receiver
 
@@ -55,7 +55,7 @@ def ask(names: Names, name: str, **options: Any) -> Receiver:
 @pytest_twisted.ensureDeferred
 async def test_a_name_is_found() -> None:
     """All its addresses, in their order, or those of the kind that was asked for."""
-    names = Names(REACTOR, getaddrinfo=lambda *_: FOUND)
+    names = Resolver(REACTOR, getaddrinfo=lambda *_: FOUND)
     receiver = ask(names, "host")
     await receiver.over
     assert receiver.found == [IPv6Address("TCP", "::1", 90), IPv4Address("TCP", "127.0.0.1", 90)]
@@ -72,7 +72,7 @@ async def test_a_name_that_does_not_exist(error: Exception) -> None:
     def fails(*_: object) -> Any:
         raise error
 
-    receiver = ask(Names(REACTOR, getaddrinfo=fails), "nowhere.invalid")
+    receiver = ask(Resolver(REACTOR, getaddrinfo=fails), "nowhere.invalid")
     await receiver.over
     assert receiver.found == []
 
@@ -80,7 +80,7 @@ async def test_a_name_that_does_not_exist(error: Exception) -> None:
 def test_an_address_is_found_at_once() -> None:
     """There is nothing to wait for, and no thread for it."""
     for literal in ("127.0.0.1", "::1"):
-        receiver = ask(Names(REACTOR), literal)
+        receiver = ask(Resolver(REACTOR), literal)
         assert receiver.over.called
         assert [address.host for address in receiver.found] == [literal]
 
@@ -95,12 +95,12 @@ async def test_a_lookup_that_hangs() -> None:
         assert release.wait(30)
         return FOUND
 
-    names = Names(REACTOR, getaddrinfo=hangs, seconds=0.05)
+    names = Resolver(REACTOR, getaddrinfo=hangs, seconds=0.05)
     receivers = [ask(names, "host") for _ in range(100)]
     for receiver in receivers:
         await receiver.over
         assert receiver.found == []
-    patient = Names(REACTOR, getaddrinfo=hangs)
+    patient = Resolver(REACTOR, getaddrinfo=hangs)
     waiting = [ask(patient, "host") for _ in range(10)]
     while len(calls) < 2:
         await deferLater(REACTOR, 0.01)
@@ -114,8 +114,8 @@ async def test_a_lookup_that_hangs() -> None:
 def test_the_reactor_uses_it_while_the_service_runs() -> None:
     """And what it used before, afterwards."""
     before = REACTOR.nameResolver
-    service = OwnNames(REACTOR)
+    service = ResolverService(REACTOR)
     service.startService()
-    assert isinstance(REACTOR.nameResolver, Names)
+    assert isinstance(REACTOR.nameResolver, Resolver)
     service.stopService()
     assert REACTOR.nameResolver is before

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.integration
 GIVES_UP = 0.7
 
 
-class Fleet:
+class NodeDirectory:
     """Nodes that report through a network, one after the other, and what each knows of its reports.
 
     The orchestrator promises: what was answered 200 is there until another report of the node replaces it. A report
@@ -75,9 +75,9 @@ def test_connections_that_are_cut_and_stalled(start: Callable[..., Daemon], seed
     print(f"seed {seed}")  # noqa: T201 - what a failing test is to be repeated with
     daemon = start()
     with Relay(daemon.port, seed) as relay, ThreadPoolExecutor(8) as pool:
-        fleets = [Fleet(relay.port, f"fleet-{number}", 4) for number in range(8)]
+        fleets = [NodeDirectory(relay.port, f"fleet-{number}", 4) for number in range(8)]
         for _ in range(2):
-            list(pool.map(Fleet.report, fleets, [2] * len(fleets)))
+            list(pool.map(NodeDirectory.report, fleets, [2] * len(fleets)))
             for fleet in fleets:
                 fleet.check(daemon)
         assert all(relay.fates.values()), relay.fates
@@ -108,7 +108,7 @@ def lossy(tmp_path: Path) -> Iterator[Daemon]:
 def test_packets_that_are_lost(lossy: Daemon) -> None:
     """Where reports, answers, and what opens and ends connections are lost, the promise holds all the same."""
     with ThreadPoolExecutor(1, initializer=enter_network, initargs=(lossy.pid,)) as inside:
-        fleet = Fleet(lossy.port, "node", 8)
+        fleet = NodeDirectory(lossy.port, "node", 8)
         inside.submit(fleet.report, 4).result()
         assert fleet.answered
         inside.submit(patiently, fleet.check, lossy).result()

@@ -206,9 +206,16 @@ def test_an_answer_of_300_megabytes(start: Callable[..., Daemon]) -> None:
 
 def test_many_huge_answers_at_once(start: Callable[..., Daemon]) -> None:
     """Each is within the limit, all together are not: some are passed on whole, the others are 503 overloaded."""
-    size, room = 10 * MEGABYTE, 50 * MEGABYTE
+    size, budget = 10 * MEGABYTE, 50 * MEGABYTE
     with FakeUpstream(streams(size)) as upstream:
-        options = ("--max-answer-bytes", str(size), "--max-answers-bytes", str(room), "--query-timeout", str(PATIENCE))
+        options = (
+            "--max-answer-bytes",
+            str(size),
+            "--max-answers-bytes",
+            str(budget),
+            "--query-timeout",
+            str(PATIENCE),
+        )
         daemon = start("--prometheus", upstream.url, *options)
         watch = Watch(daemon)
         with ThreadPoolExecutor(30) as pool:

@@ -13,7 +13,7 @@ import requests
 
 from orchestratord.nodes.families import BUILT_IN
 from orchestratord.remote_write.codec import HEADERS, Encoder
-from orchestratord.remote_write.sample_row import ABSENT, STALE, Row, row_names
+from orchestratord.remote_write.sample_row import ABSENT, STALE, SampleRow, row_names
 from tests.integration.daemon import PATIENCE, full_report, until
 from tests.integration.stores import Prometheus, Store, VictoriaMetrics, result
 
@@ -42,13 +42,13 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         store.close()
 
 
-def row(node_id: str, timestamp: int, *values: float | bytes) -> Row:
+def row(node_id: str, timestamp: int, *values: float | bytes) -> SampleRow:
     """Return a row with these first values, and the last of them for the rest."""
     packed = [value if isinstance(value, bytes) else struct.pack("<d", value) for value in values]
-    return Row(node_id.encode(), timestamp, b"".join(packed + packed[-1:] * (len(NAMES) - len(packed))))
+    return SampleRow(node_id.encode(), timestamp, b"".join(packed + packed[-1:] * (len(NAMES) - len(packed))))
 
 
-def send(store: Store, rows: Sequence[Row]) -> None:
+def send(store: Store, rows: Sequence[SampleRow]) -> None:
     """Send rows, which the store must take."""
     body = Encoder(NAMES, LABELS).encode(rows).body
     answer = requests.post(store.receiver, data=body, headers=dict(HEADERS), timeout=PATIENCE)

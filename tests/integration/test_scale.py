@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from orchestratord.remote_write.codec import HEADERS, Encoder
-from orchestratord.remote_write.sample_row import STALE, Row
+from orchestratord.remote_write.sample_row import STALE, SampleRow
 from tests.benchmarks import payloads
 from tests.benchmarks.servers import Servers
 from tests.integration.daemon import ROOT, Server, until
@@ -69,7 +69,7 @@ def test_interrupted(scale: Callable[[str], Server]) -> None:
     run.gone()
 
 
-def written(*rows: Row, **labels: str) -> bytes:
+def written(*rows: SampleRow, **labels: str) -> bytes:
     """Return a request that writes these rows."""
     body = Encoder(NAMES, tuple(labels.items())).encode(rows).body
     request = payloads.post("/api/v1/write", body, close=True)
@@ -77,10 +77,10 @@ def written(*rows: Row, **labels: str) -> bytes:
     return request.replace(b"application/json\r\n", f"application/x-protobuf\r\n{lines}".encode(), 1)
 
 
-def row(entry: Entry) -> Row:
+def row(entry: Entry) -> SampleRow:
     """Return a report's row."""
     samples = entry.samples()
-    return Row(ID.encode(), entry.at, struct.pack(f"<{len(NAMES)}d", *(samples[name] for name in NAMES)))
+    return SampleRow(ID.encode(), entry.at, struct.pack(f"<{len(NAMES)}d", *(samples[name] for name in NAMES)))
 
 
 @pytest.mark.parametrize("name", STORES)
@@ -99,7 +99,7 @@ async def look(store: Store) -> None:
     for entry in entries:
         entry.answered = entry.left = 0.1
 
-    async def write(*rows: Row, **labels: str) -> None:
+    async def write(*rows: SampleRow, **labels: str) -> None:
         answer = await once(store.port, written(*rows, **labels), 10)
         assert answer.status in {200, 204}, answer
 
@@ -126,9 +126,9 @@ async def look(store: Store) -> None:
     await becomes(lambda findings: findings.found == 5)
     assert (await found()).counts == {}
     # The end of the node, after the last report, and then wrongly between two of them.
-    await write(Row(ID.encode(), entries[4].at + 1, STALE * len(NAMES)), cluster="soak")
+    await write(SampleRow(ID.encode(), entries[4].at + 1, STALE * len(NAMES)), cluster="soak")
     assert (await found()).counts == {}
-    await write(Row(ID.encode(), entries[1].at + 300, STALE * len(NAMES)), cluster="soak")
+    await write(SampleRow(ID.encode(), entries[1].at + 300, STALE * len(NAMES)), cluster="soak")
     await becomes(lambda findings: set(findings.counts) == {Breach.ENDED})
     await write(row(entries[0]), cluster="soak", replica="a")
     await becomes(lambda findings: {Breach.LABELS, Breach.SERIES} <= set(findings.counts))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestratord.nodes.departed import KEPT, MOST, Departed, Gone, still_gone
+from orchestratord.nodes.departed import KEPT, MOST, DepartedNodes, Gone, still_gone
 from orchestratord.nodes.store import NodeStore
 from tests.fakes import FakeClocks, report
 
@@ -13,7 +13,7 @@ class Table:
     def __init__(self, max_nodes: int = 100_000) -> None:
         self.clocks = FakeClocks()
         self.nodes = NodeStore(stale_after=60, max_nodes=max_nodes)
-        self.departed = Departed(self.nodes, self.clocks)
+        self.departed = DepartedNodes(self.nodes, self.clocks)
         self.nodes.observers.append(self.departed)
 
     @property

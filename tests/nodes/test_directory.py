@@ -10,7 +10,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 
 from orchestratord.errors import Fault, NodesTimeout, Overloaded, QueryFault, QueryTimeout, UpstreamUnavailable
-from orchestratord.nodes.directory import Known, Look, StoreFleet, TableFleet
+from orchestratord.nodes.directory import Known, NodesAt, StoreDirectory, TableDirectory
 from orchestratord.nodes.families import BUILT_IN
 from orchestratord.nodes.store import NodeStore
 from orchestratord.promql.upstreams import Answer
@@ -73,7 +73,7 @@ class Setup:
     def __init__(self, *labels: tuple[str, str], stale_after: float = 60, **nodes: Any) -> None:
         self.store = FakeStore(**nodes)
         self.clocks = FakeClocks()
-        self.fleet = StoreFleet(
+        self.fleet = StoreDirectory(
             self.store,
             BUILT_IN,
             labels,
@@ -96,7 +96,7 @@ class Setup:
         """Return the details of one."""
         return self._told(now(self.fleet.node(node_id)))
 
-    def _told(self, look: Look) -> list[dict[str, Any]]:
+    def _told(self, look: NodesAt) -> list[dict[str, Any]]:
         entries = look.entries()
         return [details(entry, FAMILIES, look.now, look.unix_now, self.fleet.stale_after) for entry in entries]
 
@@ -115,7 +115,7 @@ def test_the_table_at_once() -> None:
     """All nodes with all that is known of them, one of them, or none; and it forgets."""
     nodes, clocks = NodeStore(stale_after=60, max_nodes=9), FakeClocks()
     nodes.update([report("a", page_faults=1), report("b")], clocks.now)
-    fleet = TableFleet(nodes, clocks)
+    fleet = TableDirectory(nodes, clocks)
     look = now(fleet.look(()))
     assert {entry.report.node_id for entry in look.entries()} == {"a", "b"}
     assert (look.now, look.unix_now) == (1000, NOW)
@@ -322,7 +322,7 @@ def test_two_looks_at_a_time() -> None:
     hanging[0].errback(QueryTimeout("too late"))
     assert len(setup.store.asked) == 4
     assert came[0].type is CancelledError
-    assert {getattr(one, "type", Look) for one in came[1:]} == {NodesTimeout, Look}
+    assert {getattr(one, "type", NodesAt) for one in came[1:]} == {NodesTimeout, NodesAt}
     looks[1].cancel()
     assert came[3].type is CancelledError
     assert len(setup.told()) == 1

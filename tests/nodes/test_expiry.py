@@ -6,7 +6,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs
 
 from orchestratord.nodes import expiry
-from orchestratord.nodes.expiry import Sweep
+from orchestratord.nodes.expiry import ExpirySweep
 from orchestratord.nodes.store import NodeStore
 from tests.fakes import Metrics, report
 
@@ -18,23 +18,23 @@ class BrokenStore(NodeStore):
 
     def __init__(self) -> None:
         super().__init__(stale_after=60, max_nodes=10_000)
-        self.turns: list[int] = []
+        self.limit: list[int] = []
 
     def expire(self, now: float, most: int) -> list[str]:
         """Fail, or do as the table does."""
         if self.broken:
             raise RuntimeError("boom")
         expired = super().expire(now, most)
-        self.turns.append(len(expired))
+        self.limit.append(len(expired))
         return expired
 
 
-def swept(count: int = 0) -> tuple[Clock, BrokenStore, Metrics, Sweep]:
+def swept(count: int = 0) -> tuple[Clock, BrokenStore, Metrics, ExpirySweep]:
     """Return a running sweep every 5 s over a table of so many nodes, all reported at 0."""
     clock, metrics = Clock(), Metrics()
     nodes = BrokenStore()
     nodes.update([report(f"n{i:05}") for i in range(count)], 0)
-    sweep = Sweep(clock, nodes, metrics.telemetry, clock.seconds, every=5, running=clock.seconds)
+    sweep = ExpirySweep(clock, nodes, metrics.telemetry, clock.seconds, every=5, running=clock.seconds)
     sweep.startService()
     return clock, nodes, metrics, sweep
 
@@ -58,7 +58,7 @@ def test_a_large_sweep_gives_the_reactor_turns() -> None:
     clock, nodes, _, _ = swept(2 * expiry.AT_ONCE + 1)
     clock.pump([5] * 12)
     assert len(nodes) == 0
-    assert nodes.turns[-3:] == [expiry.AT_ONCE, expiry.AT_ONCE, 1]
+    assert nodes.limit[-3:] == [expiry.AT_ONCE, expiry.AT_ONCE, 1]
 
 
 def test_an_error_never_ends_the_sweep() -> None:
@@ -89,7 +89,9 @@ def test_a_suspended_machine_is_not_unhealthy() -> None:
     clock, asleep = Clock(), 0.0
     nodes = NodeStore(stale_after=60, max_nodes=10)
     nodes.update([report("n1")], 0)
-    sweep = Sweep(clock, nodes, Metrics().telemetry, lambda: clock.seconds() + asleep, every=5, running=clock.seconds)
+    sweep = ExpirySweep(
+        clock, nodes, Metrics().telemetry, lambda: clock.seconds() + asleep, every=5, running=clock.seconds
+    )
     sweep.startService()
     asleep = 7200.0
     assert sweep.unhealthy() is None

@@ -28,17 +28,17 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
-    from orchestratord.nodes.families import Catalogue
+    from orchestratord.nodes.families import Families
 
 
-def registry(catalogue: Catalogue, *bodies: bytes) -> CollectorRegistry:
+def registry(families: Families, *bodies: bytes) -> CollectorRegistry:
     """Return a registry over a table of these reports."""
     nodes = NodeStore(stale_after=60, max_nodes=100)
-    decoder = ReportDecoder(catalogue, SampleRenderer(catalogue))
+    decoder = ReportDecoder(families, SampleRenderer(families))
     for one in bodies:
         nodes.update(decoder.decode(one, NOW).reports, 0)
     result = CollectorRegistry()
-    result.register(NodeCollector(catalogue, lambda: nodes.snapshot(1)))
+    result.register(NodeCollector(families, lambda: nodes.snapshot(1)))
     return result
 
 
@@ -70,14 +70,14 @@ def test_a_family_that_no_node_reports_is_described_all_the_same() -> None:
 
 def test_families_of_the_configuration() -> None:
     """A counter, a gauge with its unit, one whose name does not end with the unit."""
-    catalogue = BUILT_IN.with_more(
+    families = BUILT_IN.with_more(
         [
             Family("tcp_retransmits_total", "Sent again.", kind="counter"),
             Family("temperature_celsius", "How warm.", unit="celsius", minimum=None),
             Family("speed", "How fast.", unit="rpm"),
         ]
     )
-    exposed = registry(catalogue, body("a", tcp_retransmits_total=5, temperature_celsius=-3.5, speed=900))
+    exposed = registry(families, body("a", tcp_retransmits_total=5, temperature_celsius=-3.5, speed=900))
     text = generate_latest(exposed).decode()
     assert '# TYPE tcp_retransmits_total counter\ntcp_retransmits_total{node_id="a"} 5.0\n' in text
     assert 'temperature_celsius{node_id="a"} -3.5\n' in text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestratord.nodes.families import BUILT_IN, Catalogue, Family
+from orchestratord.nodes.families import BUILT_IN, Families, Family
 
 
 def test_the_eight_of_the_field_in_their_order() -> None:
@@ -58,5 +58,5 @@ def test_more_families_come_last() -> None:
     """Those of the configuration follow the built-in ones."""
     more = BUILT_IN.with_more([Family("tcp_retransmits", "Segments sent again.")])
     assert more.names[-1] == "tcp_retransmits"
-    assert isinstance(more, Catalogue)
+    assert isinstance(more, Families)
     assert len(list(more)) == 9

@@ -14,7 +14,7 @@ from msgspec import UNSET
 
 from orchestratord.errors import AheadOfClock, BadReport, BodyTooLarge, NoFamily
 from orchestratord.nodes.exposition import SampleRenderer
-from orchestratord.nodes.families import BUILT_IN, Catalogue, Family
+from orchestratord.nodes.families import BUILT_IN, Families, Family
 from orchestratord.nodes.gunzip import gunzip
 from orchestratord.nodes.provenance import MAX_KNOWN, Provenances
 from orchestratord.nodes.report import MAX_IGNORED, SLICE, ReportDecoder
@@ -271,13 +271,13 @@ def test_a_batch_is_bounded() -> None:
 def test_families_of_the_configuration_have_their_own_minimum() -> None:
     """A family may go below zero, or have no lower bound, or a higher one; one family alone works too."""
     more = [Family("a", "A.", minimum=-40.5), Family("b", "B.", minimum=None), Family("c", "C.", minimum=2)]
-    catalogue = BUILT_IN.with_more(more)
-    custom = ReportDecoder(catalogue, SampleRenderer(catalogue))
+    families = BUILT_IN.with_more(more)
+    custom = ReportDecoder(families, SampleRenderer(families))
     assert custom.decode(body(a=-40, b=-1e18, c=2), NOW).reports[0].values[-3:] == (-40, -1e18, 2)
     for name, value in (("a", -41), ("a", -40.6), ("c", 1)):
         with pytest.raises(BadReport, match=rf"at \$\.{name}"):
             custom.decode(body("n", **{name: value}), NOW)
-    alone = Catalogue([Family("only", "One.")])
+    alone = Families([Family("only", "One.")])
     assert ReportDecoder(alone, SampleRenderer(alone)).decode(body(only=1), NOW).reports[0].values == (1,)
 
 

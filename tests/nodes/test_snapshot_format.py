@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestratord.nodes.exposition import SampleRenderer, unrendered
-from orchestratord.nodes.families import BUILT_IN, Catalogue, Family
+from orchestratord.nodes.families import BUILT_IN, Families, Family
 from orchestratord.nodes.snapshot_format import BadSnapshot, Moment, decode, encode
 from orchestratord.nodes.store import Entry, NodeStore
 from tests.fakes import FAMILIES, NOW, report
@@ -45,9 +45,9 @@ def read(data: bytes) -> Snapshot:
     return decode(io.BytesIO(data))
 
 
-def entries(data: bytes, now: Moment, catalogue: Catalogue = BUILT_IN, stale_after: float = STALE_AFTER) -> list[Entry]:
+def entries(data: bytes, now: Moment, families: Families = BUILT_IN, stale_after: float = STALE_AFTER) -> list[Entry]:
     """Return what is taken back from a snapshot."""
-    return read(data).entries(catalogue, SampleRenderer(catalogue), now, stale_after)
+    return read(data).entries(families, SampleRenderer(families), now, stale_after)
 
 
 def seen(data: bytes, now: Moment) -> dict[str, float]:
@@ -128,7 +128,7 @@ def test_another_catalogue() -> None:
     data = written(nodes)
     names = {family.name: family for family in BUILT_IN}
     new = Family("new", "One that was added.")
-    other = Catalogue((new, names["fs_write_count"], names["page_faults"]))
+    other = Families((new, names["fs_write_count"], names["page_faults"]))
     (entry,) = entries(data, WRITTEN, other)
     assert entry.report.values == (None, 3, 1)
     assert b"".join(entry.report.lines).splitlines()[:2] == [

@@ -15,12 +15,12 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 
-from orchestratord.nodes.departed import KEPT, Departed, Gone
+from orchestratord.nodes.departed import KEPT, DepartedNodes, Gone
 from orchestratord.nodes.exposition import SampleRenderer
 from orchestratord.nodes.families import BUILT_IN
 from orchestratord.nodes.snapshot_file import SnapshotFile
 from orchestratord.nodes.snapshot_format import Moment
-from orchestratord.nodes.snapshot_service import LAST_SECONDS, PAUSE_SECONDS, Persistence, in_own_thread
+from orchestratord.nodes.snapshot_service import LAST_SECONDS, PAUSE_SECONDS, SnapshotService, in_own_thread
 from orchestratord.nodes.store import NodeStore
 from orchestratord.runtime.directory_lock import InUse
 from tests.fakes import NOW, Metrics, report
@@ -79,15 +79,15 @@ class Run:
         self.began = began
         self.metrics = Metrics()
         self.nodes = NodeStore(stale_after=60, max_nodes=max_nodes)
-        self.departed = Departed(self.nodes, self)
+        self.departed = DepartedNodes(self.nodes, self)
         self.in_thread: Callable[[Callable[[], int]], Deferred[int]] = maybeDeferred
-        self.service = Persistence(
+        self.service = SnapshotService(
             self.clock,
             self.nodes,
             file,
             self.metrics.telemetry,
             self.now,
-            catalogue=BUILT_IN,
+            families=BUILT_IN,
             render=SampleRenderer(BUILT_IN),
             every=every,
             in_thread=lambda work: self.in_thread(work),  # noqa: PLW0108 - a test may change it
@@ -373,7 +373,7 @@ async def test_on_a_real_disk_the_reactor_thread_does_nothing_of_it(tmp_path: Pa
     """The table is copied, encoded and written in a thread of its own, and a restart finds it."""
     threads = set()
 
-    class Watched(SnapshotFile):
+    class Reloaded(SnapshotFile):
         """Remembers who writes."""
 
         def replace(self, parts: Iterable[bytes]) -> int:
@@ -381,7 +381,7 @@ async def test_on_a_real_disk_the_reactor_thread_does_nothing_of_it(tmp_path: Pa
             threads.add(current_thread())
             return super().replace(parts)
 
-    run = Run(Watched(tmp_path))
+    run = Run(Reloaded(tmp_path))
     run.in_thread = lambda work: in_own_thread(reactor, work)
     run.started()
     run.report(*(f"n{index}" for index in range(99)))

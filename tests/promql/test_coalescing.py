@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from orchestratord.errors import Overloaded, QueryTimeout, UpstreamUnavailable
-from orchestratord.promql.coalescing import Coalescing
+from orchestratord.promql.coalescing import CoalescingClient
 from orchestratord.promql.params import Query
 from orchestratord.promql.upstreams import Answer
 
@@ -62,7 +62,9 @@ class Setup:
     def __init__(self, **options: Any) -> None:
         self.clock = StrictClock()
         self.upstream = Upstream()
-        self.client = Coalescing(self.clock, self.upstream, **({"query_timeout": 10, "cache_seconds": 0} | options))
+        self.client = CoalescingClient(
+            self.clock, self.upstream, **({"query_timeout": 10, "cache_seconds": 0} | options)
+        )
 
     def fetch(self, query: Query = UP) -> list[Any]:
         """Ask; the list holds what has come."""
@@ -223,7 +225,7 @@ def test_a_deadline_that_passes_before_it_is_set() -> None:
             return await super().fetch(query)
 
     came: list[Any] = []
-    client = Coalescing(clock, Stopped(), query_timeout=10, cache_seconds=0)
+    client = CoalescingClient(clock, Stopped(), query_timeout=10, cache_seconds=0)
     Deferred.fromCoroutine(client.fetch(UP)).addBoth(came.append)
     clock.advance(0)
     assert came[0].check(QueryTimeout)

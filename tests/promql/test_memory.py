@@ -16,12 +16,12 @@ from twisted.python.failure import Failure
 from orchestratord.errors import Overloaded, QueryTimeout, UpstreamUnavailable, UpstreamUnreachable
 from orchestratord.nodes.families import BUILT_IN
 from orchestratord.nodes.store import NodeStore
-from orchestratord.promql.memory import LatestFromMemory, printed
+from orchestratord.promql.memory import MemoryClient, printed
 from orchestratord.promql.params import Query, passed_through
 from orchestratord.promql.selection import select
 from orchestratord.promql.upstreams import Answer
-from orchestratord.runtime.memory_budget import Room
-from orchestratord.runtime.time_slices import Slices
+from orchestratord.runtime.memory_budget import MemoryBudget
+from orchestratord.runtime.time_slices import TimeSlices
 from tests.fakes import FAMILIES, NOW, FakeClocks, FakeUpstreams, report
 
 if TYPE_CHECKING:
@@ -36,11 +36,11 @@ PROMETHEUS = Answer(200, b"application/json", b"from prometheus")
 class CountingClock(Clock):
     """A Clock that counts the calls that it was asked for: each is a turn of a reactor."""
 
-    turns = 0
+    limit = 0
 
     def callLater(self, delay: float, callable: Callable[..., object], *args: object, **kw: object) -> IDelayedCall:  # noqa: A002
         """Call it after so many seconds."""
-        self.turns += 1
+        self.limit += 1
         return super().callLater(delay, callable, *args, **kw)
 
 
@@ -56,17 +56,17 @@ class Setup:
         for number, node in enumerate(("n1", "n2", "n3", "m1")):
             self.nodes.update([report(node, page_faults=number + 0.5)], 1000)
         self.nodes.update([report("silent", fs_read_count=1)], 1000)
-        self.room = Room(1_000_000)
+        self.budget = MemoryBudget(1_000_000)
         self.reachable = True
         # Each look at the time is a second later: a slice takes the whole turn, and the next one has the next.
-        self.client = LatestFromMemory(
-            Slices(self.clock, count().__next__),
+        self.client = MemoryClient(
+            TimeSlices(self.clock, count().__next__),
             self.upstreams,
             self.nodes,
             BUILT_IN,
             clocks=self.clocks,
             mode=mode,
-            room=self.room,
+            budget=self.budget,
             reachable=lambda: self.reachable,
         )
 
@@ -188,29 +188,29 @@ def table(setup: Setup, nodes: int, length: int = 0) -> None:
         setup.nodes.update(batch, 1000)
 
 
-def turns(setup: Setup, promql: str) -> int:
+def limit(setup: Setup, promql: str) -> int:
     """Return in how many turns of the reactor a query is answered from the table."""
     came: list[Any] = []
     query = Query("/api/v1/query", (("query", promql),))
-    before = setup.clock.turns
+    before = setup.clock.limit
     Deferred.fromCoroutine(setup.client.fetch(query)).addBoth(came.append)
     setup.clock.advance(0)
     assert came[0].headers == ((b"X-Orchestrator-Source", b"memory"),)
-    return setup.clock.turns - before
+    return setup.clock.limit - before
 
 
 def test_a_turn_of_the_reactor_has_a_bound_of_work() -> None:
     """A thousand nodes, fewer the longer their ids and the larger the program of an expression."""
     setup = Setup("always")
     setup.nodes.max_nodes = 10_000
-    setup.room.limit = 10_000_000
+    setup.budget.limit = 10_000_000
     table(setup, 5000, 250)
-    assert turns(setup, "page_faults") == 6
-    assert turns(setup, 'page_faults{node_id=~"nothing.*"}') > 30
-    assert turns(setup, 'page_faults{node_id=~"z{150}"}') > 150
+    assert limit(setup, "page_faults") == 6
+    assert limit(setup, 'page_faults{node_id=~"nothing.*"}') > 30
+    assert limit(setup, 'page_faults{node_id=~"z{150}"}') > 150
     names = "|".join(f"x{number}-".ljust(250, "y") for number in range(3000))
-    assert turns(setup, f'page_faults{{node_id=~"{names[:100_000]}"}}') == 0
-    assert turns(setup, f"page_faults{{node_id=~'{'|'.join(f'n{number}' for number in range(3000))}'}}") == 3
+    assert limit(setup, f'page_faults{{node_id=~"{names[:100_000]}"}}') == 0
+    assert limit(setup, f"page_faults{{node_id=~'{'|'.join(f'n{number}' for number in range(3000))}'}}") == 3
 
 
 def test_the_fast_way_takes_what_is_short_only() -> None:
@@ -232,14 +232,14 @@ def test_over_the_work_of_a_query_prometheus_is_asked() -> None:
     """Always: its answer. At need, there is none to ask: its absence. Nothing is held of the memory for answers."""
     setup = Setup("always")
     setup.nodes.max_nodes = 10_000
-    setup.room.limit = 10_000_000
+    setup.budget.limit = 10_000_000
     table(setup, 3000, 250)
     costly = 'page_faults{node_id=~"z{900}"}'
     came: list[Any] = []
     Deferred.fromCoroutine(setup.client.fetch(Query("/api/v1/query", (("query", costly),)))).addBoth(came.append)
     setup.clock.pump([0] * 4000)
     assert came == [PROMETHEUS]
-    assert setup.room.held == 0
+    assert setup.budget.held == 0
     fallback = Setup("fallback")
     fallback.nodes, fallback.client._nodes = setup.nodes, setup.nodes
     fallback.upstreams.answer = UpstreamUnreachable("gone")
@@ -251,7 +251,7 @@ def test_over_the_work_of_a_query_prometheus_is_asked() -> None:
 def test_many_scans_share_one_turn_after_the_other() -> None:
     """However many are under way, a turn of the reactor has one piece of work; who leaves gives up the place."""
     setup = Setup("always")
-    setup.room.limit = 10_000_000
+    setup.budget.limit = 10_000_000
     table(setup, 3000)
     came: list[Any] = []
     scans = [
@@ -263,17 +263,17 @@ def test_many_scans_share_one_turn_after_the_other() -> None:
     scans[3].cancel()
     assert came[0].check(CancelledError)
     setup.clock.advance(0)
-    assert setup.clock.turns == 9 * 4
+    assert setup.clock.limit == 9 * 4
     assert [len(json.loads(answer.body)["data"]["result"]) for answer in came[1:]] == [3004] * 9
     del came[:], scans[:]
-    assert setup.room.held == 0
+    assert setup.budget.held == 0
 
 
 def test_scans_that_wait_hold_memory_for_their_copies_of_the_table() -> None:
     """Eight bytes a node; one that finds no room is refused before it copies anything."""
     setup = Setup("always")
     table(setup, 3000)
-    setup.room.limit = 3 * 8 * 3005 + 1000
+    setup.budget.limit = 3 * 8 * 3005 + 1000
     came: list[Any] = []
     for _ in range(4):
         query = Query("/api/v1/query", (("query", "fs_read_count"),))
@@ -385,9 +385,9 @@ def test_answers_about_the_whole_table_have_a_bound_together() -> None:
     """One that finds no room is refused."""
     setup = Setup("always")
     kept = setup.ask("page_faults")
-    assert setup.room.held == len(kept.body)
-    setup.room.limit = len(kept.body)
+    assert setup.budget.held == len(kept.body)
+    setup.budget.limit = len(kept.body)
     with pytest.raises(Overloaded):
         setup.ask("page_faults")
     del kept
-    assert setup.room.held == 0
+    assert setup.budget.held == 0

@@ -23,8 +23,8 @@ from orchestratord.errors import Overloaded, QueryTimeout, UpstreamUnavailable
 from orchestratord.promql.params import Query
 from orchestratord.promql.upstream_health import PROBE_DOWN_EVERY, PROBE_SECONDS, PROBE_UP_EVERY, TRUST_SECONDS
 from orchestratord.promql.upstreams import AGENT, MAX_URL_PARAMS, Answer, Upstreams
-from orchestratord.runtime.concurrency_limit import Turns
-from orchestratord.runtime.memory_budget import Room
+from orchestratord.runtime.concurrency_limit import ConcurrencyLimit
+from orchestratord.runtime.memory_budget import MemoryBudget
 from tests.fakes import NOW, Metrics
 from tests.peers import refusal
 
@@ -124,7 +124,7 @@ class Setup:
         authorization: Any = None,
         **hosts: Any,
     ) -> None:
-        self.room = Room(1500)
+        self.budget = MemoryBudget(1500)
         self.clock = Clock()
         self.agent = Agent(**hosts)
         self.metrics = Metrics()
@@ -136,8 +136,8 @@ class Setup:
             headers=headers,
             authorization=authorization,
             query_timeout=10,
-            turns=Turns(max_queries, query_queue),
-            room=self.room,
+            limit=ConcurrencyLimit(max_queries, query_queue),
+            budget=self.budget,
             max_answer_bytes=max_answer_bytes,
             now=lambda: NOW,
             draw=lambda: 0.5,
@@ -426,14 +426,14 @@ def test_all_answers_together_have_a_bound() -> None:
     """One that finds no room is refused while it comes; what is let go makes room."""
     setup = Setup(p=Prometheus(Answer(200, b"application/json", b"x" * 1000)))
     kept = result(setup.fetch())
-    assert setup.room.held == 1000
+    assert setup.budget.held == 1000
     refused = setup.fetch()
     with pytest.raises(Overloaded, match="the answers that are being passed on fill their memory"):
         result(refused)
-    assert setup.room.held == 1000
+    assert setup.budget.held == 1000
     assert setup.metrics.value("orchestrator_upstream_up", upstream="http://p") == 1
     del kept
-    assert setup.room.held == 0
+    assert setup.budget.held == 0
     assert len(result(setup.fetch()).body) == 1000
 
 
@@ -452,7 +452,7 @@ def test_an_answer_that_is_none_holds_no_memory(answer: Answer) -> None:
     fetched = setup.fetch()
     with pytest.raises(UpstreamUnavailable):
         result(fetched)
-    assert setup.room.held == 0
+    assert setup.budget.held == 0
 
 
 def test_an_exchange_that_is_cut_holds_no_memory() -> None:
@@ -463,9 +463,9 @@ def test_an_exchange_that_is_cut_holds_no_memory() -> None:
     host.waiting[0].setHeader(b"Content-Type", b"application/json")
     host.waiting[0].write(b"x" * 500)
     setup.agent.flush()
-    assert setup.room.held == 500
+    assert setup.budget.held == 500
     setup.clock.advance(10)
-    assert setup.room.held == 0
+    assert setup.budget.held == 0
     with pytest.raises(QueryTimeout):
         result(fetched)
 

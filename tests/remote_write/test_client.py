@@ -15,7 +15,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from orchestratord.http_client.retry_after import MAX_RETRY_AFTER
-from orchestratord.remote_write.client import Receiver, Reply, Verdict
+from orchestratord.remote_write.client import RemoteWriteClient, Reply, Verdict
 from orchestratord.remote_write.codec import HEADERS
 from tests.fakes import NOW
 from tests.peers import remote_write_refusal
@@ -56,10 +56,10 @@ class Store(Resource):
         return self.body
 
 
-def receiver(agent: Any, clock: Clock | None = None, **options: Any) -> Receiver:
+def receiver(agent: Any, clock: Clock | None = None, **options: Any) -> RemoteWriteClient:
     """Return a receiver at a path that a store has."""
     options = {"headers": HEADERS, "authorization": None, "timeout": 10.0, "now": lambda: NOW} | options
-    return Receiver(clock or Clock(), agent, "http://store:9090/api/v1/write", **options)
+    return RemoteWriteClient(clock or Clock(), agent, "http://store:9090/api/v1/write", **options)
 
 
 def sent(store: Store, body: bytes = b"x", **options: Any) -> Reply:
@@ -94,7 +94,7 @@ def test_a_body_goes_out_whole_with_its_headers() -> None:
 def test_who_is_not_well_is_asked_again(status: int) -> None:
     """5xx and 429, and who refuses us; and a redirect, which is not followed, loses nothing."""
     reply = sent(Store(status, b"try\r\n later\x1b[1m"))
-    assert reply == Reply(Verdict.LATER, f"answered {status}: try later\\x1b[1m")
+    assert reply == Reply(Verdict.RETRY, f"answered {status}: try later\\x1b[1m")
 
 
 @pytest.mark.parametrize("status", [400, 409, 413, 422])
@@ -152,7 +152,7 @@ def test_no_answer_in_time_is_tried_again() -> None:
     clock.advance(2.9)
     assert results == []
     clock.advance(0.1)
-    assert results == [Reply(Verdict.LATER, "no whole answer within 3 s")]
+    assert results == [Reply(Verdict.RETRY, "no whole answer within 3 s")]
     agent.flush()
     assert store.lost
 
@@ -176,7 +176,7 @@ def test_who_cannot_be_reached_is_tried_again(error: Exception) -> None:
     results: list[Any] = []
     Deferred.fromCoroutine(receiver(Failing(error)).send(b"x")).addBoth(results.append)
     (reply,) = results
-    assert reply.verdict is Verdict.LATER
+    assert reply.verdict is Verdict.RETRY
     assert "no route" in reply.words
 
 

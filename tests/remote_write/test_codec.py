@@ -10,7 +10,7 @@ from opentelemetry.exporter.prometheus_remote_write.gen import remote_pb2
 
 from orchestratord.nodes.families import BUILT_IN
 from orchestratord.remote_write.codec import HEADERS, Encoded, Encoder
-from orchestratord.remote_write.sample_row import ABSENT, LAST_REPORT, STALE, Row, row_names
+from orchestratord.remote_write.sample_row import ABSENT, LAST_REPORT, STALE, SampleRow, row_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -81,7 +81,7 @@ def read(encoded: Encoded) -> Series:
     return found
 
 
-def expected(names: Sequence[str], labels: Sequence[tuple[str, str]], rows: Iterable[Row]) -> Series:
+def expected(names: Sequence[str], labels: Sequence[tuple[str, str]], rows: Iterable[SampleRow]) -> Series:
     """Return what the request for rows must say."""
     last = {(row.node_id, row.timestamp): row for row in rows}
     found: Series = {}
@@ -94,13 +94,13 @@ def expected(names: Sequence[str], labels: Sequence[tuple[str, str]], rows: Iter
     return found
 
 
-def row(node_id: str = "n1", timestamp: int = TIME, *values: float | bytes) -> Row:
+def row(node_id: str = "n1", timestamp: int = TIME, *values: float | bytes) -> SampleRow:
     """Return a row of as many values as the built-in catalogue has: these, and zeros."""
     packed = [value if isinstance(value, bytes) else struct.pack("<d", value) for value in values]
-    return Row(node_id.encode(), timestamp, b"".join(packed).ljust(8 * len(NAMES), b"\0"))
+    return SampleRow(node_id.encode(), timestamp, b"".join(packed).ljust(8 * len(NAMES), b"\0"))
 
 
-def check(rows: Sequence[Row], names: Sequence[str] = NAMES, labels: Sequence[tuple[str, str]] = ()) -> None:
+def check(rows: Sequence[SampleRow], names: Sequence[str] = NAMES, labels: Sequence[tuple[str, str]] = ()) -> None:
     """Encode rows, twice with the same encoder, and look whether the request says what it must."""
     encoder = Encoder(names, labels)
     for _ in range(2):
@@ -132,20 +132,20 @@ TIMES = st.one_of(st.integers(0, 2**47), st.integers(TIME, TIME + 60_000))
 
 
 @st.composite
-def batches(draw: st.DrawFn) -> tuple[list[str], list[tuple[str, str]], list[Row]]:
+def batches(draw: st.DrawFn) -> tuple[list[str], list[tuple[str, str]], list[SampleRow]]:
     """Draw names, external labels and rows: some nodes more than once, some times too."""
     names = draw(st.lists(FAMILY_NAMES, min_size=1, max_size=10, unique=True))
     ids = st.one_of(IDS, st.sampled_from(draw(st.lists(IDS, min_size=1, max_size=3))))
     times = st.one_of(TIMES, st.sampled_from(draw(st.lists(TIMES, min_size=1, max_size=3))))
     count = len(names)
     values = st.lists(VALUES, min_size=count, max_size=count).map(b"".join)
-    rows = draw(st.lists(st.builds(Row, ids.map(str.encode), times, values), max_size=20))
+    rows = draw(st.lists(st.builds(SampleRow, ids.map(str.encode), times, values), max_size=20))
     return names, draw(LABELS), rows
 
 
 @given(batches())
 @example((["a"], [], []))
-def test_a_request_says_what_the_rows_say(batch: tuple[list[str], list[tuple[str, str]], list[Row]]) -> None:
+def test_a_request_says_what_the_rows_say(batch: tuple[list[str], list[tuple[str, str]], list[SampleRow]]) -> None:
     """After other people's decoder, bit for bit: every sample at its time, labels in order, one series for each."""
     names, labels, rows = batch
     check(rows, names, labels)

@@ -11,12 +11,12 @@ from twisted.logger import capturedLogs
 
 from orchestratord.nodes.families import BUILT_IN
 from orchestratord.nodes.store import NodeStore
-from orchestratord.remote_write.delivery import BEHIND, LANES, MOST_ROWS, MOST_WAITING, Delivery
-from orchestratord.remote_write.sample_row import ABSENT, STALE, RowFormat, row_names
-from orchestratord.remote_write.wal.log import Batch, Position
+from orchestratord.remote_write.delivery import BEHIND, MOST_ROWS, MOST_WAITING, SHARDS, Delivery
+from orchestratord.remote_write.sample_row import ABSENT, STALE, SampleRowFormat, row_names
+from orchestratord.remote_write.wal.log import Batch, Checkpoint
 from tests.fakes import NOW, body, decoder
 
-FORMAT = RowFormat(row_names(BUILT_IN))
+FORMAT = SampleRowFormat(row_names(BUILT_IN))
 DECODER = decoder(pack=FORMAT.sample)
 
 
@@ -25,8 +25,8 @@ class MemorySpool:
 
     def __init__(self) -> None:
         self.appends: list[list[bytes]] = []
-        self.start = Position(0, 0)
-        self.released: list[Position] = []
+        self.start = Checkpoint(0, 0)
+        self.released: list[Checkpoint] = []
         self.problem: str | None = None
         self.directory = "spool"
         self.calls: list[str] = []
@@ -41,15 +41,15 @@ class MemorySpool:
         """Keep rows."""
         self.appends.append(list(rows))
 
-    def read(self, start: Position, most: int) -> Batch | None:
+    def read(self, start: Checkpoint, most: int) -> Batch | None:
         """Return what one append brought."""
         assert most > 0
         if start.offset >= len(self.appends):
             return None
         found = FORMAT.rows(b"".join(self.appends[start.offset]))
-        return Batch(found, NOW, Position(0, start.offset + 1))
+        return Batch(found, NOW, Checkpoint(0, start.offset + 1))
 
-    def release(self, end: Position) -> None:
+    def release(self, end: Checkpoint) -> None:
         """Remember."""
         self.released.append(end)
 
@@ -127,7 +127,7 @@ class Scene:
         self.nodes.observers.append(self.delivery)
         self.delivery.open()
         self.delivery.startService()
-        self.turns()
+        self.limit()
 
     def _in_thread(self, work: Any) -> Any:
         return self.in_thread(work)
@@ -137,16 +137,16 @@ class Scene:
         reports = [DECODER.decode(body(node_id, timestamp=at), NOW).reports[0] for node_id in node_ids]
         self.nodes.update(reports, self.clock.seconds())
 
-    def turns(self) -> None:
+    def limit(self) -> None:
         """Let the reactor turn a few times, without time passing."""
         for _ in range(30):
             self.clock.advance(0)
 
     def wait(self, seconds: float = 0.1) -> None:
         """Let time pass."""
-        self.turns()
+        self.limit()
         self.clock.advance(seconds)
-        self.turns()
+        self.limit()
 
 
 def ids(count: int) -> list[str]:
@@ -170,10 +170,10 @@ def test_whoever_cannot_wait_for_the_turns_end_settles_at_once() -> None:
     """Nothing is spooled twice."""
     scene = Scene()
     scene.post("a")
-    scene.delivery.settle()
+    scene.delivery.flush()
     assert len(scene.spool.appends) == 1
-    scene.delivery.settle()
-    scene.turns()
+    scene.delivery.flush()
+    scene.limit()
     assert len(scene.spool.appends) == 1
 
 
@@ -182,7 +182,7 @@ def test_a_report_that_is_not_stored_is_not_delivered() -> None:
     scene = Scene()
     scene.post("a", at=NOW)
     scene.post("a", at=NOW - 10)
-    scene.turns()
+    scene.limit()
     assert [len(append) for append in scene.spool.appends] == [1]
 
 
@@ -191,7 +191,7 @@ def test_a_family_that_is_not_reported_any_more_ends() -> None:
     scene = Scene()
     for fields in ({"page_faults": 1, "fs_read_count": 2}, {"page_faults": 3}, {"page_faults": 4}):
         scene.nodes.update(DECODER.decode(body("a", **fields), NOW).reports, 0.0)
-    scene.turns()
+    scene.limit()
     rows = FORMAT.rows(b"".join(scene.spool.appends[0]))
     index = 8 * BUILT_IN.names.index("fs_read_count")
     values = [row.values[index : index + 8] for row in rows]
@@ -208,7 +208,7 @@ def test_reports_wait_for_each_other_a_tenth_of_a_second() -> None:
     assert scene.sending.sent == []
     scene.wait(0.05)
     assert sorted(scene.sending.sent) == [b"a", b"b"]
-    assert scene.spool.released[-1] == Position(0, 2)
+    assert scene.spool.released[-1] == Checkpoint(0, 2)
     assert scene.lags.reports == 2
 
 
@@ -217,14 +217,14 @@ def test_a_node_goes_always_the_same_way_one_batch_after_the_other() -> None:
     scene = Scene()
     scene.post(*ids(100))
     scene.wait()
-    assert len(scene.sending.batches) == LANES
+    assert len(scene.sending.batches) == SHARDS
     scene.post(*ids(100), at=NOW + 10)
     scene.wait()
-    assert len(scene.sending.batches) == LANES
+    assert len(scene.sending.batches) == SHARDS
     first = [names for names, _ in scene.sending.batches]
     scene.sending.end(2)
-    scene.turns()
-    assert len(scene.sending.batches) == LANES + 1
+    scene.limit()
+    assert len(scene.sending.batches) == SHARDS + 1
     assert scene.sending.batches[-1][0] == first[2]
 
 
@@ -235,19 +235,19 @@ def test_nothing_is_released_before_what_came_earlier() -> None:
     scene.wait()
     scene.post(*ids(100), at=NOW + 10)
     scene.wait()
-    for index in range(LANES - 1):
+    for index in range(SHARDS - 1):
         scene.sending.end(index)
-    scene.turns()
-    for _, done in scene.sending.batches[LANES:]:
+    scene.limit()
+    for _, done in scene.sending.batches[SHARDS:]:
         done.callback(None)
-    scene.turns()
+    scene.limit()
     assert scene.spool.released == []
-    scene.sending.end(LANES - 1)
-    scene.turns()
-    assert scene.spool.released == [Position(0, 1)]
+    scene.sending.end(SHARDS - 1)
+    scene.limit()
+    assert scene.spool.released == [Checkpoint(0, 1)]
     scene.sending.end()
-    scene.turns()
-    assert scene.spool.released == [Position(0, 1), Position(0, 2)]
+    scene.limit()
+    assert scene.spool.released == [Checkpoint(0, 1), Checkpoint(0, 2)]
 
 
 def test_a_store_that_is_away_costs_no_memory() -> None:
@@ -256,16 +256,16 @@ def test_a_store_that_is_away_costs_no_memory() -> None:
     for second in range(20):
         scene.post(*ids(1000), at=NOW + second)
         scene.wait()
-    assert len(scene.sending.batches) == LANES
+    assert len(scene.sending.batches) == SHARDS
     assert scene.delivery._waiting <= MOST_WAITING + 1000
     scene.sending.at_once = True
-    for index in range(LANES):
+    for index in range(SHARDS):
         scene.sending.end(index)
     for _ in range(10):
-        scene.turns()
+        scene.limit()
     assert len(scene.sending.sent) == 20_000
     assert max(len(names) for names, _ in scene.sending.batches) <= MOST_ROWS
-    assert scene.spool.released[-1] == Position(0, 20)
+    assert scene.spool.released[-1] == Checkpoint(0, 20)
     assert scene.delivery._waiting == 0
 
 
@@ -273,11 +273,11 @@ def test_what_an_earlier_process_left_is_delivered() -> None:
     """From where the spool says that reading begins."""
     scene = Scene(at_once=True)
     scene.spool.appends = [[FORMAT.sample("a", [None] * len(BUILT_IN), NOW)] for _ in range(3)]
-    scene.spool.start = Position(0, 1)
+    scene.spool.start = Checkpoint(0, 1)
     scene.delivery.open()
     scene.delivery._unread = True
     scene.delivery._feed()
-    scene.turns()
+    scene.limit()
     assert scene.sending.sent == [b"a", b"a"]
 
 
@@ -294,7 +294,7 @@ def test_an_error_of_ours_holds_up_no_lane() -> None:
     scene.post("a", at=NOW + 10)
     scene.wait()
     assert scene.sending.sent == [b"a", b"a"]
-    assert scene.spool.released[-1] == Position(0, 2)
+    assert scene.spool.released[-1] == Checkpoint(0, 2)
 
 
 def test_the_end_delivers_what_there_is() -> None:
@@ -304,11 +304,11 @@ def test_the_end_delivers_what_there_is() -> None:
     stopped: list[Any] = []
     ending: Any = scene.delivery.stopService()
     ending.addBoth(stopped.append)
-    scene.turns()
+    scene.limit()
     assert scene.sending.sent == [b"a"]
     assert stopped == []
     scene.sending.end()
-    scene.turns()
+    scene.limit()
     assert stopped == [None]
     assert scene.spool.calls == ["open", "close"]
     assert not scene.clock.getDelayedCalls()

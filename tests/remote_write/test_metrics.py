@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from orchestratord.remote_write.metrics import MARKER_OUTCOMES, REQUEST_OUTCOMES, DeliveryMetrics
+from orchestratord.remote_write.metrics import MARKER_OUTCOMES, REQUEST_OUTCOMES, RemoteWriteMetrics
 from tests.fakes import NOW
 from tests.promtool import promtool
 
@@ -31,7 +31,7 @@ class Delivered:
 
     def __init__(self) -> None:
         self.spool = FakeSpool()
-        self.metrics = DeliveryMetrics(self.spool, lambda: NOW, limit_bytes=LIMIT, samples_per_row=SAMPLES_PER_ROW)
+        self.metrics = RemoteWriteMetrics(self.spool, lambda: NOW, limit_bytes=LIMIT, samples_per_row=SAMPLES_PER_ROW)
         self.registry = CollectorRegistry()
         self.registry.register(self.metrics)
 

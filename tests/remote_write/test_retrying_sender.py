@@ -11,11 +11,11 @@ from twisted.logger import capturedLogs
 
 from orchestratord.remote_write.client import Reply, Verdict
 from orchestratord.remote_write.codec import Encoded
-from orchestratord.remote_write.retrying_sender import FIRST_WAIT, LONGEST_WAIT, REFUSALS_EVERY, Sender
-from orchestratord.remote_write.sample_row import Row
+from orchestratord.remote_write.retrying_sender import FIRST_WAIT, LONGEST_WAIT, REFUSALS_EVERY, RetryingSender
+from orchestratord.remote_write.sample_row import SampleRow
 
 ACCEPTED = Reply(Verdict.ACCEPTED)
-AWAY = Reply(Verdict.LATER, "answered 503: no")
+AWAY = Reply(Verdict.RETRY, "answered 503: no")
 
 
 class PlainEncoder:
@@ -80,9 +80,9 @@ class Counts:
         self.counted[what] = self.counted.get(what, 0) + samples
 
 
-def rows(count: int, first: int = 0) -> list[Row]:
+def rows(count: int, first: int = 0) -> list[SampleRow]:
     """Return rows of so many nodes."""
-    return [Row(b"n%d" % index, 1000, b"") for index in range(first, first + count)]
+    return [SampleRow(b"n%d" % index, 1000, b"") for index in range(first, first + count)]
 
 
 class Scene:
@@ -91,9 +91,9 @@ class Scene:
     def __init__(self, judge: Any = lambda _: ACCEPTED) -> None:
         self.clock, self.store, self.counts = Clock(), Store(judge), Counts()
         encoder: Any = PlainEncoder()
-        self.sender = Sender(self.clock, encoder, self.store, self.counts, random=lambda: 1.0)
+        self.sender = RetryingSender(self.clock, encoder, self.store, self.counts, random=lambda: 1.0)
 
-    def deliver(self, batch: list[Row]) -> list[Any]:
+    def deliver(self, batch: list[SampleRow]) -> list[Any]:
         """Return a list that gets a result when the batch is delivered."""
         results: list[Any] = []
         self.working = Deferred.fromCoroutine(self.sender.deliver(batch))
@@ -148,7 +148,7 @@ def test_the_wait_is_jittered() -> None:
 
 def test_a_store_is_left_alone_for_as_long_as_it_asks() -> None:
     """Retry-After."""
-    scene = Scene(lambda _: Reply(Verdict.LATER, "answered 429", 30.0))
+    scene = Scene(lambda _: Reply(Verdict.RETRY, "answered 429", 30.0))
     scene.deliver(rows(1))
     (call,) = scene.clock.getDelayedCalls()
     assert call.getTime() == 30.0
@@ -205,7 +205,7 @@ def test_it_can_be_cancelled_while_it_waits() -> None:
 def test_why_nothing_gets_there() -> None:
     """Told while the store is away or refuses everything, not for the sake of one bad report."""
     bad = Reply(Verdict.REFUSED, "answered 400: bad")
-    replies = [AWAY, ACCEPTED, Reply(Verdict.LATER, "answered 404: no such path"), bad]
+    replies = [AWAY, ACCEPTED, Reply(Verdict.RETRY, "answered 404: no such path"), bad]
     scene = Scene(lambda _: replies.pop(0))
     assert scene.sender.trouble is None
     scene.deliver(rows(1))

@@ -9,24 +9,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestratord.nodes.families import BUILT_IN
-from orchestratord.remote_write.sample_row import ABSENT, LAST_REPORT, STALE, Row, RowFormat, row_names
+from orchestratord.remote_write.sample_row import ABSENT, LAST_REPORT, STALE, SampleRow, SampleRowFormat, row_names
 from tests.fakes import FAMILIES, NOW, report
 
 if TYPE_CHECKING:
     from orchestratord.nodes.report import NodeReport
 
 NAMES = row_names(BUILT_IN)
-FORMAT = RowFormat(NAMES)
+FORMAT = SampleRowFormat(NAMES)
 
 ROWS = st.builds(
-    Row,
+    SampleRow,
     node_id=st.binary(min_size=1, max_size=253),
     timestamp=st.integers(0, 2**47),
     values=st.binary(min_size=8 * len(NAMES), max_size=8 * len(NAMES)),
 )
 
 
-def row(given: NodeReport) -> Row:
+def row(given: NodeReport) -> SampleRow:
     """Return the one row of a report, read back."""
     at = given.received_at if given.timestamp is None else given.timestamp
     (found,) = FORMAT.rows(FORMAT.sample(given.node_id, given.values, at))
@@ -69,13 +69,13 @@ def test_markers_are_not_numbers_of_ours() -> None:
 
 
 @given(st.lists(ROWS, max_size=20))
-def test_what_is_written_is_read(rows: list[Row]) -> None:
+def test_what_is_written_is_read(rows: list[SampleRow]) -> None:
     """Byte for byte: signalling NaNs too."""
     assert FORMAT.rows(b"".join(map(FORMAT.row, rows))) == rows
 
 
 @given(st.lists(ROWS, min_size=1, max_size=4), st.data())
-def test_a_torn_payload_is_refused(rows: list[Row], data: st.DataObject) -> None:
+def test_a_torn_payload_is_refused(rows: list[SampleRow], data: st.DataObject) -> None:
     """Wherever it is cut, but between two rows."""
     written = [FORMAT.row(row) for row in rows]
     whole = b"".join(written)

@@ -11,8 +11,8 @@ from twisted.internet.task import Clock
 
 from orchestratord.remote_write.client import Reply, Verdict
 from orchestratord.remote_write.codec import Encoded
-from orchestratord.remote_write.retrying_sender import Sender
-from orchestratord.remote_write.sample_row import Row
+from orchestratord.remote_write.retrying_sender import RetryingSender
+from orchestratord.remote_write.sample_row import SampleRow
 from orchestratord.remote_write.sifting import MOST_SUSPECTS, Sieve, oldest_of_each
 from tests.remote_write.test_retrying_sender import ACCEPTED, AWAY, Counts
 
@@ -82,9 +82,9 @@ class Scene:
     def __init__(self, store: Any) -> None:
         self.store, self.clock, self.counts = store, Clock(), Counts()
         encoder: Any = Encoder()
-        self.sender = Sender(self.clock, encoder, store, self.counts, random=lambda: 1.0)
+        self.sender = RetryingSender(self.clock, encoder, store, self.counts, random=lambda: 1.0)
 
-    def deliver(self, rows: list[Row]) -> int:
+    def deliver(self, rows: list[SampleRow]) -> int:
         """Deliver a batch, and return how many requests it took."""
         before = self.store.requests
         results: list[Any] = []
@@ -98,9 +98,9 @@ class Scene:
         return self.counts.counted.get("dropped", 0) // 9
 
 
-def fleet(at: int, behind: int, count: int = 500) -> list[Row]:
+def fleet(at: int, behind: int, count: int = 500) -> list[SampleRow]:
     """Return a row of each node within 10 s, every third of them so far behind, in the order of a random arrival."""
-    rows = [Row(b"n%d" % n, at + 20 * n - (behind if n % 3 == 0 else 0), b"") for n in range(count)]
+    rows = [SampleRow(b"n%d" % n, at + 20 * n - (behind if n % 3 == 0 else 0), b"") for n in range(count)]
     Random(count).shuffle(rows)
     return rows
 
@@ -146,7 +146,9 @@ def test_clocks_that_were_set_back() -> None:
 def test_a_backlog_of_few_nodes_of_which_a_part_is_too_old() -> None:
     """No newer row of a node is delivered before an older one that is good: none of these would be taken any more."""
     scene = Scene(Head())
-    rows = [Row(b"n%d" % node, NOW - 2 * HOUR + 60_000 * minute, b"") for minute in range(120) for node in range(4)]
+    rows = [
+        SampleRow(b"n%d" % node, NOW - 2 * HOUR + 60_000 * minute, b"") for minute in range(120) for node in range(4)
+    ]
     scene.deliver(rows)
     good = {(row.node_id, row.timestamp) for row in rows if row.timestamp >= NOW - HOUR}
     assert scene.store.samples == good
@@ -168,7 +170,7 @@ def test_whatever_is_wrong_is_found() -> None:
             for _ in range(200):
                 at += 50
                 behind = random.choices((0, HOUR // 3, 3 * HOUR), (8, random.choice((0, 1)), random.choice((0, 4))))[0]
-                rows.append(Row(b"n%d" % random.randrange(nodes), at - behind, b""))
+                rows.append(SampleRow(b"n%d" % random.randrange(nodes), at - behind, b""))
             scene.deliver(rows)
             for row in sorted(rows, key=lambda row: row.timestamp):
                 alone._judge(b"%b@%d" % (row.node_id, row.timestamp))
@@ -180,11 +182,11 @@ def test_looking_leaves_room_for_other_work() -> None:
     """However many batches are looked through, one such request is under way, and there is a pause after each."""
     store = Head()
     scene = Scene(store)
-    scene.deliver([Row(b"n%d" % node, NOW + 1, b"") for node in range(80)])
+    scene.deliver([SampleRow(b"n%d" % node, NOW + 1, b"") for node in range(80)])
     store.clock, store.requests = scene.clock, 0
     results: list[Any] = []
-    for lane in range(4):
-        rows = [Row(b"n%d" % node, NOW, b"") for node in range(20 * lane, 20 * lane + 20)]
+    for shard in range(4):
+        rows = [SampleRow(b"n%d" % node, NOW, b"") for node in range(20 * shard, 20 * shard + 20)]
         Deferred.fromCoroutine(scene.sender.deliver(rows)).addBoth(results.append)
     scene.clock.advance(0.002)
     store.most_under_way = 0
@@ -213,24 +215,24 @@ def test_a_store_that_was_away_may_have_another_limit() -> None:
     store: Any = Store()
     scene = Scene(store)
     store.requests = 0
-    scene.deliver([Row(b"a", 1000, b"")])
-    scene.deliver([Row(b"b", 900, b"")])
+    scene.deliver([SampleRow(b"a", 1000, b"")])
+    scene.deliver([SampleRow(b"b", 900, b"")])
     assert scene.dropped == 2
-    Deferred.fromCoroutine(scene.sender.deliver([Row(b"c", 2000, b"")]))
+    Deferred.fromCoroutine(scene.sender.deliver([SampleRow(b"c", 2000, b"")]))
     scene.clock.advance(1)
-    scene.deliver([Row(b"d", 800, b"")])
+    scene.deliver([SampleRow(b"d", 800, b"")])
     assert asked == [b"a@1000", b"c@2000", b"c@2000", b"d@800"]
 
 
 def test_the_oldest_of_each() -> None:
     """By their times, whatever the order of their arrival."""
-    rows = [Row(b"a", 5, b""), Row(b"b", 4, b""), Row(b"a", 3, b""), Row(b"c", 9, b"")]
-    assert oldest_of_each(rows, 9) == [Row(b"a", 3, b""), Row(b"b", 4, b"")]
+    rows = [SampleRow(b"a", 5, b""), SampleRow(b"b", 4, b""), SampleRow(b"a", 3, b""), SampleRow(b"c", 9, b"")]
+    assert oldest_of_each(rows, 9) == [SampleRow(b"a", 3, b""), SampleRow(b"b", 4, b"")]
 
 
 def test_suspects_are_bounded() -> None:
     """The oldest are forgotten."""
     sieve = Sieve()
-    sieve.refused([Row(b"%d" % number, 1, b"") for number in range(MOST_SUSPECTS + 2)])
-    _, suspects = sieve.part([Row(b"%d" % number, 2, b"") for number in (0, 1, 2, MOST_SUSPECTS)])
+    sieve.refused([SampleRow(b"%d" % number, 1, b"") for number in range(MOST_SUSPECTS + 2)])
+    _, suspects = sieve.part([SampleRow(b"%d" % number, 2, b"") for number in (0, 1, 2, MOST_SUSPECTS)])
     assert [row.node_id for row in suspects] == [b"2", b"%d" % MOST_SUSPECTS]

@@ -13,15 +13,15 @@ from orchestratord.errors import QueryTimeout
 from orchestratord.nodes.directory import Known
 from orchestratord.nodes.families import BUILT_IN
 from orchestratord.nodes.store import NodeStore
-from orchestratord.remote_write.sample_row import ABSENT, LAST_REPORT, STALE, RowFormat, row_names
-from orchestratord.remote_write.staleness import ASK_AGAIN, LATE, LEAST_SEARCH_EVERY, MOST_AGAIN, QUIET, Endings
+from orchestratord.remote_write.sample_row import ABSENT, LAST_REPORT, STALE, SampleRowFormat, row_names
+from orchestratord.remote_write.staleness import ASK_AGAIN, LATE, LEAST_SEARCH_EVERY, MOST_AGAIN, QUIET, StaleMarkers
 from tests.fakes import NOW, report
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 NAMES = row_names(BUILT_IN)
-FORMAT = RowFormat(NAMES)
+FORMAT = SampleRowFormat(NAMES)
 EVERY_NAME = frozenset(NAMES)
 
 
@@ -100,7 +100,7 @@ class Scene:
         self.clock, self.store, self.outbox = Clock(), Store(), Outbox()
         self.counted: Counter[str] = Counter()
         self.nodes = NodeStore(stale_after=60, max_nodes=1000)
-        self.endings = Endings(
+        self.stale_markers = StaleMarkers(
             self.clock,
             self.nodes,
             self.store,
@@ -110,8 +110,8 @@ class Scene:
             clocks=Clocks(self.clock),
             marked=self._marked,
         )
-        self.nodes.observers.append(self.endings)
-        self.endings.startService()
+        self.nodes.observers.append(self.stale_markers)
+        self.stale_markers.startService()
 
     def _marked(self, outcome: str, count: int) -> None:
         self.counted[outcome] += count
@@ -441,7 +441,7 @@ def test_a_node_whose_clock_is_behind_is_not_ended() -> None:
 def forget(scene: Scene, node_id: str) -> Any:
     """Return what `forget` returns."""
     results: list[Any] = []
-    Deferred.fromCoroutine(scene.endings.forget(node_id)).addBoth(results.append)
+    Deferred.fromCoroutine(scene.stale_markers.forget(node_id)).addBoth(results.append)
     return results[0]
 
 
@@ -468,7 +468,7 @@ def test_a_report_that_comes_while_a_node_is_being_forgotten_is_forgotten_too() 
         return found
 
     scene.store.known = slow  # type: ignore[method-assign]
-    forgetting = Deferred.fromCoroutine(scene.endings.forget("a"))
+    forgetting = Deferred.fromCoroutine(scene.stale_markers.forget("a"))
     scene.post("a", NOW + 10)
     answered.callback(None)
     assert forgetting.result is True
@@ -516,5 +516,5 @@ def test_an_error_of_ours_does_not_end_the_looks() -> None:
 def test_the_end_of_the_daemon_ends_the_looks() -> None:
     """Nothing is left behind."""
     scene = Scene()
-    scene.endings.stopService()
+    scene.stale_markers.stopService()
     assert not scene.clock.getDelayedCalls()

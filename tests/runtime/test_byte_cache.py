@@ -9,13 +9,13 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from orchestratord.nodes.families import BUILT_IN
-from orchestratord.promql.coalescing import Coalescing
-from orchestratord.promql.memory import LatestFromMemory
+from orchestratord.promql.coalescing import CoalescingClient
+from orchestratord.promql.memory import MemoryClient
 from orchestratord.promql.params import Query, passed_through
 from orchestratord.promql.upstreams import Answer
-from orchestratord.runtime.byte_cache import Kept
-from orchestratord.runtime.memory_budget import Room
-from orchestratord.runtime.time_slices import Slices
+from orchestratord.runtime.byte_cache import ByteCache
+from orchestratord.runtime.memory_budget import MemoryBudget
+from orchestratord.runtime.time_slices import TimeSlices
 from orchestratord.web.api.queries import Queries
 from tests.fakes import FakeClocks, FakeUpstreams
 from tests.promql.test_memory import Setup
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
-def kept(limit: int) -> Kept[str, str]:
+def kept(limit: int) -> ByteCache[str, str]:
     """Return a cache in which each character of a value counts a byte."""
-    return Kept(limit, lambda _, value: len(value))
+    return ByteCache(limit, lambda _, value: len(value))
 
 
 def test_the_one_that_nobody_asked_for_longest_goes_first() -> None:
@@ -80,7 +80,7 @@ def answers() -> tuple[Any, Callable[[str], object]]:
     """Return the cache of answers, and what fills it."""
     setup = Setup("never")
     upstreams = FakeUpstreams()
-    client = Coalescing(setup.clock, upstreams, query_timeout=10, cache_seconds=60, cache_bytes=10_000_000)
+    client = CoalescingClient(setup.clock, upstreams, query_timeout=10, cache_seconds=60, cache_bytes=10_000_000)
 
     def ask(text: str) -> object:
         upstreams.answer = Answer(200, b"application/json", text.encode())
@@ -137,14 +137,14 @@ def test_each_cache_counts_all_that_it_holds(
 
 def test_a_compiled_expression_counts_what_its_library_may_take() -> None:
     """A quarter of a megabyte, whatever the length of the query: at most 127 are remembered."""
-    client = LatestFromMemory(
-        Slices(Setup("never").clock),
+    client = MemoryClient(
+        TimeSlices(Setup("never").clock),
         FakeUpstreams(),
         Setup("never").nodes,
         BUILT_IN,
         clocks=FakeClocks(),
         mode="always",
-        room=Room(1000),
+        budget=MemoryBudget(1000),
     )
     for number in range(400):
         client.at_once(Query("/api/v1/query", (("query", f'page_faults{{node_id=~"n{number}.*"}}'),)))

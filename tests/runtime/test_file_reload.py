@@ -13,10 +13,10 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from orchestratord.runtime.file_reload import (
     LOOK_SECONDS,
     MAX_FILE_BYTES,
+    FileReloader,
     FilesError,
-    FileWatch,
-    Watched,
-    WatchedFile,
+    Reloaded,
+    ReloadedFile,
     WrongFile,
     look_again,
 )
@@ -48,7 +48,7 @@ class Files:
         self.one.write_text("1")
         self.two.write_text("2")
         self.read: list[str] = []
-        self.watched = Watched(
+        self.watched = Reloaded(
             self.clock.seconds, {"--one": self.one, "--two": self.two}, parse, changed=self.read.append
         )
 
@@ -92,7 +92,7 @@ def test_links_are_followed(tmp_path: Path) -> None:
     (tmp_path / "..data").symlink_to("first")
     (tmp_path / "token").symlink_to("..data/token")
     clock = Clock()
-    watched = Watched(clock.seconds, {"--token": tmp_path / "token"}, parse)
+    watched = Reloaded(clock.seconds, {"--token": tmp_path / "token"}, parse)
     (tmp_path / "..tmp").symlink_to("second")
     (tmp_path / "..tmp").replace(tmp_path / "..data")
     clock.advance(LOOK_SECONDS)
@@ -139,7 +139,7 @@ def test_files_that_are_wrong_at_the_start(tmp_path: Path) -> None:
 
     def said() -> str:
         with pytest.raises(FilesError) as raised:
-            Watched(Clock().seconds, {"--one": file}, parse)
+            Reloaded(Clock().seconds, {"--one": file}, parse)
         return str(raised.value)
 
     assert said() == f"--one: '{file}' cannot be read: No such file or directory"
@@ -160,10 +160,10 @@ class Watching:
 
     def __init__(self, path: Path) -> None:
         self.clock = Clock()
-        self.file = WatchedFile(self.clock.seconds, "--token-file query", path, parse_tokens)
+        self.file = ReloadedFile(self.clock.seconds, "--token-file query", path, parse_tokens)
         self.changes = 0
         self.broken = False
-        self.watch = FileWatch(self.clock, [(self.file, self.changed)])
+        self.watch = FileReloader(self.clock, [(self.file, self.changed)])
         self.watch.startService()
 
     def changed(self) -> None:
@@ -256,8 +256,8 @@ def test_it_stops(path: Path) -> None:
     watching = Watching(path)
     watching.watch.stopService()
     assert watching.clock.getDelayedCalls() == []
-    idle: Sequence[tuple[WatchedFile[object], object]] = ()
-    FileWatch(watching.clock, idle).startService()  # type: ignore[arg-type]  # nothing in it
+    idle: Sequence[tuple[ReloadedFile[object], object]] = ()
+    FileReloader(watching.clock, idle).startService()  # type: ignore[arg-type]  # nothing in it
     assert watching.clock.getDelayedCalls() == []
 
 
@@ -265,5 +265,5 @@ def test_what_is_wrong_with_one_file_is_told_by_its_option(path: Path) -> None:
     """At the start, in one line, by what the reading of its bytes has said."""
     path.write_bytes(b"")
     with pytest.raises(FilesError) as raised:
-        WatchedFile(Clock().seconds, "--token-file query", path, parse_tokens)
+        ReloadedFile(Clock().seconds, "--token-file query", path, parse_tokens)
     assert str(raised.value) == f"--token-file query: {str(path)!r} holds no token"

@@ -8,7 +8,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
 from orchestratord.errors import Busy
-from orchestratord.runtime.single_flight import Recent
+from orchestratord.runtime.single_flight import SingleFlight
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
@@ -19,7 +19,7 @@ class Setup:
 
     def __init__(self) -> None:
         self.clock = Clock()
-        self.recent: Recent[str] = Recent(self.clock, 2.0, most=2, kept=3)
+        self.recent: SingleFlight[str] = SingleFlight(self.clock, 2.0, most=2, kept=3)
         self.begun: list[Deferred[str]] = []
 
     def ask(self, key: str = "a") -> Deferred[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
-from orchestratord.runtime.time_slices import TURN_SECONDS, Slices
+from orchestratord.runtime.time_slices import TURN_SECONDS, TimeSlices
 from tests.wire import turn
 
 
@@ -16,7 +16,7 @@ class Work:
         self.takes = takes
         self.clock = Clock()
         self.seconds = 0.0
-        self.slices = Slices(self.clock, lambda: self.seconds)
+        self.slices = TimeSlices(self.clock, lambda: self.seconds)
         self.done: list[int] = []
         self.running = [Deferred.fromCoroutine(self._work(number, slices)) for number in range(count)]
 

@@ -12,7 +12,7 @@ from orchestratord.config.settings import load
 from orchestratord.errors import Fault
 from orchestratord.runtime.file_reload import FilesError
 from orchestratord.security.gate import Role, Rule
-from orchestratord.security.gate_service import Keyring
+from orchestratord.security.gate_service import GateService
 from tests.fakes import NOW
 from tests.tokens import AUDIENCE, ISSUER, claims, jwk, key_set, rsa_key, signed
 
@@ -28,18 +28,18 @@ class Made:
     def __init__(self, **flags: Any) -> None:
         self.clock = Clock()
         settings = load({name.replace("_", "-"): value for name, value in flags.items()}, {"HOME": "/h"})
-        self.keyring = Keyring(self.clock, settings, lambda: NOW)
+        self.gate_service = GateService(self.clock, settings, lambda: NOW)
 
     def start(self) -> str:
         """Start it; return what it logs."""
         with capturedLogs() as logs:
-            self.keyring.startService()
+            self.gate_service.startService()
         return "\n".join(formatEvent(event) for event in logs)
 
     def lets_in(self, role: Role, token: str) -> bool:
         """Return whether a token opens a role."""
         try:
-            self.keyring.gate.admit(Rule("/x", role), f"Bearer {token}".encode())
+            self.gate_service.gate.admit(Rule("/x", role), f"Bearer {token}".encode())
         except Fault:
             return False
         return True
@@ -61,9 +61,9 @@ def test_a_role_may_have_several_files(files: Path) -> None:
     (files / "one").write_text("token-number-four-4")
     made.clock.advance(1)
     assert [made.lets_in(Role.QUERY, token) for token in (ONE, TWO, "token-number-four-4")] == [False, True, True]
-    assert made.keyring.tokens(Role.QUERY) == [b"token-number-four-4", TWO.encode()]
-    assert made.keyring.path(Role.QUERY) == files / "one"
-    assert made.keyring.path(Role.REPORT) is None
+    assert made.gate_service.tokens(Role.QUERY) == [b"token-number-four-4", TWO.encode()]
+    assert made.gate_service.path(Role.QUERY) == files / "one"
+    assert made.gate_service.path(Role.REPORT) is None
 
 
 def test_the_start_says_which_roles_are_open(files: Path) -> None:
@@ -80,7 +80,7 @@ def test_who_follows_a_role_is_told(files: Path) -> None:
     made = Made(token_file=[f"scrape={files}/one", f"admin={files}/two"])
     made.start()
     told: list[list[bytes]] = []
-    made.keyring.follow(Role.SCRAPE, lambda: told.append(made.keyring.tokens(Role.SCRAPE)))
+    made.gate_service.follow(Role.SCRAPE, lambda: told.append(made.gate_service.tokens(Role.SCRAPE)))
     (files / "two").write_text(THREE)
     made.clock.advance(1)
     (files / "one").write_text(THREE)
@@ -141,7 +141,7 @@ def test_keys_of_a_file_are_followed(files: Path) -> None:
 def test_what_is_logged_has_no_token(files: Path, text: str) -> None:
     """Wherever in a URL a client has put it."""
     made = Made(token_file=[f"query={files}/one", f"admin={files}/three"])
-    shown = made.keyring.redacted(text.encode()).decode()
+    shown = made.gate_service.redacted(text.encode()).decode()
     assert "[token]" in shown
     assert not any(token in shown for token in (ONE, "nobody-knows-this-one", "three", "eyJ"))
 
@@ -149,4 +149,4 @@ def test_what_is_logged_has_no_token(files: Path, text: str) -> None:
 def test_what_is_no_token_is_logged_as_it_is() -> None:
     """A log without queries is of no use."""
     text = b"/api/v1/query?query=sum(max_over_time(page_faults[5m]))&time=1795424400"
-    assert Made().keyring.redacted(text) == text
+    assert Made().gate_service.redacted(text) == text

@@ -19,7 +19,7 @@ from orchestratord.security.jwks import (
     FETCH_SECONDS,
     MAX_KEY_SET,
     REFRESH_EVERY,
-    UrlKeys,
+    KeySource,
 )
 from tests.peers import jwks_refusal
 from tests.tokens import jwk, key_set
@@ -59,7 +59,7 @@ class Fetching:
         self.sent: list[Headers] = []
         self.keys: list[dict[str, Any]] = []
         self.tokens = [b"first", b"second"]
-        self.source = UrlKeys(
+        self.source = KeySource(
             self.clock, URL, use=self.keys.append, agent=self, token=lambda: self.tokens[len(self.sent) % 2]
         )
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestratord.errors import Forbidden, KeysPending, Unauthorized
-from orchestratord.security.jwt import LEEWAY, NodeTokens, parse_keys
+from orchestratord.security.jwt import LEEWAY, NodeTokenVerifier, parse_keys
 from tests.fakes import NOW
 from tests.tokens import AUDIENCE, ISSUER, claims, ec_key, jwk, key_set, rsa_key, signed
 
@@ -24,7 +24,7 @@ class Verifying:
 
     def __init__(self, *keys: dict[str, Any], max_remembered: int = 10) -> None:
         self.now = NOW
-        self.tokens = NodeTokens(ISSUER, AUDIENCE, time=lambda: self.now, max_remembered=max_remembered)
+        self.tokens = NodeTokenVerifier(ISSUER, AUDIENCE, time=lambda: self.now, max_remembered=max_remembered)
         self.tokens.use(parse_keys(key_set(*(keys or (jwk("k1"),)))))
 
     def node(self, token: str) -> str:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tests.soak.account import Account
     from tests.soak.field import Field
     from tests.soak.plan import Plan
-    from tests.soak.reports import Sender
+    from tests.soak.reports import RetryingSender
 
 _NO_QUERIES = frozenset({Service.QUERIES})
 
@@ -26,7 +26,7 @@ class World:
     plan: Plan
     field: Field
     account: Account
-    sender: Sender
+    sender: RetryingSender
 
 
 class Fault:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from tests.soak.ledger import Report
     from tests.soak.plan import Plan
-    from tests.soak.reports import Sender
+    from tests.soak.reports import RetryingSender
 
 #: Of the nodes: these keep their connections, these report through relays; the others connect for every report.
 _KEPT, _RELAYED = 0.25, 0.15
@@ -25,10 +25,10 @@ _INVALID, _FORGOTTEN, _LATE = 0.01, 0.003, 0.05
 _SILENT = 0.002
 
 
-class Fleet:
+class NodeDirectory:
     """All nodes. Half of them say in their reports what time it is."""
 
-    def __init__(self, plan: Plan, port: int, sender: Sender) -> None:
+    def __init__(self, plan: Plan, port: int, sender: RetryingSender) -> None:
         self._plan = plan
         self._port = port
         self._sender = sender

@@ -106,7 +106,7 @@ class WrongRequests(Flood):
         await self.demand_all(self._demands, 200)
 
 
-class Readers(Flood):
+class SlowReaders(Flood):
     """A crowd that wants the largest answer there is, again and again: all are served, or told to come again."""
 
     kind = "a crowd of readers"
@@ -119,4 +119,4 @@ class Readers(Flood):
                 group.create_task(self.demand_all([(payloads.get("/nodes?details=true"), 200)], 10, also=503))
 
 
-FLOODS: tuple[type[Flood], ...] = (LongBodies, GzipBombs, WrongRequests, Readers)
+FLOODS: tuple[type[Flood], ...] = (LongBodies, GzipBombs, WrongRequests, SlowReaders)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PATIENCE = 30.0
 
 
-class Sender:
+class RetryingSender:
     """Sends reports over connections that it is given."""
 
     def __init__(self, ledger: Ledger, account: Account) -> None:

@@ -14,14 +14,14 @@ from tests.benchmarks.servers import free_port
 from tests.soak.account import Account
 from tests.soak.faults import BREAKAGES, RESTARTS, Fault, World, happen
 from tests.soak.field import Field, Size
-from tests.soak.fleet import Fleet
+from tests.soak.fleet import NodeDirectory
 from tests.soak.floods import FLOODS
 from tests.soak.hostile import VISITORS
 from tests.soak.ledger import Ledger
 from tests.soak.looks import Looks
 from tests.soak.plan import schedule
 from tests.soak.relay import Relay
-from tests.soak.reports import Sender
+from tests.soak.reports import RetryingSender
 from tests.soak.schedulers import Schedulers
 from tests.soak.suspensions import NOTHING_WORKS, Service
 
@@ -76,14 +76,14 @@ class Soak:
             self._say(f"seed {self._plan.seed}; snapshots: {field.snapshot_every or 'none'}")
             await field.start_daemon()
             await field.start_prometheus()
-            sender = Sender(self._ledger, self._account)
+            sender = RetryingSender(self._ledger, self._account)
             schedulers = Schedulers(self._plan, field.port, self._ledger, self._account)
             looks = Looks(self._plan, field.port, self._ledger, self._account)
-            fleet = Fleet(self._plan, field.port, sender)
+            fleet = NodeDirectory(self._plan, field.port, sender)
             world = World(self._plan, field, self._account, sender)
             async with asyncio.TaskGroup() as group:
                 running = [group.create_task(fleet.run())]
-                await self._settle()
+                await self._flush()
                 works = (schedulers.run, looks.nodes, looks.tables, self._stalls)
                 running += [group.create_task(work()) for work in works]
                 first, start, end, watched = await self._faults(world, schedulers)
@@ -128,12 +128,12 @@ class Soak:
             await self._happen(world, others, "once", rounds=1)
         else:
             await self._happen(world, (*RESTARTS, *others), "all", rounds=1)
-        await self._settle()
+        await self._flush()
         began = time.monotonic()
         start = await self._measure(world.field)
         if plan.whole:
             await self._happen(world, others, "watched", until=over)
-            await self._settle()
+            await self._flush()
         end = await self._measure(world.field)
         return first, start, end, time.monotonic() - began
 
@@ -152,7 +152,7 @@ class Soak:
             size = world.field.size()
             self._say(f"  the daemon takes {size.resident / 1e6:.1f} MB and {size.descriptors} descriptors")
 
-    async def _settle(self) -> None:
+    async def _flush(self) -> None:
         """Let every node report twice."""
         await asyncio.sleep(2 * self._plan.interval)
 

@@ -27,7 +27,7 @@ _POSITION = struct.Struct("<8sQQI")
 _POSITION_MAGIC = b"spooled\n"
 
 
-class Position(NamedTuple):
+class Checkpoint(NamedTuple):
     """A place in the spool; of two, the greater comes later."""
 
     segment: int
@@ -43,7 +43,7 @@ class FoundSegment(NamedTuple):
     begin: int
 
 
-class Found(NamedTuple):
+class FoundLog(NamedTuple):
     """What lies in the directory: segments in order, how many more are lost, and a number above all that were used."""
 
     segments: list[FoundSegment]
@@ -51,7 +51,7 @@ class Found(NamedTuple):
     free: int
 
 
-class SpoolFiles:
+class LogDirectory:
     """Segments `<number>` and the file `position` in a directory, which need not be there yet.
 
     Every method may block for as long as the disk does, and raise OSError. `create`, `open` and `note` may be called
@@ -76,7 +76,7 @@ class SpoolFiles:
             self._position = None
         self._lock.release()
 
-    def find(self) -> Found:
+    def find(self) -> FoundLog:
         """Look at all that is there; what cannot be read is set aside as `<number>.bad`, and counted as lost.
 
         So is a number that is missing between two that are there.
@@ -98,9 +98,9 @@ class SpoolFiles:
             else:
                 lost += bool(segments) and segments[-1].number + 1 < number
                 segments.append(segment)
-        return Found(segments, lost, highest + 1)
+        return FoundLog(segments, lost, highest + 1)
 
-    def position(self) -> Position | None:
+    def checkpoint(self) -> Checkpoint | None:
         """Return what was noted last; None if nothing was, or it is damaged."""
         if self._position is None:
             return None
@@ -110,12 +110,12 @@ class SpoolFiles:
         magic, segment, offset, checksum = _POSITION.unpack(data)
         if magic != _POSITION_MAGIC or crc32(data[:-4]) != checksum or segment >= _MAX_NUMBER:
             return None
-        return Position(segment, offset)
+        return Checkpoint(segment, offset)
 
-    def note(self, position: Position) -> None:
+    def write_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Note that all before a position has been accepted; nothing is done where the directory is not ours."""
         if self._position is not None:
-            data = _POSITION.pack(_POSITION_MAGIC, *position, 0)[:-4]
+            data = _POSITION.pack(_POSITION_MAGIC, *checkpoint, 0)[:-4]
             os.pwrite(self._position, data + crc32(data).to_bytes(4, "little"), 0)
 
     def create(self, number: int) -> int:

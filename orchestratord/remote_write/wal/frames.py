@@ -13,12 +13,12 @@ from zlib import crc32
 
 import msgspec
 
-from orchestratord.remote_write.sample_row import ABSENT, RowFormat
+from orchestratord.remote_write.sample_row import ABSENT, SampleRowFormat
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from orchestratord.remote_write.sample_row import Row
+    from orchestratord.remote_write.sample_row import SampleRow
 
 VERSION = 1
 
@@ -67,13 +67,13 @@ class Content:
     """
 
     def __init__(self, written: Sequence[str], names: Sequence[str]) -> None:
-        self._format = RowFormat(written)
+        self._format = SampleRowFormat(written)
         self._order: list[int | None] | None = None
         if tuple(written) != tuple(names):
             where = {name: 8 * index for index, name in enumerate(written)}
             self._order = [where.get(name) for name in names]
 
-    def rows(self, payload: bytes) -> list[Row]:
+    def rows(self, payload: bytes) -> list[SampleRow]:
         """Return the rows of a payload; ValueError if they are none."""
         rows = self._format.rows(payload)
         order = self._order

@@ -15,7 +15,7 @@ from contextlib import suppress
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from orchestratord.remote_write.wal.directory import PASSING, Position, SpoolFiles
+from orchestratord.remote_write.wal.directory import PASSING, Checkpoint, LogDirectory
 from orchestratord.remote_write.wal.frames import FRAME_BYTES, Content, frames, head, resume, scan
 from orchestratord.remote_write.wal.segments import Batch, Segment, Segments
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 #: In the class itself the name is that of its size.
 _Bytes = bytes
 
-__all__ = ["Batch", "Position", "Spool"]
+__all__ = ["Batch", "Checkpoint", "WriteAheadLog"]
 
 #: Bytes that are read at a time: so many for each row asked for, within these bounds.
 _ROW_BYTES = 128
@@ -34,7 +34,7 @@ _LEAST_READ = 4096
 _MOST_READ = 1 << 20
 
 
-class Spool:
+class WriteAheadLog:
     """Takes rows, and gives them back in their order until they are released; `names` are those of their values.
 
     It has at most `max_bytes`, of which `held_bytes` in memory; above that the oldest segments are dropped. On the disk
@@ -56,7 +56,7 @@ class Spool:
         held_bytes: int = 64 << 20,
     ) -> None:
         self.directory = directory
-        self._files = SpoolFiles(directory)
+        self._files = LogDirectory(directory)
         self._names = tuple(names)
         self._head = head(self._names)
         self._content = Content(self._names, self._names)
@@ -71,9 +71,9 @@ class Spool:
         self._entered = self._closed = False
         #: There are files whose names are not synced.
         self._new_names = False
-        self._oldest: tuple[Position, int, float] | None = None
+        self._oldest: tuple[Checkpoint, int, float] | None = None
         #: The first position that is not released: where reading begins after a restart.
-        self.start = Position(0, 0)
+        self.start = Checkpoint(0, 0)
         #: How often the disk has refused.
         self.failures = 0
         #: Rows or frames lost to damage.
@@ -122,7 +122,7 @@ class Spool:
             self._write_in_pieces(frames(rows, round(self._now() * 1000), self._frame_bytes))
             self._segments.bound()
 
-    def read(self, start: Position, most: int) -> Batch | None:
+    def read(self, start: Checkpoint, most: int) -> Batch | None:
         """Return about `most` rows from `start` on, whole frames and at least one; None if there is nothing (yet).
 
         Where `start` has been dropped, the first that are there are returned.
@@ -130,7 +130,7 @@ class Spool:
         with self._lock:
             return self._read(start, most)
 
-    def release(self, end: Position) -> None:
+    def release(self, end: Checkpoint) -> None:
         """Give up all before `end`: it has been accepted."""
         with self._lock:
             if end <= self._segments.released:
@@ -138,7 +138,7 @@ class Spool:
             self._segments.release(end)
             if self._entered:
                 try:
-                    self._files.note(end)
+                    self._files.write_checkpoint(end)
                 except OSError as error:
                     self._failed(error)
 
@@ -228,7 +228,7 @@ class Spool:
         self.failures += 1
         self.problem = error.strerror or str(error)
 
-    def _read(self, start: Position, most: int) -> Batch | None:
+    def _read(self, start: Checkpoint, most: int) -> Batch | None:
         for segment in self._segments.after(start.segment):
             offset = max(segment.begin, start.offset) if segment.number == start.segment else segment.begin
             if offset < segment.size:
@@ -256,7 +256,7 @@ class Spool:
                 wanted = found.missing
                 continue
             if found.size:
-                end = Position(segment.number, offset + found.size)
+                end = Checkpoint(segment.number, offset + found.size)
                 with suppress(ValueError):
                     return Batch(segment.content.rows(found.payload), found.written / 1000, end)
             self._damaged(segment, offset)
@@ -287,19 +287,19 @@ class Spool:
         """
         self._files.acquire()
         found = self._files.find()
-        position = self._files.position() or Position(0, 0)
+        checkpoint = self._files.checkpoint() or Checkpoint(0, 0)
         with self._lock:
             segments = self._segments
-            segments.next = max(segments.next, found.free, position.segment + 1)
+            segments.next = max(segments.next, found.free, checkpoint.segment + 1)
             if late:
                 segments.seal()
             else:
-                segments.released = position
+                segments.released = checkpoint
             adopted: list[Segment] = []
             for number, size, names, begin in found.segments:
                 content = self._content if names == self._names else Content(names, self._names)
                 segment = Segment(number, begin, size, content, None)
-                if Position(number, size) <= position:
+                if Checkpoint(number, size) <= checkpoint:
                     segments.gone.append((segment, None))
                     continue
                 if late:
@@ -320,7 +320,7 @@ class Spool:
             if not self._entered:
                 self._enter(late=True)
             self._files.probe()
-            self._files.note(self._segments.released)
+            self._files.write_checkpoint(self._segments.released)
             while True:
                 with self._lock:
                     self._segments.seal()

@@ -8,12 +8,12 @@ from contextlib import suppress
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
-from orchestratord.remote_write.wal.directory import Position
+from orchestratord.remote_write.wal.directory import Checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from orchestratord.remote_write.sample_row import Row
+    from orchestratord.remote_write.sample_row import SampleRow
     from orchestratord.remote_write.wal.frames import Content
 
 _number = attrgetter("number")
@@ -25,9 +25,9 @@ class Batch(NamedTuple):
     `written` is the Unix time at which the oldest of them was, `end` where the next batch begins.
     """
 
-    rows: list[Row]
+    rows: list[SampleRow]
     written: float
-    end: Position
+    end: Checkpoint
 
 
 class Segment:
@@ -92,7 +92,7 @@ class Segments:
         self.current: Segment | None = None
         self.reading: Segment | None = None
         self.next = 1
-        self.released = Position(0, 0)
+        self.released = Checkpoint(0, 0)
         self.gone: list[tuple[Segment, int | None]] = []
         self.bytes = 0
         self.held_bytes = 0
@@ -153,7 +153,7 @@ class Segments:
         elif self._is_released(segment):
             self._remove(segment)
 
-    def release(self, end: Position) -> None:
+    def release(self, end: Checkpoint) -> None:
         """Let go of those that lie before a position, and keep it."""
         self.released = end
         while self._all and self._is_released(self._all[0]):
@@ -161,7 +161,7 @@ class Segments:
 
     def waiting(self) -> tuple[int, int]:
         """Return the bytes that are not released, and how many of them are in memory; 0 if there is no row in them."""
-        if not self._all or Position(self._all[-1].number, self._all[-1].size) <= self.released:
+        if not self._all or Checkpoint(self._all[-1].number, self._all[-1].size) <= self.released:
             return 0, 0
         first = self._all[0]
         done = min(self.released.offset, first.size) if first.number == self.released.segment else 0
@@ -175,7 +175,7 @@ class Segments:
             pass
 
     def _is_released(self, segment: Segment) -> bool:
-        return segment is not self.current and Position(segment.number, segment.size) <= self.released
+        return segment is not self.current and Checkpoint(segment.number, segment.size) <= self.released
 
     def _drop(self, segment: Segment) -> bool:
         if segment is self.current:

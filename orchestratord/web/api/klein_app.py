@@ -16,7 +16,7 @@ from orchestratord.errors import BadQuery, BadRequest, Fault
 from orchestratord.nodes.departed import still_gone
 from orchestratord.promql.params import arguments
 from orchestratord.runtime.gil_yield import let_go
-from orchestratord.web.api.klein_resource import KleinTree, NoSuchPath
+from orchestratord.web.api.klein_resource import KleinResource, NoSuchPath
 from orchestratord.web.api.nodes import details, details_json, gone_json, names_json
 from orchestratord.web.server.responses import failure_body, json_body, text_body, unknown_node
 from orchestratord.web.server.slow_readers import Slots
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
     from twisted.web.resource import Resource
 
-    from orchestratord.nodes.departed import Departed, Gone
-    from orchestratord.nodes.directory import Fleet, Look
-    from orchestratord.nodes.families import Catalogue
+    from orchestratord.nodes.departed import DepartedNodes, Gone
+    from orchestratord.nodes.directory import NodeDirectory, NodesAt
+    from orchestratord.nodes.families import Families
     from orchestratord.web.api.admin import Admin
     from orchestratord.web.api.queries import Queries
     from orchestratord.web.pages.resource import Pages
@@ -72,11 +72,11 @@ class Api:
 
     def __init__(
         self,
-        fleet: Fleet,
-        catalogue: Catalogue,
+        fleet: NodeDirectory,
+        families: Families,
         queries: Queries,
         *,
-        departed: Departed,
+        departed: DepartedNodes,
         pages: Pages,
         in_thread: Callable[[Callable[[], list[bytes]]], Deferred[list[bytes]]],
         admin: Admin | None,
@@ -84,7 +84,7 @@ class Api:
         self.admin = admin
         self._fleet = fleet
         self._departed = departed
-        self._catalogue = catalogue
+        self._families = families
         self._queries = queries
         self._pages = pages
         self._in_thread = in_thread
@@ -170,7 +170,7 @@ class Api:
             raise BadRequest(str(error)) from None  # this is no query: no Prometheus client reads the answer
         wanted, gone = (_flag(args, name) for name in ("details", "gone"))
         self._listings.take(request)
-        names = self._catalogue.names if wanted and not gone else ()
+        names = self._families.names if wanted and not gone else ()
         look = await self._fleet.look(names)
         if gone:
             make = partial(_gone, look, self._departed.missing().nodes, shared=self._fleet.shared)
@@ -194,7 +194,7 @@ class Api:
         entries = look.entries()
         if not entries:
             raise unknown_node(node_id)
-        told = details(entries[0], self._catalogue.names, look.now, look.unix_now, self._fleet.stale_after)
+        told = details(entries[0], self._families.names, look.now, look.unix_now, self._fleet.stale_after)
         return json_body(request, 200, told)
 
     @app.route("/nodes/<node_id>", methods=["DELETE"])
@@ -235,7 +235,7 @@ _MAX_LISTINGS = 8
 _MADE_AT_ONCE = 2
 
 
-class Root(KleinTree):
+class Root(KleinResource):
     """What is at `/`: /metrics, which is a Resource of its own, and everything else by Klein."""
 
     def __init__(self, api: Api, metrics: Resource) -> None:
@@ -254,14 +254,14 @@ class Root(KleinTree):
         return super().getChildWithDefault(path, request)
 
 
-def _listing(look: Look, names: Sequence[str], stale_after: float) -> list[bytes]:
+def _listing(look: NodesAt, names: Sequence[str], stale_after: float) -> list[bytes]:
     entries = look.entries()
     parts = details_json(entries, names, look.now, look.unix_now, stale_after) if names else names_json(entries)
     let_go(entries)
     return parts
 
 
-def _gone(look: Look, gone: Sequence[Gone], *, shared: bool) -> list[bytes]:
+def _gone(look: NodesAt, gone: Sequence[Gone], *, shared: bool) -> list[bytes]:
     """Return the listing of those that left; of a shared fleet, without those that another replica has heard since."""
     if shared:
         entries = look.entries()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from orchestratord.web.server.request import BoundedRequest
 
 
-class KleinTree(Resource):
+class KleinResource(Resource):
     """What is at `/` where a Klein application answers everything."""
 
     def __init__(self, application: Resource) -> None:

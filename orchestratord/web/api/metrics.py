@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from orchestratord.nodes.exposition import Encoder, Exposition
     from orchestratord.nodes.store import NodeStore
     from orchestratord.runtime.clocks import Clocks
-    from orchestratord.runtime.time_slices import Slices
-    from orchestratord.telemetry.self_metrics import Telemetry
+    from orchestratord.runtime.time_slices import TimeSlices
+    from orchestratord.telemetry.self_metrics import SelfMetrics
     from orchestratord.web.server.request import BoundedRequest
 
 log = Logger()
@@ -59,10 +59,10 @@ class ScrapeResource(Resource):
 
     def __init__(
         self,
-        slices: Slices,
+        slices: TimeSlices,
         nodes: NodeStore,
         exposition: Exposition,
-        telemetry: Telemetry,
+        telemetry: SelfMetrics,
         clocks: Clocks,
         *,
         fallback: Any,

@@ -11,7 +11,7 @@ from twisted.web.server import NOT_DONE_YET
 
 from orchestratord.errors import BadQuery
 from orchestratord.promql.params import Query, arguments, memory, newest, parse, passed_through
-from orchestratord.runtime.byte_cache import Kept
+from orchestratord.runtime.byte_cache import ByteCache
 from orchestratord.web.server.responses import failure_body, method_not_allowed_body, whole_answer
 from orchestratord.web.server.send_buffer import PIECE
 
@@ -51,7 +51,7 @@ class Queries:
         self._written_to = written_to
         self._max_length = max_length
         #: Schedulers ask the same again and again; reading it takes longer than looking it up.
-        self._remembered: Kept[tuple[str, bytes, bytes], Query] = Kept(
+        self._remembered: ByteCache[tuple[str, bytes, bytes], Query] = ByteCache(
             remembered, lambda key, query: _KEY_BYTES + len(key[1]) + len(key[2]) + memory(query)
         )
 
@@ -90,7 +90,7 @@ class Queries:
 
     async def _fetch(self, request: BoundedRequest, query: Query) -> bytes:
         answer = await self._client.fetch(query)
-        request.lease = answer.lease
+        request.reservation = answer.reservation
         request.setResponseCode(answer.status)
         if answer.content_type:
             request.setHeader(b"Content-Type", answer.content_type)

@@ -23,7 +23,7 @@ MAX_LOGGED = 50
 MAX_WARNINGS = 5
 
 
-class Remarks:
+class ReportRemarks:
     """Finds what is to be said about reports, and logs each kind of it once, MAX_LOGGED kinds at most.
 
     `families` are the names of the catalogue; `redacted` takes tokens out of what is to be logged.

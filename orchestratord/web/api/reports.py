@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from orchestratord.nodes.report import Decoded, NodeReport, ReportDecoder
     from orchestratord.nodes.store import NodeStore, Updated
     from orchestratord.runtime.clocks import Clocks
-    from orchestratord.runtime.time_slices import Slices
-    from orchestratord.telemetry.self_metrics import Telemetry
-    from orchestratord.web.api.report_remarks import Remarks
+    from orchestratord.runtime.time_slices import TimeSlices
+    from orchestratord.telemetry.self_metrics import SelfMetrics
+    from orchestratord.web.api.report_remarks import ReportRemarks
     from orchestratord.web.server.request import BoundedRequest
 
 log = Logger()
@@ -70,14 +70,14 @@ class ReportsResource(Resource):
         reactor: Any,
         decoder: ReportDecoder,
         nodes: NodeStore,
-        telemetry: Telemetry,
+        telemetry: SelfMetrics,
         clocks: Clocks,
         *,
-        remarks: Remarks,
+        remarks: ReportRemarks,
         max_bytes: int,
         draining: Any,
-        slices: Slices,
-        settle: Callable[[], None] | None = None,
+        slices: TimeSlices,
+        flush: Callable[[], None] | None = None,
     ) -> None:
         super().__init__()
         self._slices = slices
@@ -89,8 +89,8 @@ class ReportsResource(Resource):
         self._remarks = remarks
         self._max_bytes = max_bytes
         self._draining = draining
-        self._settle = settle
-        self._newcomers = Newcomers(reactor)
+        self._flush = flush
+        self._first_reports = FirstReportLog(reactor)
 
     def render(self, request: BoundedRequest) -> bytes | int:
         """Answer a request of any method."""
@@ -197,8 +197,8 @@ class ReportsResource(Resource):
     def _store_now(self, decoded: Decoded) -> Updated:
         """Store the reports, and hand them to the kernel too."""
         updated = self._store(decoded)
-        if self._settle is not None:
-            self._settle()
+        if self._flush is not None:
+            self._flush()
         return updated
 
     def _store(self, decoded: Decoded) -> Updated:
@@ -211,7 +211,7 @@ class ReportsResource(Resource):
         if updated.superseded:
             self._telemetry.reports("superseded", updated.superseded)
         if updated.new:
-            self._newcomers.log(updated.new)
+            self._first_reports.log(updated.new)
         return updated
 
     def _failure_body(self, request: BoundedRequest, failure: Failure) -> bytes:
@@ -253,7 +253,7 @@ def _check_node(node: str | None, reports: Sequence[NodeReport], body: bytes, fi
             raise Forbidden(f"the token's claim kubernetes.io/node/name is another: {node[:253]!a} - at {where}")
 
 
-class Newcomers:
+class FirstReportLog:
     """Logs each node's first report, but no more than LOGGED_EACH_SECOND: a fleet that starts is a few lines."""
 
     def __init__(self, reactor: Any) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from orchestratord.nodes.store import NodeStore
-    from orchestratord.telemetry.self_metrics import Telemetry, Totals
+    from orchestratord.telemetry.self_metrics import SelfMetrics, Totals
 
 log = Logger()
 
@@ -53,7 +53,7 @@ class Activity(NamedTuple):
     queries_line: list[float]
 
 
-class History(Service):
+class ActivityRecorder(Service):
     """Samples what `telemetry` has counted. Belongs to the reactor thread.
 
     `monotonic` is the clock by which the table's nodes age; `query_routes` are the routes that answer queries.
@@ -62,7 +62,7 @@ class History(Service):
     def __init__(
         self,
         reactor: Any,
-        telemetry: Telemetry,
+        telemetry: SelfMetrics,
         nodes: NodeStore,
         monotonic: Callable[[], float],
         query_routes: Iterable[str],

@@ -29,7 +29,7 @@ _LOCAL = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d)(:\d\d(?:\.\d+)?)?\Z", re.
 _MAX_RANGE = 315_360_000
 
 
-class Asked(NamedTuple):
+class GraphParams(NamedTuple):
     """A range query, and how it was asked for. Times are Unix seconds; `relative` is the range up to now, or None."""
 
     q: str
@@ -79,7 +79,7 @@ def local(text: str) -> str:
         return ""
 
 
-def asked(args: Mapping[str, Sequence[str]], now: float, *, max_length: int) -> Asked:
+def asked(args: Mapping[str, Sequence[str]], now: float, *, max_length: int) -> GraphParams:
     """Return the query that `q`, `start`, `end`, `step` and `range` ask for; raises BadQuery.
 
     Without `start` it is the time of `range` (default 1h) before `end`; without `end`, up to now.
@@ -98,7 +98,7 @@ def asked(args: Mapping[str, Sequence[str]], now: float, *, max_length: int) -> 
         first = first if start else last - length
     start, end = start or f"{first:.3f}".rstrip("0").rstrip("."), end or f"{last:.3f}".rstrip("0").rstrip(".")
     query = parse({"q": [q], "start": [start], "end": [end], "step": [step]}, max_length=max_length)
-    return Asked(q, query, start, end, step, None if given else relative, _width(_one(args, "width")))
+    return GraphParams(q, query, start, end, step, None if given else relative, _width(_one(args, "width")))
 
 
 def soon(now: float) -> float:

@@ -71,7 +71,7 @@ class Load(NamedTuple):
     share: float
 
 
-class Fleet(NamedTuple):
+class Heatmap(NamedTuple):
     """All that the picture shows."""
 
     nodes: int
@@ -85,7 +85,7 @@ class Fleet(NamedTuple):
     top: list[Load]
 
 
-def fleet(entries: list[Entry], family: int, now: float, stale_after: float) -> Fleet:
+def fleet(entries: list[Entry], family: int, now: float, stale_after: float) -> Heatmap:
     """Return the picture of the fresh entries by the family of that index; `now` as the table's clock has it."""
     late_before = now - LATE * stale_after
     ordered = _in_order(entries)
@@ -95,7 +95,7 @@ def fleet(entries: list[Entry], family: int, now: float, stale_after: float) -> 
     group = max(1, -(-len(ordered) // MAX_CELLS))
     starts = breathing(range(0, len(ordered), group), max(1, _BLOCK // 4 // group))
     cells = [_cell(ordered[at : at + group], family, late_before, scale) for at in starts]
-    return Fleet(
+    return Heatmap(
         nodes=len(ordered),
         late=sum(cell.late for cell in cells),
         without=len(ordered) - len(values),

@@ -9,11 +9,11 @@ from twisted.web.template import Tag, tags
 
 from orchestratord.runtime.gil_yield import breathing
 from orchestratord.web.pages.formatting import bare, counted, lasting, measured, noun
-from orchestratord.web.pages.heatmap import MAX_TILES, STEPS, Cell, Fleet
+from orchestratord.web.pages.heatmap import MAX_TILES, STEPS, Cell, Heatmap
 from orchestratord.web.pages.layout import node_link, node_path
 
 if TYPE_CHECKING:
-    from orchestratord.nodes.families import Catalogue, Family
+    from orchestratord.nodes.families import Families, Family
 
 #: Nodes that share the whole width.
 _FEW = 12
@@ -23,7 +23,7 @@ _MANY = 500
 _AT_ONCE = 20
 
 
-def picture(fleet: Fleet, catalogue: Catalogue, family: Family, stale_after: float) -> Tag:
+def picture(fleet: Heatmap, families: Families, family: Family, stale_after: float) -> Tag:
     """Return the card with a cell for each node, or for several, coloured by `family`."""
     tiles = fleet.nodes <= MAX_TILES
     sizes = ((_FEW, "cells tiles few"), (MAX_TILES, "cells tiles"), (_MANY, "cells large"))
@@ -41,7 +41,7 @@ def picture(fleet: Fleet, catalogue: Catalogue, family: Family, stale_after: flo
             tags.p(family.help, class_="help"),
             class_="heading",
         ),
-        _metrics(catalogue, family),
+        _metrics(families, family),
         _legend(fleet, family),
         tags.a("Skip the picture", href="#loads", class_="skip"),
         tags.ul(
@@ -56,9 +56,9 @@ def picture(fleet: Fleet, catalogue: Catalogue, family: Family, stale_after: flo
     )
 
 
-def _metrics(catalogue: Catalogue, family: Family) -> Tag:
+def _metrics(families: Families, family: Family) -> Tag:
     links = []
-    for one in catalogue:
+    for one in families:
         link = tags.a(one.name, href=f"/?{urlencode({'metric': one.name})}")
         if one is family:
             link(**{"aria-current": "true"})
@@ -66,7 +66,7 @@ def _metrics(catalogue: Catalogue, family: Family) -> Tag:
     return tags.nav(tags.ul(*links), class_="metrics", **{"aria-label": "Colour by"})
 
 
-def _legend(fleet: Fleet, family: Family) -> Tag:
+def _legend(fleet: Heatmap, family: Family) -> Tag:
     if fleet.scale is None:
         return tags.p("No node has reported this metric.", class_="notes")
     bounds = fleet.scale.bounds
@@ -106,7 +106,7 @@ def _cell(cell: Cell, family: Family, *, named: bool) -> Tag:
     return tags.a(*inside, href=path, **attributes)
 
 
-def most_loaded(fleet: Fleet, family: Family) -> Tag:
+def most_loaded(fleet: Heatmap, family: Family) -> Tag:
     """Return the card with the nodes of the highest values of `family`."""
     rows = [
         tags.tr(

@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 _BLOCK = 1000
 
 
-class Medians(NamedTuple):
+class FleetMedians(NamedTuple):
     """How many nodes there are, and the median of each family, in the catalogue's order; None where none has it."""
 
     nodes: int
     values: Sequence[float | None]
 
 
-def medians(entries: list[Entry], families: int) -> Medians:
+def medians(entries: list[Entry], families: int) -> FleetMedians:
     """Return the medians of the values that were reported, of so many families."""
-    return Medians(len(entries), [_median(entries, family) for family in range(families)])
+    return FleetMedians(len(entries), [_median(entries, family) for family in range(families)])
 
 
 def _median(entries: list[Entry], family: int) -> float | None:

@@ -13,7 +13,7 @@ from orchestratord.runtime.gil_yield import breathing, pause
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from orchestratord.nodes.families import Catalogue
+    from orchestratord.nodes.families import Families
     from orchestratord.nodes.store import Entry
 
 #: Nodes on a page.
@@ -43,7 +43,7 @@ class Wanted(NamedTuple):
     filtered_by: int = -1
 
 
-class Row(NamedTuple):
+class SampleRow(NamedTuple):
     """A node: seconds since its last report, and its values in the catalogue's order."""
 
     node_id: str
@@ -54,19 +54,19 @@ class Row(NamedTuple):
 class Listed(NamedTuple):
     """A page of the nodes that match, of so many pages, nodes that match, and nodes in all."""
 
-    rows: list[Row]
+    rows: list[SampleRow]
     page: int
     pages: int
     matching: int
     nodes: int
 
 
-def wanted(args: Mapping[str, Sequence[str]], catalogue: Catalogue) -> Wanted:
+def wanted(args: Mapping[str, Sequence[str]], families: Families) -> Wanted:
     """Return what the parameters ask for; raises BadRequest, with a text that names the wrong one."""
     given = {
         name: (args.get(name) or [""])[0].strip() for name in ("find", "sort", "order", "by", "min", "max", "page")
     }
-    names = list(catalogue.names)
+    names = list(families.names)
     if len(given["find"]) > MAX_FIND:
         raise BadRequest(f"invalid parameter 'find': longer than {MAX_FIND} characters")
     sort, by = given["sort"] or ID, given["by"]
@@ -113,7 +113,7 @@ def listed(entries: list[Entry], wanted: Wanted, now: float) -> Listed:
         pause()
     ordered = breathing(merge(*blocks, key=key, reverse=reverse), _BLOCK)
     shown = islice(ordered, (page - 1) * ROWS, page * ROWS)
-    rows = [Row(entry.report.node_id, max(0.0, now - entry.seen), entry.report.values) for entry in shown]
+    rows = [SampleRow(entry.report.node_id, max(0.0, now - entry.seen), entry.report.values) for entry in shown]
     return Listed(rows, page, pages, len(matching), len(entries))
 
 

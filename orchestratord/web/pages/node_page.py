@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from orchestratord.nodes.departed import Gone
-    from orchestratord.nodes.families import Catalogue, Family
+    from orchestratord.nodes.families import Families, Family
     from orchestratord.nodes.store import Entry
-    from orchestratord.promql.range_vector import Found
-    from orchestratord.web.pages.medians import Medians
+    from orchestratord.promql.range_vector import RangeAnswer
+    from orchestratord.web.pages.medians import FleetMedians
 
 #: Seconds that the lines go back, and between their points.
 HOUR = 3600
@@ -38,13 +38,13 @@ class Past(NamedTuple):
     fault: str | None
 
 
-def past_query(node_id: str, catalogue: Catalogue, unix_now: float, matchers: str) -> Query:
+def past_query(node_id: str, families: Families, unix_now: float, matchers: str) -> Query:
     """Return the one query for all lines of a node; its id is one that a node can have, and so needs no escape.
 
     `matchers` is a Fleet's.
     """
     end = int(soon(unix_now))
-    promql = f'max by (__name__) ({{__name__=~"{"|".join(catalogue.names)}",node_id="{node_id}"{matchers}}})'
+    promql = f'max by (__name__) ({{__name__=~"{"|".join(families.names)}",node_id="{node_id}"{matchers}}})'
     params = (
         ("query", promql),
         ("start", str(end - HOUR)),
@@ -55,7 +55,7 @@ def past_query(node_id: str, catalogue: Catalogue, unix_now: float, matchers: st
     return Query("/api/v1/query_range", params, 2.0)
 
 
-def past(found: Found, query: Query) -> Past:
+def past(found: RangeAnswer, query: Query) -> Past:
     """Return the lines in the answer to a past_query."""
     start = float(dict(query.params)["start"])
     lines: dict[str, list[float | None]] = {}
@@ -71,9 +71,9 @@ def past(found: Found, query: Query) -> Past:
 
 def content(
     entry: Entry,
-    catalogue: Catalogue,
+    families: Families,
     past: Past,
-    medians: Medians,
+    medians: FleetMedians,
     *,
     now: float,
     unix_now: float,
@@ -106,7 +106,7 @@ def content(
     middle = medians.values or [None] * len(entry.report.values)
     cards = [
         _card(family, value, past.lines.get(family.name), selected, known=past.fault is None, median=median)
-        for family, value, median in zip(catalogue, entry.report.values, middle, strict=True)
+        for family, value, median in zip(families, entry.report.values, middle, strict=True)
     ]
     parts.append(tags.ul(*cards, class_="metriccards"))
     if medians.nodes:

@@ -15,18 +15,18 @@ from orchestratord.web.pages.node_list import AGE, ID, MAX_FIND
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from orchestratord.nodes.families import Catalogue
-    from orchestratord.web.pages.node_list import Listed, Row, Wanted
+    from orchestratord.nodes.families import Families
+    from orchestratord.web.pages.node_list import Listed, SampleRow, Wanted
 
 #: Rows written without a pause.
 _AT_ONCE = 10
 
 
-def content(wanted: Wanted, listed: Listed | None, catalogue: Catalogue, error: str | None = None) -> list[Any]:
+def content(wanted: Wanted, listed: Listed | None, families: Families, error: str | None = None) -> list[Any]:
     """Return what is on the page; `listed` is None where the parameters are wrong, and `error` says how."""
     parts: list[Any] = [
         tags.h1("Nodes", class_="title"),
-        tags.section(_form(wanted, catalogue), class_="card", **{"aria-label": "Find"}),
+        tags.section(_form(wanted, families), class_="card", **{"aria-label": "Find"}),
     ]
     if error is not None:
         parts.append(message("bad", printable(error)))
@@ -44,8 +44,8 @@ def content(wanted: Wanted, listed: Listed | None, catalogue: Catalogue, error: 
             tags.h2(heading, id="nodes"),
             tags.div(
                 tags.table(
-                    tags.thead(tags.tr(*_heads(wanted, catalogue))),
-                    tags.tbody(_row(row, catalogue) for row in breathing(listed.rows, _AT_ONCE)),
+                    tags.thead(tags.tr(*_heads(wanted, families))),
+                    tags.tbody(_row(row, families) for row in breathing(listed.rows, _AT_ONCE)),
                     class_="roster",
                 ),
                 class_="wide",
@@ -60,9 +60,9 @@ def content(wanted: Wanted, listed: Listed | None, catalogue: Catalogue, error: 
     return parts
 
 
-def _form(wanted: Wanted, catalogue: Catalogue) -> Tag:
+def _form(wanted: Wanted, families: Families) -> Tag:
     options = [tags.option("any", value="")]
-    for name in (AGE, *catalogue.names):
+    for name in (AGE, *families.names):
         option = tags.option("age in seconds" if name == AGE else name, value=name)
         if name == wanted.by:
             option(selected="selected")
@@ -116,8 +116,8 @@ def _link(wanted: Wanted, sort: str, *, descending: bool, page: int = 1) -> str:
     return f"/fleet?{urlencode([(name, value) for name, value in parts if value])}"
 
 
-def _heads(wanted: Wanted, catalogue: Catalogue) -> list[Tag]:
-    columns = [(ID, "Node", ""), (AGE, "Last report", ""), *((one.name, one.name, noun(one)) for one in catalogue)]
+def _heads(wanted: Wanted, families: Families) -> list[Tag]:
+    columns = [(ID, "Node", ""), (AGE, "Last report", ""), *((one.name, one.name, noun(one)) for one in families)]
     heads = []
     for sort, name, unit in columns:
         current = sort == wanted.sort
@@ -147,10 +147,10 @@ def _breakable(name: str) -> Iterator[Any]:
     yield last
 
 
-def _row(row: Row, catalogue: Catalogue) -> Tag:
+def _row(row: SampleRow, families: Families) -> Tag:
     cells = [
         tags.td("-" if value is None else bare(value, family), class_="number")
-        for family, value in zip(catalogue, row.values, strict=True)
+        for family, value in zip(families, row.values, strict=True)
     ]
     return tags.tr(
         tags.th(node_link(row.node_id), scope="row"),

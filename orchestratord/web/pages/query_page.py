@@ -17,8 +17,8 @@ from orchestratord.web.pages.layout import message, node_path
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from orchestratord.promql.range_vector import Found, Present
-    from orchestratord.web.pages.graph_params import Asked, Instant
+    from orchestratord.promql.range_vector import Present, RangeAnswer
+    from orchestratord.web.pages.graph_params import GraphParams, Instant
 
 _EXAMPLES = (
     ("topk(5, page_faults)", "the five nodes with the most page faults"),
@@ -128,7 +128,7 @@ def _views(form: Form) -> Tag:
     return tags.nav(tags.ul(*links), class_="metrics", **{"aria-label": "View"})
 
 
-def chart(asked: Asked, found: Found) -> Tag:
+def chart(asked: GraphParams, found: RangeAnswer) -> Tag:
     """Return the chart of an answer, by its address."""
     fixed = {"q": asked.q, "start": asked.start, "end": asked.end, "step": asked.step}
     relative = fixed if asked.relative is None else {"q": asked.q, "range": asked.relative}
@@ -160,7 +160,7 @@ def _seconds(text: str) -> str:
     return f"{parse_time(text):.3f}"
 
 
-def figures(asked: Asked, found: Found) -> Tag:
+def figures(asked: GraphParams, found: RangeAnswer) -> Tag:
     """Return the figures of each series; the latest only of those that are there at the end."""
     if not found.total:
         return _nothing("No series matches in this time.")

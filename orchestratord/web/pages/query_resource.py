@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from orchestratord.errors import Busy, Overloaded, QueryFault
 from orchestratord.promql.params import parse_duration, parse_time
 from orchestratord.promql.range_vector import error_text, found, present
-from orchestratord.runtime.single_flight import Recent
+from orchestratord.runtime.single_flight import SingleFlight
 from orchestratord.web.pages import query_page as graph
 from orchestratord.web.pages.chart import chart
 from orchestratord.web.pages.formatting import printable
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from orchestratord.promql.params import Query
     from orchestratord.promql.upstreams import Answer, QueryClient
     from orchestratord.runtime.clocks import Clocks
-    from orchestratord.web.pages.graph_params import Asked
-    from orchestratord.web.pages.rendering import Drawn, Press
+    from orchestratord.web.pages.graph_params import GraphParams
+    from orchestratord.web.pages.rendering import Drawn, PageMaker
     from orchestratord.web.server.request import BoundedRequest
 
 #: Seconds for which an answer, and a picture of it, is given to all who ask.
@@ -44,13 +44,13 @@ class TooMuch(QueryFault):
 class Graphs:
     """Answers with what `client` fetches. Belongs to the reactor thread. `max_length` is that of a query."""
 
-    def __init__(self, reactor: Any, press: Press, client: QueryClient, clocks: Clocks, *, max_length: int) -> None:
+    def __init__(self, reactor: Any, press: PageMaker, client: QueryClient, clocks: Clocks, *, max_length: int) -> None:
         self._press = press
         self._client = client
         self._clocks = clocks
         self._max_length = max_length
-        self._pictures: Recent[Drawn] = Recent(reactor, _PICTURE_FRESH_FOR, most=MAX_MAKING, kept=8)
-        self._answers: Recent[Answer] = Recent(reactor, _ANSWER_FRESH_FOR, most=_MAX_FETCHING, kept=4)
+        self._pictures: SingleFlight[Drawn] = SingleFlight(reactor, _PICTURE_FRESH_FOR, most=MAX_MAKING, kept=8)
+        self._answers: SingleFlight[Answer] = SingleFlight(reactor, _ANSWER_FRESH_FOR, most=_MAX_FETCHING, kept=4)
 
     async def page(self, request: BoundedRequest, args: Mapping[str, Sequence[str]]) -> bytes:
         """Answer the query page: what is wrong with a query stands on it, with the status that says so."""
@@ -105,7 +105,7 @@ class Graphs:
         request.setHeader(b"Content-Type", b"image/svg+xml")
         return answer(request, made, PICTURE_POLICY)
 
-    async def _make_picture(self, wanted: Asked, body: bytes) -> Drawn:
+    async def _make_picture(self, wanted: GraphParams, body: bytes) -> Drawn:
         params = dict(wanted.query.params)
         start, end = (parse_time(params[name]) for name in ("start", "end"))
         step = parse_duration(params["step"])

@@ -38,7 +38,7 @@ class Drawn(NamedTuple):
     compressed: bytes
 
 
-class Press:
+class PageMaker:
     """Makes pages. Belongs to the reactor thread; `in_thread` runs a function on a pool thread."""
 
     def __init__(self, clocks: Clocks, assets: Assets, in_thread: Callable[[Callable[[], Any]], Deferred[Any]]) -> None:

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from orchestratord.errors import BadRequest, Fault, QueryFault, UnknownNode
 from orchestratord.nodes.departed import still_gone
-from orchestratord.nodes.directory import Look
-from orchestratord.promql.probe import Pulse
+from orchestratord.nodes.directory import NodesAt
+from orchestratord.promql.probe import PrometheusProbe
 from orchestratord.promql.range_vector import error_text, found
 from orchestratord.runtime.gil_yield import let_go
-from orchestratord.runtime.single_flight import Recent
+from orchestratord.runtime.single_flight import SingleFlight
 from orchestratord.web.pages import node_list as roster
 from orchestratord.web.pages import node_page as node
 from orchestratord.web.pages import nodes_page as table
@@ -20,24 +20,24 @@ from orchestratord.web.pages.assets import Assets
 from orchestratord.web.pages.formatting import printable
 from orchestratord.web.pages.heatmap import fleet as picture_of
 from orchestratord.web.pages.layout import message, page
-from orchestratord.web.pages.medians import Medians, medians
+from orchestratord.web.pages.medians import FleetMedians, medians
 from orchestratord.web.pages.mixed_sources import mixed_sources
 from orchestratord.web.pages.query_resource import Graphs, small
-from orchestratord.web.pages.rendering import MAX_MAKING, Drawn, Press, drawn, html
+from orchestratord.web.pages.rendering import MAX_MAKING, Drawn, PageMaker, drawn, html
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from twisted.internet.defer import Deferred
 
-    from orchestratord.nodes.departed import Departed
-    from orchestratord.nodes.directory import Fleet
-    from orchestratord.nodes.families import Catalogue, Family
+    from orchestratord.nodes.departed import DepartedNodes
+    from orchestratord.nodes.directory import NodeDirectory
+    from orchestratord.nodes.families import Families, Family
     from orchestratord.nodes.store import Entry
     from orchestratord.promql.upstreams import Answer, QueryClient
     from orchestratord.runtime.clocks import Clocks
-    from orchestratord.telemetry.self_metrics import Telemetry
-    from orchestratord.web.pages.activity import History
+    from orchestratord.telemetry.self_metrics import SelfMetrics
+    from orchestratord.web.pages.activity import ActivityRecorder
     from orchestratord.web.server.request import BoundedRequest
 
 #: Seconds for which a page is given to all who ask.
@@ -61,14 +61,14 @@ class Pages:
     def __init__(
         self,
         reactor: Any,
-        fleet: Fleet,
-        catalogue: Catalogue,
+        fleet: NodeDirectory,
+        families: Families,
         client: QueryClient,
         clocks: Clocks,
         *,
-        telemetry: Telemetry,
-        history: History,
-        departed: Departed,
+        telemetry: SelfMetrics,
+        history: ActivityRecorder,
+        departed: DepartedNodes,
         in_thread: Callable[[Callable[[], Any]], Deferred[Any]],
         unhealthy: Callable[[], str | None],
         unready: Callable[[], str | None],
@@ -78,8 +78,8 @@ class Pages:
     ) -> None:
         self._fleet = fleet
         self._max_nodes = max_nodes
-        self._catalogue = catalogue
-        self._families = {family.name: family for family in catalogue}
+        self._families = families
+        self._by_name = {family.name: family for family in families}
         self._client = client
         self._telemetry = telemetry
         self._history = history
@@ -89,16 +89,16 @@ class Pages:
         self._unready = unready
         self._undelivered = undelivered or (lambda: None)
         self._assets = Assets()
-        self._press = Press(clocks, self._assets, in_thread)
+        self._press = PageMaker(clocks, self._assets, in_thread)
         self.graphs = Graphs(reactor, self._press, client, clocks, max_length=max_length)
-        self._pulse = Pulse(reactor, client)
-        self._drawn: Recent[Drawn] = Recent(reactor, FRESH_FOR, most=MAX_MAKING, kept=16)
-        self._medians: Recent[Medians] = Recent(reactor, MEDIANS_FRESH_FOR, most=1, kept=1)
+        self._pulse = PrometheusProbe(reactor, client)
+        self._drawn: SingleFlight[Drawn] = SingleFlight(reactor, FRESH_FOR, most=MAX_MAKING, kept=16)
+        self._medians: SingleFlight[FleetMedians] = SingleFlight(reactor, MEDIANS_FRESH_FOR, most=1, kept=1)
 
     async def front(self, request: BoundedRequest, args: Mapping[str, Sequence[str]]) -> bytes:
         """Answer the status page; `metric` is the family by which the nodes are coloured."""
-        name = (args.get("metric") or [next(iter(self._families))])[0]
-        family = self._families.get(name)
+        name = (args.get("metric") or [next(iter(self._by_name))])[0]
+        family = self._by_name.get(name)
         if family is None:
             raise BadRequest(f"invalid parameter 'metric': no such metric: {name[:80]!a}")
         await self._pulse.feel()
@@ -110,11 +110,11 @@ class Pages:
     async def table(self, request: BoundedRequest, args: Mapping[str, Sequence[str]]) -> bytes:
         """Answer the table of all nodes; what is wrong with the parameters stands on it, with the status."""
         try:
-            wanted = roster.wanted(args, self._catalogue)
+            wanted = roster.wanted(args, self._families)
         except BadRequest as fault:
             error = str(fault)
             made = await self._press.single(
-                "Nodes", "/fleet", lambda: table.content(roster.Wanted(), None, self._catalogue, error)
+                "Nodes", "/fleet", lambda: table.content(roster.Wanted(), None, self._families, error)
             )
             return html(request, fault.status, made)
         return html(request, 200, await self._drawn.get(wanted, lambda: self._make_table(wanted)))
@@ -155,7 +155,7 @@ class Pages:
 
     async def _make_front(self, family: Family, address: str) -> Drawn:
         activity = self._history.activity()
-        standing = front.Standing(
+        health = front.Health(
             unhealthy=self._unhealthy(),
             unready=self._unready(),
             query_fault=self._pulse.fault,
@@ -172,25 +172,25 @@ class Pages:
         try:
             look = await self._fleet.look((family.name,), within=PATIENCE)
         except Fault as fault:
-            standing = standing._replace(fleet_fault=str(fault))
-            look = Look(list, self._clocks.monotonic(), self._clocks.time())
+            health = health._replace(fleet_fault=str(fault))
+            look = NodesAt(list, self._clocks.monotonic(), self._clocks.time())
         frame = self._press.frame("orchestratord", "/", _RENEW)
-        index = self._catalogue.names.index(family.name)
+        index = self._families.names.index(family.name)
 
         def make() -> Drawn:
             entries = look.entries()
             picture = picture_of(entries, index, look.now, stale_after)
             mixed = mixed_sources(entries)
-            stands = standing
-            if standing.shared:
-                missing = standing.missing
-                stands = standing._replace(missing=missing._replace(nodes=still_gone(missing.nodes, entries)))
+            stands = health
+            if health.shared:
+                missing = health.missing
+                stands = health._replace(missing=missing._replace(nodes=still_gone(missing.nodes, entries)))
             let_go(entries)
             content = front.content(
                 picture,
                 activity,
                 stands,
-                catalogue=self._catalogue,
+                families=self._families,
                 family=family,
                 now=look.now,
                 unix_now=look.unix_now,
@@ -204,32 +204,32 @@ class Pages:
         return made
 
     async def _make_table(self, wanted: roster.Wanted) -> Drawn:
-        look = await self._fleet.look(self._catalogue.names, within=PATIENCE)
+        look = await self._fleet.look(self._families.names, within=PATIENCE)
         frame = self._press.frame("Nodes", "/fleet", None)
 
         def make() -> Drawn:
             entries = look.entries()
             listed = roster.listed(entries, wanted, look.now)
             let_go(entries)
-            return drawn(page(frame, *table.content(wanted, listed, self._catalogue)))
+            return drawn(page(frame, *table.content(wanted, listed, self._families)))
 
         made: Drawn = await self._press.in_thread(make)
         return made
 
-    async def _find_medians(self) -> Medians:
-        look = await self._fleet.look(self._catalogue.names, within=PATIENCE)
+    async def _find_medians(self) -> FleetMedians:
+        look = await self._fleet.look(self._families.names, within=PATIENCE)
 
-        def make() -> Medians:
+        def make() -> FleetMedians:
             entries = look.entries()
-            found = medians(entries, len(self._families))
+            found = medians(entries, len(self._by_name))
             let_go(entries)
             return found
 
-        found: Medians = await self._press.in_thread(make)
+        found: FleetMedians = await self._press.in_thread(make)
         return found
 
     async def _make_node(self, entry: Entry) -> Drawn:
-        query = node.past_query(entry.report.node_id, self._catalogue, self._clocks.time(), self._fleet.matchers)
+        query = node.past_query(entry.report.node_id, self._families, self._clocks.time(), self._fleet.matchers)
         answer: Answer | None = None
         fault = None
         try:
@@ -241,7 +241,7 @@ class Pages:
         try:
             middle = await self._medians.get("medians", self._find_medians)
         except Fault:  # the page says all else
-            middle = Medians(0, ())
+            middle = FleetMedians(0, ())
         now, unix_now = self._clocks.monotonic(), self._clocks.time()
         frame = self._press.frame(entry.report.node_id, "", _RENEW_NODE)
 
@@ -254,7 +254,7 @@ class Pages:
                     past = node.Past({}, str(error))
             content = node.content(
                 entry,
-                self._catalogue,
+                self._families,
                 past,
                 middle,
                 now=now,

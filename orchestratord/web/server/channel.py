@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.interfaces import IHalfCloseableProtocol
 
 from orchestratord.web.server.connection_age import lifetime
-from orchestratord.web.server.fast_path import Answered, Way
+from orchestratord.web.server.fast_path import Answered, Unanswered
 from orchestratord.web.server.reading_channel import ReadingChannel
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class BoundedChannel(ReadingChannel):
     #: Whether it reads more slowly.
     blocked = False
     _state = _State.ARRIVING
-    _on_express = True
+    _on_fast_path = True
     #: The first part of a report whose end has not come yet.
     _held = b""
     #: When the request that is being answered had wholly arrived, by the reactor's clock.
@@ -82,33 +82,35 @@ class BoundedChannel(ReadingChannel):
 
     def dataReceived(self, data: bytes) -> None:
         """Answer a plain report at once, as long as nothing else has come on this connection."""
-        if not self._on_express:
+        if not self._on_fast_path:
             self._take(data)
             return
         if self._held:
             data = self._held + data
         site = self.site
-        express = None if site.access_log or site.closing else site.express
-        answer: Answered | Way = Way.TWISTED if express is None else express.answer(data, last=self.is_old)
+        fast_path = None if site.access_log or site.closing else site.fast_path
+        answer: Answered | Unanswered = (
+            Unanswered.FALL_THROUGH if fast_path is None else fast_path.answer(data, last=self.is_old)
+        )
         if isinstance(answer, Answered):
             if self._held:
                 self._held = b""
                 self._let_go()
             self._state = _State.IDLE
             self._expect(site.idle_timeout)
-            if site.settle is not None and _has_unsent(self.transport):
-                site.settle()
+            if site.flush is not None and _has_unsent(self.transport):
+                site.flush()
             self.transport.write(answer.data)
             if answer.closes:
                 self.loseConnection()
-        elif answer is Way.WAIT:
+        elif answer is Unanswered.WAIT:
             self._held = data
             self.resetTimeout()
             self._let_go()
             if not self.hold_more(len(data)):
                 self._overwhelmed()
         else:
-            self._on_express = False
+            self._on_fast_path = False
             self._held = b""
             self._let_go()
             self._take(data)
@@ -239,7 +241,7 @@ class BoundedChannel(ReadingChannel):
     def give_up(self) -> None:
         """Read nothing more."""
         super().give_up()
-        self._on_express = False
+        self._on_fast_path = False
         self._held = b""
 
     def abort(self) -> None:

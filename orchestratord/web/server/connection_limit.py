@@ -23,7 +23,7 @@ _REFUSAL = (
 )
 
 
-class Connections:
+class ConnectionLimit:
     """Counts connections; sites that share it share its limits. Belongs to the reactor thread.
 
     Those in TLS take twenty times the memory, and have a limit of their own besides.
@@ -53,22 +53,22 @@ class Connections:
         """Count connections in TLS that have begun, or ended."""
         self.tls_open += change
 
-    def refusal(self, reactor: Any) -> Refusal | None:
+    def refusal(self, reactor: Any) -> RefusingProtocol | None:
         """Return what answers a connection that is one too many; None if it should be closed at once."""
         self.refused += 1
-        return Refusal(self, reactor) if self._refusals < REFUSALS else None
+        return RefusingProtocol(self, reactor) if self._refusals < REFUSALS else None
 
     def refusing(self, change: int) -> None:
         """Count connections that are being refused."""
         self._refusals += change
 
 
-class Refusal(Protocol):
+class RefusingProtocol(Protocol):
     """Answers 503 without looking at the request, and ends with its first packet or after a moment."""
 
     transport: ITCPTransport
 
-    def __init__(self, connections: Connections, reactor: Any) -> None:
+    def __init__(self, connections: ConnectionLimit, reactor: Any) -> None:
         self._connections = connections
         self._reactor = reactor
         self._deadline: Any = None

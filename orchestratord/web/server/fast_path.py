@@ -2,7 +2,7 @@
 
 A report that goes Twisted's way costs 50 us before the kernel's part; 40 of them go into header lines that are the same
 in every report of a profiler, and into objects that nobody looks at. Here the headers are looked up as a whole: 12 us.
-Whatever is not exactly what `Express` knows goes Twisted's way, bytes unchanged, and so does all that follows on that
+Whatever is not exactly what `FastPath` knows goes Twisted's way, bytes unchanged, and so does all that follows on that
 connection; what is refused is refused there, in the one place that does it.
 """
 
@@ -18,7 +18,7 @@ from orchestratord.web.server.http_head import BadHead, field, framing
 
 if TYPE_CHECKING:
     from orchestratord.security.gate import Gate
-    from orchestratord.telemetry.self_metrics import Telemetry
+    from orchestratord.telemetry.self_metrics import SelfMetrics
 
 _REPORT_LINE = b"POST /update_metrics HTTP/1.1"
 _QUERY_LINE = re.compile(rb"GET (/query|/api/v1/query)\?([!-~]+) HTTP/1\.1\Z")
@@ -42,16 +42,16 @@ _REPORT = _rule(b"POST", b"/update_metrics")
 _QUERIES = {path: _rule(b"GET", path) for path in (b"/query", b"/api/v1/query")}
 
 
-class Way(Enum):
+class Unanswered(Enum):
     """What is to be done with the bytes of a connection that were not answered."""
 
     #: More of the request has to come.
     WAIT = 1
     #: Twisted's parser takes over.
-    TWISTED = 2
+    FALL_THROUGH = 2
 
 
-class Reports(Protocol):
+class ReportsTaken(Protocol):
     """What takes the reports: `orchestratord.web.api.reports.ReportsResource`."""
 
     def take(self, body: bytes, *, closes: bool, node: str | None) -> bytes:
@@ -59,8 +59,8 @@ class Reports(Protocol):
         ...
 
 
-class Queries(Protocol):
-    """What answers the queries: `orchestratord.web.api.queries.Queries`."""
+class QueriesAtHand(Protocol):
+    """What answers the queries: `orchestratord.web.api.queries.QueriesAtHand`."""
 
     def at_once(self, path: str, query_string: bytes, *, closes: bool) -> bytes | None:
         """Return a whole answer that is at hand, or None; or raise."""
@@ -85,13 +85,15 @@ class _Headers(NamedTuple):
     closes: bool
 
 
-class Express:
+class FastPath:
     """Answers whole reports, and queries whose answer is at hand, of those whom `gate` lets in.
 
     `max_body` is the longest report, in bytes.
     """
 
-    def __init__(self, reports: Reports, queries: Queries, telemetry: Telemetry, gate: Gate, *, max_body: int) -> None:
+    def __init__(
+        self, reports: ReportsTaken, queries: QueriesAtHand, telemetry: SelfMetrics, gate: Gate, *, max_body: int
+    ) -> None:
         self._reports = reports
         self._queries = queries
         self._telemetry = telemetry
@@ -100,7 +102,7 @@ class Express:
         #: What header blocks said; the request line is not part of the key, since every query has its own.
         self._known: dict[bytes, _Headers | None] = {}
 
-    def answer(self, data: bytes, *, last: bool = False) -> Answered | Way:
+    def answer(self, data: bytes, *, last: bool = False) -> Answered | Unanswered:
         """Return the answer to a request, if `data` is one and no more, or what is to be done instead.
 
         `last` has it end the connection, whether the client asks for that or not.
@@ -113,52 +115,54 @@ class Express:
         else:
             end, top, authorization = _cut(data, at)
         if end < 0:
-            return Way.TWISTED
+            return Unanswered.FALL_THROUGH
         line, _, block = top.partition(b"\r\n")
         try:
             headers = self._known[block]
         except KeyError:
             headers = self._learn(block)
         if headers is None:
-            return Way.TWISTED
+            return Unanswered.FALL_THROUGH
         if last:
             headers = headers._replace(closes=True)
         if line == _REPORT_LINE and headers.length:
             return self._report(data, end + 4, headers, authorization, started)
         if headers.is_query and end + 4 == len(data):
             return self._query(line, headers, authorization, started)
-        return Way.TWISTED
+        return Unanswered.FALL_THROUGH
 
     def _report(
         self, data: bytes, body: int, headers: _Headers, authorization: bytes | None, started: float
-    ) -> Answered | Way:
+    ) -> Answered | Unanswered:
         """Answer a report whose body begins at `body`."""
         missing = body + headers.length - len(data)
         if missing < 0 or self._is_odd(authorization, _REPORT):
-            return Way.TWISTED
+            return Unanswered.FALL_THROUGH
         try:
             # Each time, and before the rest of a body is waited for.
             node = self._gate.admit(_REPORT, authorization)
             if missing:
-                return Way.WAIT
+                return Unanswered.WAIT
             answer = self._reports.take(data[body:], closes=headers.closes, node=node)
         except Exception:  # noqa: BLE001 - nothing was stored; it is refused there, or fails there and is logged
-            return Way.TWISTED
+            return Unanswered.FALL_THROUGH
         self._telemetry.request(_REPORT.route, b"POST", 200, time.perf_counter() - started)
         return Answered(answer, headers.closes)
 
-    def _query(self, line: bytes, headers: _Headers, authorization: bytes | None, started: float) -> Answered | Way:
+    def _query(
+        self, line: bytes, headers: _Headers, authorization: bytes | None, started: float
+    ) -> Answered | Unanswered:
         asked = _QUERY_LINE.match(line)
         if asked is None or self._is_odd(authorization, _QUERIES[asked[1]]):
-            return Way.TWISTED
+            return Unanswered.FALL_THROUGH
         asks = _QUERIES[asked[1]]
         try:
             self._gate.admit(asks, authorization)
             answer = self._queries.at_once(asks.route, asked[2], closes=headers.closes)
         except Exception:  # noqa: BLE001 - it is refused there, or fails there and is logged
-            return Way.TWISTED
+            return Unanswered.FALL_THROUGH
         if answer is None:
-            return Way.TWISTED
+            return Unanswered.FALL_THROUGH
         self._telemetry.request(asks.route, b"GET", 200, time.perf_counter() - started)
         return Answered(answer, headers.closes)
 

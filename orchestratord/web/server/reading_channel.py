@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import ITCPTransport
 
     from orchestratord.errors import Fault
-    from orchestratord.runtime.memory_budget import Lease
+    from orchestratord.runtime.memory_budget import Reservation
     from orchestratord.web.server.request import BoundedRequest
     from orchestratord.web.server.site import OrchestratorSite
 
@@ -38,7 +38,7 @@ class ReadingChannel(http.HTTPChannel):
     #: Whether the connection is of no use any more. Nothing that still comes on it reaches a parser or a route.
     given_up = False
     #: What the requests that arrive hold of the memory for them; made when needed, since most reports are one packet.
-    _arriving: Lease | None = None
+    _arriving: Reservation | None = None
     #: Whether what comes is the rest of a request that was refused: its body is read to find its end, and dropped.
     _discarding = False
     #: Whether a request arrives, from its first line to the end of its body.
@@ -141,7 +141,7 @@ class ReadingChannel(http.HTTPChannel):
     def hold_more(self, size: int) -> bool:
         """Hold so many bytes more for the request that arrives, until it is answered; False if there is no room."""
         if self._arriving is None:
-            self._arriving = self.site.arriving.lease()
+            self._arriving = self.site.arriving.reservation()
         return self._arriving.hold(self._arriving.held + size)
 
     def _let_go(self) -> None:

@@ -15,12 +15,12 @@ from orchestratord.security.gate import FRONT_PAGE, INDEX, Role, cleaned, rule
 from orchestratord.web.server.http_head import check
 from orchestratord.web.server.negotiation import prefers_html
 from orchestratord.web.server.responses import fault_body
-from orchestratord.web.server.send_buffer import PIECE, Outgoing
+from orchestratord.web.server.send_buffer import PIECE, SendBuffer
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
-    from orchestratord.runtime.memory_budget import Lease
+    from orchestratord.runtime.memory_budget import Reservation
     from orchestratord.security.gate import Rule
     from orchestratord.web.server.channel import BoundedChannel
 
@@ -42,7 +42,7 @@ class BoundedRequest(server.Request):
     #: When it had wholly arrived, by `time.perf_counter`.
     arrived = 0.0
     #: What the answer holds of the memory for answers; it is let go with the answer's last byte.
-    lease: Lease | None = None
+    reservation: Reservation | None = None
     #: Whether it is one of so many answers of its kind (see `orchestratord.web.server.slow_readers.Slots`).
     has_slot = False
     #: Whether the client sends its body when it is told to go on, and not before.
@@ -51,7 +51,7 @@ class BoundedRequest(server.Request):
     _abandoned = False
     _forbidden: Fault | None = None
     _received = 0
-    _outgoing: Outgoing | None = None
+    _outgoing: SendBuffer | None = None
     _finishing = False
     _ready: Deferred[None] | None = None
 
@@ -98,7 +98,7 @@ class BoundedRequest(server.Request):
     def process(self) -> None:
         """Go straight to a hot leaf: the way through the tree takes 70 us, and Klein's routing most of it."""
         self.site = self.channel.site
-        leaf = self.site.hot.get(self.path) if self._forbidden is None else _Refusal(self._forbidden)
+        leaf = self.site.hot.get(self.path) if self._forbidden is None else _RefusedResource(self._forbidden)
         if leaf is None:
             super().process()
         else:
@@ -133,7 +133,7 @@ class BoundedRequest(server.Request):
             if self._disconnected or self.method == b"HEAD" or not (self.channel.blocked or len(data) > PIECE):
                 super().write(data)
                 return
-            self._outgoing = Outgoing()
+            self._outgoing = SendBuffer()
             if not self._holds(len(data)):
                 self.channel.abort()
         if not (self._disconnected or self._abandoned):
@@ -147,22 +147,22 @@ class BoundedRequest(server.Request):
         if self._outgoing is not None and self._outgoing.size and not self._disconnected:
             self._finishing = True
             return
-        self._outgoing = self.lease = None
+        self._outgoing = self.reservation = None
         super().finish()
 
     def abandon(self) -> None:
         """Let go of the answer, whose connection is about to end: its client does not take it."""
         self._abandoned = True
-        self.lease = None
+        self.reservation = None
         if self._outgoing is not None:
             self._outgoing.clear()
 
     def _holds(self, size: int) -> bool:
         """Hold memory for what waits, unless it is in a bound already; False if there is no room for it."""
-        if self.has_slot or self.lease is not None:
+        if self.has_slot or self.reservation is not None:
             return True
-        self.lease = self.channel.site.waiting.lease()
-        return self.lease.hold(size)
+        self.reservation = self.channel.site.waiting.reservation()
+        return self.reservation.hold(size)
 
     @property
     def waiting(self) -> int:
@@ -194,7 +194,7 @@ class BoundedRequest(server.Request):
     def connectionLost(self, reason: Failure) -> None:
         """Count a request whose client left before the answer, and let go of the answer."""
         site = self.channel.site
-        self._outgoing = self.lease = None
+        self._outgoing = self.reservation = None
         super().connectionLost(reason)
         if self.arrived:
             site.count(self, 499)
@@ -212,7 +212,7 @@ class BoundedRequest(server.Request):
         return BodyTooLarge(f"the body is over the limit of {self.channel.site.max_body} bytes")
 
 
-class _Refusal(Resource):
+class _RefusedResource(Resource):
     """Answers a request that was not let in, and that has no body."""
 
     isLeaf = True

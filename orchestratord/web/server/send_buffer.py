@@ -8,7 +8,7 @@ from collections import deque
 PIECE = 131_072
 
 
-class Outgoing:
+class SendBuffer:
     """Parts of an answer in their order, given out in pieces of PIECE bytes at the most; they are not copied before."""
 
     def __init__(self) -> None:

@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from twisted.web import http, server
 
 from orchestratord.runtime.ip_families import plain
-from orchestratord.runtime.memory_budget import Room
+from orchestratord.runtime.memory_budget import MemoryBudget
 from orchestratord.security.gate import Role
 from orchestratord.web.server.channel import BoundedChannel
 from orchestratord.web.server.request import BoundedRequest
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
     from orchestratord.errors import Fault
     from orchestratord.security.gate import Gate
-    from orchestratord.telemetry.self_metrics import Telemetry
-    from orchestratord.web.server.connection_limit import Connections, Refusal
-    from orchestratord.web.server.fast_path import Express
-    from orchestratord.web.server.slow_readers import Readers
+    from orchestratord.telemetry.self_metrics import SelfMetrics
+    from orchestratord.web.server.connection_limit import ConnectionLimit, RefusingProtocol
+    from orchestratord.web.server.fast_path import FastPath
+    from orchestratord.web.server.slow_readers import SlowReaders
 
 log = Logger()
 
@@ -53,29 +53,29 @@ class OrchestratorSite(server.Site):
     def __init__(
         self,
         resource: Resource,
-        telemetry: Telemetry,
+        telemetry: SelfMetrics,
         reactor: Any,
         *,
         hot: Mapping[bytes, Resource],
-        express: Express | None,
+        fast_path: FastPath | None,
         gate: Gate,
         redacted: Callable[[bytes], bytes] = bytes,
         max_body: int,
-        arriving: Room,
-        connections: Connections,
-        readers: Readers,
+        arriving: MemoryBudget,
+        connections: ConnectionLimit,
+        readers: SlowReaders,
         request_timeout: float,
         idle_timeout: float,
         answer_timeout: float,
         access_log: bool = False,
-        settle: Callable[[], None] | None = None,
+        flush: Callable[[], None] | None = None,
     ) -> None:
         # Twisted would parse every POST's Content-Type as an e-mail header, which takes half of all time; the query
         # routes read their forms themselves.
         super().__init__(resource, BoundedRequest, timeout=None, reactor=reactor, parsePOSTFormSubmission=False)
         self.telemetry = telemetry
         self.hot = hot
-        self.express = express
+        self.fast_path = fast_path
         self.gate = gate
         self.redacted = redacted
         self.max_body = max_body
@@ -86,9 +86,9 @@ class OrchestratorSite(server.Site):
         self.connections = connections
         self.readers = readers
         #: Memory for answers, or the rest of them, that wait for slow readers and are in no other bound.
-        self.waiting = Room(WAITING_BYTES, readers.free_memory)
+        self.waiting = MemoryBudget(WAITING_BYTES, readers.free_memory)
         self.access_log = access_log
-        self.settle = settle
+        self.flush = flush
         self.channels: set[BoundedChannel] = set()
         self.closing = False
         self._emptied: Deferred[None] | None = None
@@ -147,7 +147,7 @@ class OrchestratorSite(server.Site):
                 milliseconds=seconds * 1000,
             )
 
-    def buildProtocol(self, addr: IAddress | None) -> BoundedChannel | Refusal | None:  # type: ignore[override]
+    def buildProtocol(self, addr: IAddress | None) -> BoundedChannel | RefusingProtocol | None:  # type: ignore[override]
         """Return a connection's channel, or what refuses one that is one too many."""
         if self.connections.full:
             return self.connections.refusal(self.reactor)

@@ -43,7 +43,7 @@ class _Progress:
     taken: int
 
 
-class Readers:
+class SlowReaders:
     """The connections whose clients do not read as fast as they are answered. Belongs to the reactor thread."""
 
     def __init__(self, reactor: Any) -> None:
@@ -104,7 +104,9 @@ class Readers:
 
     def free_memory(self) -> bool:
         """Cut the slowest of those whose answers hold memory; False if there is none, or none is slow enough."""
-        holders = (channel.requests[0] for channel in self._slow if channel.requests and channel.requests[0].lease)
+        holders = (
+            channel.requests[0] for channel in self._slow if channel.requests and channel.requests[0].reservation
+        )
         return self.cut_slowest(list(islice(holders, _COMPARED))) is not None
 
     def _cut(self, channel: BoundedChannel) -> None:

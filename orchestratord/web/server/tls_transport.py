@@ -23,7 +23,7 @@ _READ = 32_768
 
 
 class Bound(Protocol):
-    """How many connections there may be: `orchestratord.web.server.connection_limit.Connections`."""
+    """How many connections there may be: `orchestratord.web.server.connection_limit.ConnectionLimit`."""
 
     def admits_tls(self) -> bool:
         """Return whether there may be another one."""

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
     from tests.benchmarks.plan import Plan
     from tests.benchmarks.servers import Servers
-    from tests.benchmarks.table import Row
+    from tests.benchmarks.table import SampleRow
 
-CASES: dict[str, Callable[[Plan, Servers], list[Row]]] = {
+CASES: dict[str, Callable[[Plan, Servers], list[SampleRow]]] = {
     "ingest": reports.ingest,
     "connections": reports.connections,
     "batches": reports.batches,

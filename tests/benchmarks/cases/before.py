@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tests.benchmarks import http11, machine, payloads
 from tests.benchmarks.load import wrk
 from tests.benchmarks.servers import free_port
-from tests.benchmarks.table import Figure, Row, at_least, at_most
+from tests.benchmarks.table import Figure, SampleRow, at_least, at_most
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,7 +61,7 @@ class Before:
     def __init__(self, twistd: Path) -> None:
         self._twistd = twistd
 
-    def __call__(self, plan: Plan, servers: Servers) -> list[Row]:
+    def __call__(self, plan: Plan, servers: Servers) -> list[SampleRow]:
         """Measure the hot paths of both."""
         port = free_port()
         tokens = plan.home / "report.tokens"
@@ -84,7 +84,7 @@ class Before:
             ("latest values of 20 nodes from memory", pair, payloads.ranked(_NODES, 20, _MEMORY)),
             ("latest values of 5,000 nodes from memory", pair, payloads.ranked(1, 0, _MEMORY)),
         ]
-        rows: list[Row] = []
+        rows: list[SampleRow] = []
         for number, (what, sides, requests) in enumerate(cases):
             refreshed = fill if sides is pair else []
             rows += _compared(plan, what, sides, payloads.write(requests, plan.home / f"before-{number}"), refreshed)
@@ -93,7 +93,7 @@ class Before:
     def _pair(self, servers: Servers, *options: str) -> _Pair:
         return _Pair(_Side(servers.daemon(*options)), _Side(servers.daemon(*options, program=self._twistd)))
 
-    def _memory(self, plan: Plan, servers: Servers) -> Row:
+    def _memory(self, plan: Plan, servers: Servers) -> SampleRow:
         """Return the row of what 20,000 nodes take; each reports twice, so that memory is used again."""
         arrays = payloads.batches(20_000)
 
@@ -111,7 +111,7 @@ class Before:
 
         return self._at_most(plan, "memory of 20,000 nodes", "MB", resident)
 
-    def _starts(self, plan: Plan, servers: Servers) -> Row:
+    def _starts(self, plan: Plan, servers: Servers) -> SampleRow:
         def cpu(program: Path | None) -> Callable[[], float]:
             def measure() -> float:
                 server = servers.daemon(program=program)
@@ -123,7 +123,9 @@ class Before:
 
         return self._at_most(plan, "a start", "s of CPU", cpu)
 
-    def _at_most(self, plan: Plan, what: str, unit: str, measure: Callable[[Path | None], Callable[[], float]]) -> Row:
+    def _at_most(
+        self, plan: Plan, what: str, unit: str, measure: Callable[[Path | None], Callable[[], float]]
+    ) -> SampleRow:
         sides = {"now": measure(None), "before": measure(self._twistd)}
         measured: dict[str, list[float]] = {name: [] for name in sides}
         for _ in range(_STARTS):
@@ -133,7 +135,7 @@ class Before:
         return at_most(what, now, before, _MOST)
 
 
-def _compared(plan: Plan, what: str, pair: _Pair, requests: Path, fill: list[bytes]) -> list[Row]:
+def _compared(plan: Plan, what: str, pair: _Pair, requests: Path, fill: list[bytes]) -> list[SampleRow]:
     """Return the rows of requests a second and of processor time a request; the sides take turns in each round."""
     connections = _FEW if what.startswith(_LARGE) else _CONNECTIONS
     for side in pair.sides:

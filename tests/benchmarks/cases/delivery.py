@@ -15,7 +15,7 @@ from tests.benchmarks import http11, machine, payloads
 from tests.benchmarks.load import LoadError, paced, wrk
 from tests.benchmarks.plan import progress
 from tests.benchmarks.servers import free_port
-from tests.benchmarks.table import Figure, Row, at_most, stated
+from tests.benchmarks.table import Figure, SampleRow, at_most, stated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,7 +73,7 @@ class _Side:
         return f"direct-{number:06}" if self.direct else payloads.node_id(number)
 
 
-def delivery(plan: Plan, servers: Servers) -> list[Row]:
+def delivery(plan: Plan, servers: Servers) -> list[SampleRow]:
     """Measure all three, with the same daemons."""
     victoria = servers.victoria_metrics()
     stores = {_PROMETHEUS: servers.receiver(), _VICTORIA: victoria}
@@ -92,7 +92,7 @@ def _delivering(servers: Servers, store: Server) -> Server:
     return servers.daemon("--prometheus", url, "--remote-write", f"{url}/api/v1/write")
 
 
-def _freshness(plan: Plan, sides: list[_Side]) -> list[Row]:
+def _freshness(plan: Plan, sides: list[_Side]) -> list[SampleRow]:
     """Look at all sides at the same time: they wait most of it."""
     p50s: dict[str, list[float]] = {side.name: [] for side in sides}
     p99s: dict[str, list[float]] = {side.name: [] for side in sides}
@@ -105,7 +105,7 @@ def _freshness(plan: Plan, sides: list[_Side]) -> list[Row]:
                 p99s[side.name].append(percentiles[98])
                 shown = f"p50 {percentiles[49]:.2f} s, p99 {percentiles[98]:.2f} s"
                 progress("delivery", f"round {number + 1} of {plan.rounds}, {side.name}: {shown}")
-    rows: list[Row] = []
+    rows: list[SampleRow] = []
     for what, measured in (("p50", p50s), ("p99", p99s)):
         figures = {name: Figure(name, "s", values) for name, values in measured.items()}
         for name, peer in ((_PROMETHEUS, _SCRAPING), (_VICTORIA, _SCRAPING), (_VICTORIA, _DIRECT)):
@@ -163,7 +163,7 @@ class _Looks:
             raise LoadError(f"not all reports are in the answers after {_PATIENCE:g} s: {self._side.name}")
 
 
-def _rates(plan: Plan, sides: list[_Side]) -> list[Row]:
+def _rates(plan: Plan, sides: list[_Side]) -> list[SampleRow]:
     """Measure how fast samples are accepted, from the first report of many until the last one is delivered."""
     arrays = payloads.batches(_NODES) * _TIMES
     wanted = _NODES * _TIMES * _SAMPLES_A_REPORT
@@ -196,7 +196,7 @@ def _rates(plan: Plan, sides: list[_Side]) -> list[Row]:
     ]
 
 
-def _costs(plan: Plan, without: Server, delivering: Server) -> list[Row]:
+def _costs(plan: Plan, without: Server, delivering: Server) -> list[SampleRow]:
     """Measure the processor time of a report with delivery and without, until the last one is delivered."""
     requests = payloads.reports(_NODES)
     path = payloads.write(requests, plan.home / "reports")
@@ -217,7 +217,7 @@ def _costs(plan: Plan, without: Server, delivering: Server) -> list[Row]:
         return measure
 
     servers = {"without": without, "ours": delivering}
-    rows: list[Row] = []
+    rows: list[SampleRow] = []
     for what, load in (("as many as it takes", full), (f"{_CALM:,} a second", calm)):
         sides = {f"{name}, {what}": cost(server, load) for name, server in servers.items()}
         # The middle of many short looks is steadier than that of a few long ones.

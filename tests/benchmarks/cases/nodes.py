@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tests.benchmarks import http11, machine, payloads
 from tests.benchmarks.load import LoadError, paced
 from tests.benchmarks.plan import progress
-from tests.benchmarks.table import Figure, Row, below, stated
+from tests.benchmarks.table import Figure, SampleRow, below, stated
 from tests.benchmarks.turns import long_turns
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _STARTS = 5
 _START_SECONDS = 20.0
 
 
-def memory(plan: Plan, servers: Servers) -> list[Row]:
+def memory(plan: Plan, servers: Servers) -> list[SampleRow]:
     """Measure the resident memory of a node; each reports twice, so that what the first report took is used again."""
     arrays = payloads.batches(plan.nodes)
     probe = payloads.reports(1)
@@ -63,7 +63,7 @@ def memory(plan: Plan, servers: Servers) -> list[Row]:
     ]
 
 
-def expiry(plan: Plan, servers: Servers) -> list[Row]:
+def expiry(plan: Plan, servers: Servers) -> list[SampleRow]:
     """Measure the reactor's longest turn while all nodes are removed, and the longest wait for an answer.
 
     The wait counts what the machine gives to others meanwhile; so it is measured before, too, while nothing happens.
@@ -107,7 +107,7 @@ def expiry(plan: Plan, servers: Servers) -> list[Row]:
     ]
 
 
-def snapshot(plan: Plan, servers: Servers) -> list[Row]:
+def snapshot(plan: Plan, servers: Servers) -> list[SampleRow]:
     """Measure the reactor's longest turn, and the longest wait for an answer, while the table is written to disk."""
     arrays = payloads.batches(plan.nodes)
     waits: list[float] = []
@@ -144,14 +144,14 @@ def snapshot(plan: Plan, servers: Servers) -> list[Row]:
     ]
 
 
-def start(_: Plan, servers: Servers) -> list[Row]:
+def start(_: Plan, servers: Servers) -> list[SampleRow]:
     """Measure the time from the start of twistd to the first report that is taken."""
     seconds: list[float] = []
     for number in range(_STARTS):
         seconds.append(_start_seconds(servers, payloads.reports(1)))
         progress("start", f"start {number + 1} of {_STARTS}: {seconds[-1]:.2f} s")
     figure = Figure("ours", "s", seconds)
-    return [Row(f"ready for reports, {_STARTS} starts", figure, must="median < 1 s", met=figure.median < 1.0)]
+    return [SampleRow(f"ready for reports, {_STARTS} starts", figure, must="median < 1 s", met=figure.median < 1.0)]
 
 
 def _start_seconds(servers: Servers, report: Sequence[bytes]) -> float:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from tests.benchmarks import http11, machine, payloads
 from tests.benchmarks.load import Load, LoadError, wrk
 from tests.benchmarks.servers import free_port
-from tests.benchmarks.table import Figure, Row, at_least, at_most, below, stated
+from tests.benchmarks.table import Figure, SampleRow, at_least, at_most, below, stated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +45,7 @@ class Field:
         http11.send_all(self.daemon.port, self.arrays)
 
 
-def distinct(plan: Plan, servers: Servers) -> list[Row]:
+def distinct(plan: Plan, servers: Servers) -> list[SampleRow]:
     """Ask for each node's families, in turn, over 16 connections; and over a single one for the way itself."""
     field = field_of(servers)
     plain = servers.plain_proxy(field.prometheus.port)
@@ -73,7 +73,7 @@ def distinct(plan: Plan, servers: Servers) -> list[Row]:
     ]
 
 
-def same(plan: Plan, servers: Servers) -> list[Row]:
+def same(plan: Plan, servers: Servers) -> list[SampleRow]:
     """Send one query from 64 clients at once."""
     field = field_of(servers)
     ours = payloads.write([payloads.get(_OURS + quote(_ONE))], plan.home / "query")
@@ -100,7 +100,7 @@ def same(plan: Plan, servers: Servers) -> list[Row]:
     ]
 
 
-def latest(plan: Plan, servers: Servers) -> list[Row]:
+def latest(plan: Plan, servers: Servers) -> list[SampleRow]:
     """Ask for the latest values of single nodes, answered from memory, over 16 connections."""
     field = field_of(servers, "--latest-from-memory", "always")
     status, headers, body = http11.get(field.daemon.port, _OURS + quote(_ONE))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tests.benchmarks import machine, payloads
 from tests.benchmarks.http11 import send_all
 from tests.benchmarks.load import LoadError, wrk
-from tests.benchmarks.table import Figure, Row, above, at_least, at_most, stated
+from tests.benchmarks.table import Figure, SampleRow, above, at_least, at_most, stated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +30,7 @@ _FRESH = 30.0
 _STRAY = 0.05
 
 
-def ingest(plan: Plan, servers: Servers) -> list[Row]:
+def ingest(plan: Plan, servers: Servers) -> list[SampleRow]:
     """Send reports over 32 kept connections, of 5,000 nodes."""
     reports = payloads.write(payloads.reports(_NODES), plan.home / "reports")
     pushes = payloads.write(payloads.pushes(_NODES), plan.home / "pushes")
@@ -54,7 +54,7 @@ def ingest(plan: Plan, servers: Servers) -> list[Row]:
     return [at_least("reports, keep-alive", ours, peer, musts[name]) for name, peer in figures.items()]
 
 
-def connections(plan: Plan, servers: Servers) -> list[Row]:
+def connections(plan: Plan, servers: Servers) -> list[SampleRow]:
     """Send reports over a connection each, as `requests.post` sends them."""
     reports = payloads.write(payloads.reports(_NODES, close=True), plan.home / "closing-reports")
     sides = {
@@ -69,7 +69,7 @@ def connections(plan: Plan, servers: Servers) -> list[Row]:
     return [at_least("reports, a connection each", ours, peer, musts[name]) for name, peer in figures.items()]
 
 
-def batches(plan: Plan, servers: Servers) -> list[Row]:
+def batches(plan: Plan, servers: Servers) -> list[SampleRow]:
     """Send arrays of 100 reports, against one node a request at VictoriaMetrics."""
     arrays = payloads.write(payloads.batches(_NODES, _BATCH), plan.home / "batches")
     imports = payloads.write(payloads.imports(_NODES), plan.home / "imports")
@@ -85,7 +85,7 @@ def batches(plan: Plan, servers: Servers) -> list[Row]:
     return [above("batches of 100", ours_figure, 60_000), at_least("batches of 100", ours_figure, peer, 2)]
 
 
-def growth(plan: Plan, servers: Servers) -> list[Row]:
+def growth(plan: Plan, servers: Servers) -> list[SampleRow]:
     """Measure the processor time of a report while the table holds few nodes or many.
 
     Beside it the floor, which has no table, with the same requests: what it grows by is the clients' part, whose

@@ -13,7 +13,7 @@ from tests.benchmarks import http11, machine, payloads
 from tests.benchmarks.load import LoadError, paced
 from tests.benchmarks.plan import progress
 from tests.benchmarks.servers import HERE
-from tests.benchmarks.table import Figure, Row, at_most, below, faster, stated
+from tests.benchmarks.table import Figure, SampleRow, at_most, below, faster, stated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ _REPORTS_A_SECOND = 200
 _SCRAPE_EVERY = 5.0
 
 
-def scrape(plan: Plan, servers: Servers) -> list[Row]:
+def scrape(plan: Plan, servers: Servers) -> list[SampleRow]:
     """Time scrapes, gzip and text 0.0.4, of tables of several sizes."""
     sizes = (plan.nodes // 100, plan.nodes // 20, plan.nodes // 5, plan.nodes)
     sides = {f"ours, {size:,} nodes": _refreshed(servers.daemon(), payloads.batches(size)) for size in sizes}
@@ -50,7 +50,7 @@ def scrape(plan: Plan, servers: Servers) -> list[Row]:
     ]
 
 
-def stall(plan: Plan, servers: Servers) -> list[Row]:
+def stall(plan: Plan, servers: Servers) -> list[SampleRow]:
     """Send reports at an even pace while a large table is scraped every 5 s."""
     server = servers.daemon()
     arrays = payloads.batches(plan.nodes)

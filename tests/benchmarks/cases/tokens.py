@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tests.benchmarks import http11, payloads
 from tests.benchmarks.cases import queries, reports
 from tests.benchmarks.servers import free_port
-from tests.benchmarks.table import Figure, Row, at_least, at_most
+from tests.benchmarks.table import Figure, SampleRow, at_least, at_most
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +37,7 @@ class _Side:
     sent: Callable[[list[bytes]], list[bytes]]
 
 
-def tokens(plan: Plan, servers: Servers) -> list[Row]:
+def tokens(plan: Plan, servers: Servers) -> list[SampleRow]:
     """Measure the hot paths with and without, in turn."""
     plan = replace(plan, rounds=plan.rounds + 2)  # what is looked for is smaller than what two seconds differ by
     port = free_port()
@@ -61,7 +61,7 @@ def tokens(plan: Plan, servers: Servers) -> list[Row]:
     ]
 
 
-def _reports(plan: Plan, sides: dict[str, _Side], what: str, requests: list[bytes]) -> Row:
+def _reports(plan: Plan, sides: dict[str, _Side], what: str, requests: list[bytes]) -> SampleRow:
     def rate(name: str, side: _Side) -> Callable[[], float]:
         path = payloads.write(side.sent(requests), plan.home / f"{what} {name}".replace(" ", "-"))
         return reports.rate(plan, side.server, path)
@@ -70,7 +70,7 @@ def _reports(plan: Plan, sides: dict[str, _Side], what: str, requests: list[byte
     return _no_slower(what, measured)
 
 
-def _scrapes(plan: Plan, sides: dict[str, _Side]) -> Row:
+def _scrapes(plan: Plan, sides: dict[str, _Side]) -> SampleRow:
     arrays = payloads.batches(_NODES)
 
     def timed(side: _Side) -> Callable[[], float]:
@@ -85,7 +85,7 @@ def _scrapes(plan: Plan, sides: dict[str, _Side]) -> Row:
     return at_most(f"scrape, {_NODES:,} nodes, with tokens", locked, without, round(1 / _LEAST, 2))
 
 
-def _queries(plan: Plan, sides: dict[str, _Side], prometheus: Server, what: str, path: str) -> Row:
+def _queries(plan: Plan, sides: dict[str, _Side], prometheus: Server, what: str, path: str) -> SampleRow:
     asked, arrays = payloads.queries(_ASKED, path), payloads.batches(_ASKED)
 
     def rate(name: str, side: _Side) -> Callable[[], float]:
@@ -98,6 +98,6 @@ def _queries(plan: Plan, sides: dict[str, _Side], prometheus: Server, what: str,
     return _no_slower(what, measured)
 
 
-def _no_slower(what: str, measured: dict[str, list[float]]) -> Row:
+def _no_slower(what: str, measured: dict[str, list[float]]) -> SampleRow:
     without, locked = (Figure(name, "a second", values) for name, values in measured.items())
     return at_least(f"{what}, with tokens", locked, without, _LEAST)

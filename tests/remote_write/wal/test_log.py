@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestratord.nodes.families import BUILT_IN
-from orchestratord.remote_write.sample_row import ABSENT, STALE, Row, RowFormat, row_names
-from orchestratord.remote_write.wal.directory import SpoolFiles
+from orchestratord.remote_write.sample_row import ABSENT, STALE, SampleRow, SampleRowFormat, row_names
+from orchestratord.remote_write.wal.directory import LogDirectory
 from orchestratord.remote_write.wal.frames import BadSegment, frames, head, read_head, resume
-from orchestratord.remote_write.wal.log import Position, Spool
+from orchestratord.remote_write.wal.log import Checkpoint, WriteAheadLog
 from orchestratord.runtime.directory_lock import InUse
 from tests.fakes import NOW, report
 
@@ -26,22 +26,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 NAMES = row_names(BUILT_IN)
-FORMAT = RowFormat(NAMES)
+FORMAT = SampleRowFormat(NAMES)
 
 
 def row(number: int) -> bytes:
     """Return the row of a report that bears a number."""
-    return FORMAT.row(Row(b"n%d" % number, number, b"\0" * 8 * len(NAMES)))
+    return FORMAT.row(SampleRow(b"n%d" % number, number, b"\0" * 8 * len(NAMES)))
 
 
-def spool(directory: Path, now: Callable[[], float] = lambda: NOW, **options: Any) -> Spool:
+def spool(directory: Path, now: Callable[[], float] = lambda: NOW, **options: Any) -> WriteAheadLog:
     """Return a spool of small segments that is open."""
-    made = Spool(directory, NAMES, now=now, **{"max_bytes": 1 << 20, "segment_bytes": 2000, **options})
+    made = WriteAheadLog(directory, NAMES, now=now, **{"max_bytes": 1 << 20, "segment_bytes": 2000, **options})
     made.open()
     return made
 
 
-def read(spool: Spool, start: Position | None = None, most: int = 7) -> tuple[list[int], Position]:
+def read(spool: WriteAheadLog, start: Checkpoint | None = None, most: int = 7) -> tuple[list[int], Checkpoint]:
     """Return the numbers of all rows from a position on, and where they end."""
     at = spool.start if start is None else start
     found: list[int] = []
@@ -53,7 +53,7 @@ def read(spool: Spool, start: Position | None = None, most: int = 7) -> tuple[li
     return found, at
 
 
-def problem(spool: Spool) -> str | None:
+def problem(spool: WriteAheadLog) -> str | None:
     """Return why the disk refuses by now."""
     return spool.problem
 
@@ -103,7 +103,7 @@ def test_what_is_appended_is_read_at_once(tmp_path: Path) -> None:
 def test_a_report_comes_back_as_it_went(tmp_path: Path) -> None:
     """Values, absent ones and stale markers are the same bytes."""
     it = spool(tmp_path)
-    marker = FORMAT.row(Row(b"gone", 7, STALE * len(NAMES)))
+    marker = FORMAT.row(SampleRow(b"gone", 7, STALE * len(NAMES)))
     sample = FORMAT.sample("n1", report("n1", page_faults=3).values, NOW - 1)
     it.append([sample, marker])
     batch = it.read(it.start, 10)
@@ -196,19 +196,19 @@ def test_a_position_that_is_lost_costs_nothing(tmp_path: Path) -> None:
 
 def test_another_catalogue(tmp_path: Path) -> None:
     """Values stay with their names: one that is new is absent, one that is gone is left out."""
-    old = Spool(tmp_path, ("a", "b", "c"), max_bytes=1 << 20, now=lambda: NOW)
+    old = WriteAheadLog(tmp_path, ("a", "b", "c"), max_bytes=1 << 20, now=lambda: NOW)
     old.open()
-    old.append([RowFormat("abc").row(Row(b"n", 1, b"A" * 8 + b"B" * 8 + b"C" * 8))])
+    old.append([SampleRowFormat("abc").row(SampleRow(b"n", 1, b"A" * 8 + b"B" * 8 + b"C" * 8))])
     old.close()
-    new = Spool(tmp_path, ("c", "new", "a"), max_bytes=1 << 20, now=lambda: NOW)
+    new = WriteAheadLog(tmp_path, ("c", "new", "a"), max_bytes=1 << 20, now=lambda: NOW)
     new.open()
-    new.append([RowFormat("abc").row(Row(b"m", 2, b"D" * 24))])
+    new.append([SampleRowFormat("abc").row(SampleRow(b"m", 2, b"D" * 24))])
     batch = new.read(new.start, 10)
     assert batch is not None
-    assert batch.rows == [Row(b"n", 1, b"C" * 8 + ABSENT + b"A" * 8)]
+    assert batch.rows == [SampleRow(b"n", 1, b"C" * 8 + ABSENT + b"A" * 8)]
     batch = new.read(batch.end, 10)
     assert batch is not None
-    assert batch.rows == [Row(b"m", 2, b"D" * 24)]
+    assert batch.rows == [SampleRow(b"m", 2, b"D" * 24)]
     new.close()
 
 
@@ -377,7 +377,7 @@ def test_values_that_look_like_frames_hold_up_no_reader() -> None:
     assert resume(b"damage" + false * 500 + frame) == 6 + 500 * len(false)
 
 
-class Unsyncable(SpoolFiles):
+class Unsyncable(LogDirectory):
     """A directory whose names do not come to the disk, until the test says so."""
 
     refuses = True
@@ -392,7 +392,7 @@ class Unsyncable(SpoolFiles):
 
 def test_names_that_could_not_be_synced_are_synced_later(tmp_path: Path) -> None:
     """Without them a crash of the machine would take the files."""
-    it = Spool(tmp_path, NAMES, now=lambda: NOW, max_bytes=1 << 20)
+    it = WriteAheadLog(tmp_path, NAMES, now=lambda: NOW, max_bytes=1 << 20)
     files = it._files = Unsyncable(tmp_path)
     it.open()
     it.append([row(1)])
@@ -467,7 +467,7 @@ def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
     again.close()
 
 
-class Renamed(SpoolFiles):
+class Renamed(LogDirectory):
     """A directory that another process has at first, and whose disk refuses the second rename."""
 
     in_use = True
@@ -493,7 +493,7 @@ def test_a_spool_that_is_taken_late_by_halves(tmp_path: Path) -> None:
     for number in range(5):
         before.append([row(number)])
     before.close()
-    it = Spool(tmp_path, NAMES, now=lambda: NOW, max_bytes=1 << 20)
+    it = WriteAheadLog(tmp_path, NAMES, now=lambda: NOW, max_bytes=1 << 20)
     files = it._files = Renamed(tmp_path)
     it.open()
     it.append([row(9)])

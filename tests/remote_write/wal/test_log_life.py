@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from orchestratord.remote_write.wal.log import Position
+from orchestratord.remote_write.wal.log import Checkpoint
 from tests.remote_write.wal.test_log import no_more_bytes, read, row, segments, spool
 
 
@@ -23,7 +23,7 @@ class Life(RuleBasedStateMachine):
         self.spool = spool(Path(self.folder.name))
         self.appended = 0
         #: Ends of batches since the last release, and the number behind each.
-        self.read: list[tuple[Position, int]] = []
+        self.read: list[tuple[Checkpoint, int]] = []
         self.released = (self.spool.start, 0)
 
     @rule(count=st.integers(1, 60))
@@ -32,10 +32,10 @@ class Life(RuleBasedStateMachine):
         self.spool.append([row(self.appended + index) for index in range(count)])
         self.appended += count
 
-    @rule(count=st.integers(1, 60), room=st.integers(0, 3000))
-    def append_on_a_full_disk(self, count: int, room: int) -> None:
+    @rule(count=st.integers(1, 60), budget=st.integers(0, 3000))
+    def append_on_a_full_disk(self, count: int, budget: int) -> None:
         """No file may become larger than `room`."""
-        with no_more_bytes(room):
+        with no_more_bytes(budget):
             self.append(count)
 
     @rule(most=st.integers(1, 50))
@@ -82,7 +82,7 @@ class Life(RuleBasedStateMachine):
         self.folder.cleanup()
         self.folder = copy
         files = segments(Path(copy.name))
-        if files and self.spool.start < Position(int(files[-1].name, 16), 0):
+        if files and self.spool.start < Checkpoint(int(files[-1].name, 16), 0):
             files[-1].write_bytes(files[-1].read_bytes() + tail)
         self.begin_anew()
 

@@ -49,11 +49,11 @@ def test_no_part_is_large() -> None:
 def test_others_have_their_turn_meanwhile() -> None:
     """Whoever wants the interpreter for a moment has it at once, not after its patience with the thread that has it."""
     nodes, ended, patience = entries(20_000), Event(), sys.getswitchinterval()
-    turns: list[float] = []
+    limit: list[float] = []
 
     def take_turns() -> None:
         while not ended.wait(0.0001):
-            turns.append(monotonic())
+            limit.append(monotonic())
 
     sys.setswitchinterval(60)
     other = Thread(target=take_turns)
@@ -64,7 +64,7 @@ def test_others_have_their_turn_meanwhile() -> None:
         sys.setswitchinterval(patience)
         ended.set()
         other.join()
-    assert len(turns) > 20
+    assert len(limit) > 20
 
 
 def test_a_listing_of_many_parts_over_http() -> None:

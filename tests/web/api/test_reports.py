@@ -10,7 +10,7 @@ from twisted.logger import capturedLogs, formatEvent
 
 from orchestratord.nodes.gunzip import STEP_OUT
 from orchestratord.nodes.report import SLICE
-from orchestratord.web.api.report_remarks import MAX_LOGGED, Remarks
+from orchestratord.web.api.report_remarks import MAX_LOGGED, ReportRemarks
 from orchestratord.web.api.reports import AT_ONCE, LOGGED_EACH_SECOND, UNPACKED_AT_ONCE
 from tests.fakes import FAMILIES, NOW, body
 from tests.wire import Wire, request, turn
@@ -184,7 +184,7 @@ def test_the_log_of_ignored_names_is_bounded() -> None:
 
 def test_a_token_among_the_ignored_names_is_not_logged() -> None:
     """The log has what is left when tokens are taken out."""
-    remarks = Remarks(FAMILIES, 60, lambda data: data.replace(b"secret", b"[token]"))
+    remarks = ReportRemarks(FAMILIES, 60, lambda data: data.replace(b"secret", b"[token]"))
     with capturedLogs() as logs:
         remarks.log_ignored(["my-secret"])
     assert [event["name"] for event in logs] == ["'my-[token]'"]
@@ -241,13 +241,13 @@ def test_a_long_batch_gives_the_reactor_turns_and_is_stored_whole() -> None:
     wire = Wire(max_nodes=1000)
     connection = wire.connect()
     connection.send(request("POST", "/update_metrics", long_batch()))
-    turns = 0
+    limit = 0
     while not (answers := connection.answers()):
         assert wire.ids() == []
-        turns += 1
+        limit += 1
         turn(wire.clock)
     assert answers[0].json == {"status": "Metrics updated", "accepted": 3 * SLICE + 1, "superseded": 0}
-    assert turns == 4
+    assert limit == 4
     assert len(wire.ids()) == 3 * SLICE + 1
 
 
@@ -299,13 +299,13 @@ def test_a_long_gzip_body_lets_the_reactor_turn() -> None:
     assert len(packed) < AT_ONCE < len(batch)
     connection = wire.connect()
     connection.send(request("POST", "/update_metrics", packed, Content_Encoding="gzip"))
-    turns = 0
+    limit = 0
     while not connection.transport.value():
         turn(wire.clock)
-        turns += 1
-        assert turns < 1000
+        limit += 1
+        assert limit < 1000
     assert connection.answers()[0].json["accepted"] == 8000
-    assert turns >= len(batch) // STEP_OUT + 8000 // SLICE
+    assert limit >= len(batch) // STEP_OUT + 8000 // SLICE
 
 
 def test_a_gzip_body_that_is_made_to_take_long() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestratord.errors import Overloaded, QueryTimeout, UpstreamUnavailable
-from orchestratord.nodes.directory import StoreFleet
+from orchestratord.nodes.directory import StoreDirectory
 from orchestratord.nodes.families import BUILT_IN
 from orchestratord.promql.upstreams import Answer as Fetched
 from orchestratord.remote_write.sample_row import LAST_REPORT
@@ -25,8 +25,8 @@ BROWSER = "text/html,*/*;q=0.8"
 def wired(store: FakeStore) -> Wire:
     """Return a wire with a store of its own for the nodes; its table has one that the store does not know."""
 
-    def fleet(wire: Wire) -> StoreFleet:
-        return StoreFleet(
+    def fleet(wire: Wire) -> StoreDirectory:
+        return StoreDirectory(
             store,
             BUILT_IN,
             [("cluster", "blue")],

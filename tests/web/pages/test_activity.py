@@ -7,7 +7,7 @@ import math
 from twisted.internet.task import Clock
 
 from orchestratord.nodes.store import NodeStore
-from orchestratord.web.pages.activity import EVERY, History
+from orchestratord.web.pages.activity import EVERY, ActivityRecorder
 from tests.fakes import Metrics, report
 
 ROUTES = ("/query", "/api/v1/query")
@@ -20,7 +20,7 @@ class Setup:
         self.clock = Clock()
         self.metrics = Metrics()
         self.nodes = NodeStore(stale_after=60, max_nodes=100)
-        self.history = History(self.clock, self.metrics.telemetry, self.nodes, self.clock.seconds, ROUTES)
+        self.history = ActivityRecorder(self.clock, self.metrics.telemetry, self.nodes, self.clock.seconds, ROUTES)
         self.history.startService()
 
     def pass_time(self, seconds: float) -> None:

@@ -9,16 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestratord.nodes.families import BUILT_IN
-from orchestratord.promql.memory import LatestFromMemory
+from orchestratord.promql.memory import MemoryClient
 from orchestratord.promql.upstreams import Answer
-from orchestratord.runtime.time_slices import Slices
+from orchestratord.runtime.time_slices import TimeSlices
 from tests.fakes import body
 from tests.wire import Wire, request
 
 
 def twisted_way(wire: Wire) -> Wire:
     """Have every request go Twisted's way."""
-    wire.site.express = None
+    wire.site.fast_path = None
     return wire
 
 
@@ -111,16 +111,22 @@ def test_heads_that_are_remembered_are_bounded() -> None:
     for number in range(1100):
         connection.send(request("POST", "/update_metrics", body("a"), User_Agent=f"agent-{number}"))
     assert len(connection.answers()) == 1100
-    assert wire.site.express is not None
-    assert len(wire.site.express._known) <= 1000
+    assert wire.site.fast_path is not None
+    assert len(wire.site.fast_path._known) <= 1000
 
 
 def from_memory() -> Wire:
     """Return a wire that answers plain selectors from its table."""
     wire = Wire()
     wire.report(body("n1", page_faults=3))
-    wire.queries._client = LatestFromMemory(
-        Slices(wire.clock), wire.upstreams, wire.nodes, BUILT_IN, clocks=wire.clocks, mode="always", room=wire.arriving
+    wire.queries._client = MemoryClient(
+        TimeSlices(wire.clock),
+        wire.upstreams,
+        wire.nodes,
+        BUILT_IN,
+        clocks=wire.clocks,
+        mode="always",
+        budget=wire.arriving,
     )
     wire.upstreams.answer = Answer(200, b"application/json", b"{}")
     return wire

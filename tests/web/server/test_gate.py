@@ -12,8 +12,8 @@ from twisted.logger import capturedLogs, formatEvent
 
 from orchestratord.promql.upstreams import Answer
 from orchestratord.security.gate import Gate, Role, rule
-from orchestratord.security.jwt import NodeTokens, parse_keys
-from orchestratord.web.server.fast_path import Way
+from orchestratord.security.jwt import NodeTokenVerifier, parse_keys
+from orchestratord.web.server.fast_path import Unanswered
 from tests.fakes import NOW, body
 from tests.tokens import AUDIENCE, ISSUER, claims, jwk, key_set, rsa_key, signed
 from tests.wire import Wire, request
@@ -35,7 +35,7 @@ def bearer(role: Role) -> dict[str, Any]:
 
 def node_bound(*tokens: str) -> Wire:
     """Return a wire that takes reports of nodes with a token of their own, and of who has one of these."""
-    verifying = NodeTokens(ISSUER, AUDIENCE, time=lambda: NOW, max_remembered=100)
+    verifying = NodeTokenVerifier(ISSUER, AUDIENCE, time=lambda: NOW, max_remembered=100)
     verifying.use(parse_keys(key_set(jwk("k1"))))
     return Wire(gate=Gate({Role.REPORT: [token.encode() for token in tokens]}, verifying))
 
@@ -261,7 +261,7 @@ def test_both_ways_let_in_the_same(headers: dict[str, str], data: bytes, shut: b
     for twisted in (False, True):
         wire = gated() if shut else Wire()
         if twisted:
-            wire.express.answer = lambda *_, **__: Way.TWISTED  # type: ignore[method-assign]  # to compare
+            wire.fast_path.answer = lambda *_, **__: Unanswered.FALL_THROUGH  # type: ignore[method-assign]  # to compare
         connection = wire.connect()
         connection.send(request("POST", "/update_metrics", data, Content_Type="application/json", **headers))
         answers = [
@@ -281,7 +281,7 @@ class TestShortWay:
         for wire in (gated(), Wire()):
             connection = wire.connect()
             connection.send(request("POST", "/update_metrics", body("n1"), **bearer(Role.REPORT)))
-            assert connection.channel._on_express
+            assert connection.channel._on_fast_path
             assert wire.ids() == ["n1"]
 
     def test_a_token_for_each_node_is_one_head(self) -> None:
@@ -291,16 +291,16 @@ class TestShortWay:
             token = signed(claims(f"n{number:02}", now=NOW))
             connection = wire.connect()
             connection.send(request("POST", "/update_metrics", body(f"n{number:02}"), Authorization=f"Bearer {token}"))
-            assert connection.channel._on_express
+            assert connection.channel._on_fast_path
         assert len(wire.ids()) == 20
-        assert len(wire.express._known) == 1
+        assert len(wire.fast_path._known) == 1
 
     @pytest.mark.parametrize("name", ["authorization", "AUTHORIZATION", "X-Authorization"])
     def test_a_head_with_a_token_is_not_remembered(self, name: str) -> None:
         """Where the header is spelt so that it goes Twisted's way, it takes no place from the others."""
         wire = gated()
         wire.report(body("n1"), **{name: f"Bearer {TOKENS[Role.REPORT]}"})
-        assert not wire.express._known
+        assert not wire.fast_path._known
 
     def test_the_token_is_looked_at_each_time(self) -> None:
         """A head that was let in is not when its token has gone, on the same connection."""
@@ -358,7 +358,7 @@ class TestNodeBound:
 
     def test_a_key_that_is_still_fetched(self) -> None:
         """503 with Retry-After, not 401; counted as such."""
-        verifying = NodeTokens(ISSUER, AUDIENCE, time=lambda: NOW, max_remembered=100)
+        verifying = NodeTokenVerifier(ISSUER, AUDIENCE, time=lambda: NOW, max_remembered=100)
         verifying.wanted = lambda: True
         wire = Wire(gate=Gate({}, verifying))
         answer = wire.report(body("n1"), Authorization=f"Bearer {signed(claims(now=NOW), rsa_key(2))}")

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import capturedLogs
 
-from orchestratord.web.server.connection_limit import Connections
+from orchestratord.web.server.connection_limit import ConnectionLimit
 from tests.certificates import Authority
 from tests.fakes import body
 from tests.web.tls_client import TlsClient
@@ -89,7 +89,7 @@ def test_nothing_behind_is_carried_out(
     wire = Wire()
     wire.report(body("kept"))
     if way == "ordinary":
-        wire.site.express = None
+        wire.site.fast_path = None
     connection = connect(wire)
     with capturedLogs() as logs:
         if joined:
@@ -177,7 +177,7 @@ def test_the_tls_side_itself_is_silent_after_an_end(authority: Authority) -> Non
 def test_a_connection_too_many_is_refused_once(authority: Authority) -> None:
     """Its 503 does not depend on what comes."""
     wire = Wire()
-    connections = Connections(0)
+    connections = ConnectionLimit(0)
     wire.site.connections = connections
     client = TlsClient(wire, authority)
     client.send(BEHIND, FORGET, BEHIND)

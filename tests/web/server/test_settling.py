@@ -21,10 +21,10 @@ class Settling:
         self.wire = Wire()
         self.connection: Connection = self.wire.connect()
         self.written: list[int] = []
-        settle: Any = lambda: self.written.append(len(self.connection.transport.value()))  # noqa: E731
-        self.wire.site.settle = settle
+        flush: Any = lambda: self.written.append(len(self.connection.transport.value()))  # noqa: E731
+        self.wire.site.flush = flush
         reports: Any = self.wire.site.hot[b"/update_metrics"]
-        reports._settle = settle
+        reports._flush = flush
 
     def post(self, data: bytes, headers: dict[str, Any]) -> int:
         """Post a report, and return the status."""

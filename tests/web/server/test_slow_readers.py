@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from orchestratord.promql.upstreams import Answer
-from orchestratord.runtime.memory_budget import Room
+from orchestratord.runtime.memory_budget import MemoryBudget
 from orchestratord.web.api.metrics import AHEAD, MAX_SCRAPES
 from orchestratord.web.server.send_buffer import PIECE
 from tests.fakes import body
@@ -138,23 +138,23 @@ def test_the_memory_of_an_answer_is_free_once_it_was_taken_or_its_client_has_lef
     gc.disable()
     try:
         for leaves in (False, True):
-            wire, room = Wire(), Room(10_000_000)
-            lease = room.lease()
-            lease.hold(len(BIG))
-            wire.upstreams.answer = Answer(200, b"application/json", BIG, lease=lease)
-            del lease
+            wire, budget = Wire(), MemoryBudget(10_000_000)
+            reservation = budget.reservation()
+            reservation.hold(len(BIG))
+            wire.upstreams.answer = Answer(200, b"application/json", BIG, reservation=reservation)
+            del reservation
             one, other = slow(wire), slow(wire)
             for connection in (one, other):
                 connection.send(request("GET", "/query?q=up"))
             wire.upstreams.answer = None
             one.leave()
-            assert room.held == len(BIG)
+            assert budget.held == len(BIG)
             if leaves:
                 other.leave()
             else:
                 while other.read():
                     pass
-            assert room.held == 0
+            assert budget.held == 0
     finally:
         gc.enable()
 

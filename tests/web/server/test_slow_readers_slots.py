@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred, succeed
 
 from orchestratord.promql.upstreams import Answer
-from orchestratord.runtime.memory_budget import Room
+from orchestratord.runtime.memory_budget import MemoryBudget
 from orchestratord.web.api import klein_app as api
 from orchestratord.web.server.send_buffer import PIECE
 from orchestratord.web.server.slow_readers import GRACE_SECONDS, MOST, PROGRESS_SECONDS
@@ -24,11 +24,11 @@ def slow(wire: Wire, target: str) -> Connection:
     return connection
 
 
-def big_answer(wire: Wire, room: Room | None = None) -> None:
+def big_answer(wire: Wire, budget: MemoryBudget | None = None) -> None:
     """Have queries answered with much, held of a room."""
-    lease = room.lease() if room else None
-    assert lease is None or lease.hold(len(BIG))
-    wire.upstreams.answer = Answer(200, b"application/json", BIG, lease=lease)
+    reservation = budget.reservation() if budget else None
+    assert reservation is None or reservation.hold(len(BIG))
+    wire.upstreams.answer = Answer(200, b"application/json", BIG, reservation=reservation)
 
 
 def test_a_client_that_takes_nothing_is_cut() -> None:
@@ -98,22 +98,22 @@ def test_a_listing_in_the_making_is_not_a_slow_reader() -> None:
 
 def test_the_memory_of_answers_goes_to_those_that_read() -> None:
     """A new answer finds room where old ones are not read."""
-    wire, room = Wire(), Room(2 * len(BIG))
-    room.free = wire.readers.free_memory
+    wire, budget = Wire(), MemoryBudget(2 * len(BIG))
+    budget.free = wire.readers.free_memory
     readers = []
     for _ in range(2):
-        big_answer(wire, room)
+        big_answer(wire, budget)
         readers.append(slow(wire, "/query?q=up"))
         wire.upstreams.answer = None
         wire.clock.advance(0.4)
-    newest = room.lease()
+    newest = budget.reservation()
     assert not newest.hold(1)
     wire.clock.advance(GRACE_SECONDS - 0.8)
     assert not newest.hold(3 * len(BIG))
     assert wire.readers.cut == 0
     assert newest.hold(1)
     assert [reader.transport.disconnected for reader in readers] == [True, False]
-    assert room.held == len(BIG) + 1
+    assert budget.held == len(BIG) + 1
 
 
 def test_an_answer_that_nobody_counts_is_counted_while_it_waits() -> None:

@@ -14,7 +14,7 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
 from orchestratord.security.tls import ServerFiles, ServerTls
-from orchestratord.web.server.connection_limit import Connections
+from orchestratord.web.server.connection_limit import ConnectionLimit
 from orchestratord.web.server.tls_transport import SLICE_BYTES, TlsFactory
 from tests.certificates import Authority
 from tests.wire import turn
@@ -44,7 +44,7 @@ class Pipe:
         authority = Authority(folder)
         authority.issue("server", "localhost")
         self.clock = Clock()
-        self.connections = Connections(1)
+        self.connections = ConnectionLimit(1)
         files = ServerFiles(authority.certificate("server"), authority.key("server"))
         self.refusing = False
         self.address: Any = None
@@ -90,15 +90,15 @@ def test_a_large_answer_goes_in_slices(pipe: Pipe) -> None:
     pipe.ours.writeSequence([b"the ", b"end"])
     read = pipe.read()
     assert 0 < len(read) <= SLICE_BYTES
-    turns = 0
+    limit = 0
     while pipe.clock.getDelayedCalls():
         turn(pipe.clock)
         part = pipe.read()
         assert len(part) <= SLICE_BYTES
         read += part
-        turns += 1
+        limit += 1
     assert read == LARGE + b"the end"
-    assert turns >= 4
+    assert limit >= 4
 
 
 def test_the_end_comes_after_it(pipe: Pipe) -> None:
