@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from twisted.logger import Logger
 
 from orchestratord.config.environment import misspelt
-from orchestratord.config.options import OPTIONS
-from orchestratord.config.settings import SettingsError, load
+from orchestratord.config.options import GROUPS, OPTIONS, RENAMED
+from orchestratord.config.settings import SettingsError, load, renamed
 from orchestratord.runtime.twistd import Options as OneLineOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from twisted.application.service import IService
 
@@ -23,16 +24,22 @@ if TYPE_CHECKING:
 log = Logger()
 
 
+#: The options that are flags. The others are keys of tables in the TOML file.
+_FLAGS = tuple(option for group in GROUPS.values() for option in group)
+#: Columns of `--help`: where the texts begin, and how wide it is.
+_INDENT, _WIDTH = 28, 100
+
+
 def _help(option: Option) -> str:
     default = option.default
-    if option.flag:
+    if option.is_switch:
         return option.help
     if option.name == "data-dir":
         default = "$XDG_STATE_HOME/orchestratord, else ~/.local/state/orchestratord"
     if isinstance(default, tuple):
         default = " ".join(default)
     repeat = "; may be repeated" if option.repeatable else ""
-    shown = f"{default:g}" if isinstance(default, float) else str(default)
+    shown = f"{default:g}" if isinstance(default, float) else str("" if default is None else default)
     return f"{option.help}{repeat} [default: {shown or 'none'}]"
 
 
@@ -40,17 +47,17 @@ class Options(OneLineOptions):
     """The command line. Every option is also an environment variable and a key of the TOML file."""
 
     command = "twistd orchestrator"
-    synopsis = "[options]"
+    synopsis = "Usage: twistd [options] orchestrator [options]"
     longdesc = (
-        "Keeps the latest profile of every node in memory, exposes them at /metrics for Prometheus to scrape, and"
-        " passes PromQL at /query on to it. Every option is also an environment variable (ORCHESTRATOR_STALE_AFTER)"
-        " and a key of the TOML file; flag over environment over file over default."
-        " To see it work on this machine alone: twistd -n orchestrator --all-in-one"
+        "Keeps the latest reports of every node in memory, exposes them at /metrics, and answers PromQL at /query."
+        " On this machine alone: twistd -n orchestrator --all-in-one. Each option is also an environment variable"
+        " (ORCHESTRATOR_STALE_AFTER) and a key of the TOML file; a flag overrides the environment, the environment"
+        " overrides the file. TLS, credentials and more limits are tables of the file: etc/orchestrator.toml shows all."
     )
     optParameters: ClassVar = [
-        [option.name, None, None, _help(option)] for option in OPTIONS if not (option.flag or option.repeatable)
-    ] + [["config", None, None, "TOML file with any of these options, and more metric families"]]
-    optFlags: ClassVar = [[option.name, None, _help(option)] for option in OPTIONS if option.flag]
+        [option.name, None, None, _help(option)] for option in _FLAGS if not (option.is_switch or option.repeatable)
+    ] + [["config", None, None, "TOML file with these options, the tables, and more metric families"]]
+    optFlags: ClassVar = [[option.name, None, _help(option)] for option in _FLAGS if option.is_switch]
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,9 +66,32 @@ class Options(OneLineOptions):
         #: One line for each environment variable that was probably meant to be an option.
         self.ignored: list[str] = []
 
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """Parse the command line; raise SystemExit with the line that says what is wrong, or what an option is now."""
+        for given in options or ():
+            name = given.removeprefix("--").partition("=")[0]
+            if given.startswith("--") and name in RENAMED:
+                raise SystemExit(f"{self.command}: {renamed(name, f'--{name}')}")
+        super().parseOptions(options)
+
+    def getUsage(self, width: int | None = None) -> str:
+        """Return the text of `--help`: the options by what they are about."""
+        del width
+        return "\n".join([self.getSynopsis(), "", *wrap(self.longdesc, _WIDTH), *self._listed(), ""])
+
+    def _listed(self) -> Iterator[str]:
+        for heading, options in GROUPS.items():
+            yield f"\n{heading}:"
+            for option in options:
+                yield from _lines(f"--{option.name}{'' if option.is_switch else '='}", _help(option))
+        yield "\nOther:"
+        yield from _lines("--config=", "TOML file with these options, the tables, and more metric families")
+        yield from _lines("--version", "print the version and exit")
+        yield from _lines("--help", "print this text and exit")
+
     def postOptions(self) -> None:
         """Check everything, before any socket opens; SystemExit names what is wrong."""
-        switches = {option.name for option in OPTIONS if option.flag}
+        switches = {option.name for option in _FLAGS if option.is_switch}
         given = {name: value for name, value in self.items() if value not in (None, 0)}
         flags: dict[str, Any] = {name: True if name in switches else value for name, value in given.items()}
         known = {option.variable for option in OPTIONS} | {"ORCHESTRATOR_CONFIG"}
@@ -70,6 +100,12 @@ class Options(OneLineOptions):
             self.settings = load(flags | self.repeated, os.environ)
         except SettingsError as error:
             raise SystemExit(f"{self.command}: {error}") from None
+
+
+def _lines(option: str, text: str) -> list[str]:
+    """Return an option and its help in two columns."""
+    first, *more = wrap(text, _WIDTH - _INDENT)
+    return [f"  {option:<{_INDENT - 3}} {first}", *(" " * _INDENT + line for line in more)]
 
 
 def _collect(option: Option) -> Callable[[Options, str], None]:
@@ -82,7 +118,7 @@ def _collect(option: Option) -> Callable[[Options, str], None]:
     return collect
 
 
-for _option in OPTIONS:
+for _option in _FLAGS:
     if _option.repeatable:
         setattr(Options, f"opt_{_option.attribute}", _collect(_option))
 

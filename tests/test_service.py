@@ -25,6 +25,7 @@ from orchestratord.runtime.signals import MEANINGLESS, STOPPING, Signals
 from orchestratord.service import Orchestrator
 from tests.certificates import Authority
 from tests.fakes import FakeClocks
+from tests.options import by_name
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -45,7 +46,7 @@ class Running:
         flags.setdefault("listen", ["tcp:0:interface=127.0.0.1"])
         flags.setdefault("prometheus", ["http://127.0.0.1:1"])
         flags.setdefault("snapshot_every", 0)
-        settings = load({name.replace("_", "-"): flags[name] for name in flags}, HOME)
+        settings = load(by_name(flags), HOME)
         self.service = Orchestrator(reactor, settings, clocks)
         self.pool = HTTPConnectionPool(reactor, persistent=False)
         self.client = HTTPClient(Agent(reactor, pool=self.pool))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from orchestratord import __version__
-from orchestratord.config.options import OPTIONS
+from orchestratord.config.options import GROUPS, TABLES
 from orchestratord.runtime.signals import Signals
 from orchestratord.tap import Options, makeService
 
@@ -36,6 +36,10 @@ def test_flags_become_settings() -> None:
     [
         (["--stale-after", "soon"], "twistd orchestrator: --stale-after: 'soon' must be a number of seconds"),
         (["--bogus"], "twistd orchestrator: option --bogus not recognized"),
+        (
+            ["--tls-key=k"],
+            "twistd orchestrator: --tls-key is now the key key_file of the table [tls] in the --config file, or ORCH",
+        ),
         (["--max-nodes"], "twistd orchestrator: option --max-nodes requires argument"),
         (["extra"], "twistd orchestrator: 'extra' is not an option: options begin with --"),
     ],
@@ -49,13 +53,17 @@ def test_a_wrong_command_line_ends_in_one_line(arguments: list[str], line: str) 
 
 
 def test_help_names_every_option_and_its_default(capsys: pytest.CaptureFixture[str]) -> None:
-    """Once each, in words."""
+    """Once each, in words, under a heading; keys of tables are not flags."""
     with pytest.raises(SystemExit):
         parsed("--help")
     text = " ".join(capsys.readouterr().out.split())
-    for option in OPTIONS:
-        assert f"--{option.name}" in text
-        assert " ".join(option.help.split()[:3]) in text
+    for heading, options in GROUPS.items():
+        assert f" {heading}: " in text
+        for option in options:
+            assert text.count(f" --{option.name}{'' if option.is_switch else '='} ") == 1
+            assert " ".join(option.help.split()[:3]) in text
+    for option in TABLES:
+        assert f"--{option.name}" not in text
     assert "[default: tcp:5000]" in text
     assert "[default: 150000]" in text
 

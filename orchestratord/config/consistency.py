@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestratord.config.options import EMBEDDED, OPTIONS, TLS_PREFIX
+from orchestratord.config.options import OPTIONS
+from orchestratord.config.values import EMBEDDED
 from orchestratord.security.gate import Role
+from orchestratord.security.tls import TLS_PREFIX
 
 if TYPE_CHECKING:
     from orchestratord.config.settings import Settings
@@ -20,12 +22,12 @@ class SettingsError(ValueError):
 def check_together(settings: Settings) -> None:
     """Raise SettingsError, which names the option and its value, for a setting that does not go with another."""
     for one, all_of_them in (
-        ("max-answer-bytes", "max-answers-bytes"),
-        ("max-report-bytes", "max-arriving-bytes"),
+        ("limits.max_answer_bytes", "limits.max_answers_bytes"),
+        ("max-report-bytes", "limits.max_arriving_bytes"),
     ):
         least, given = (getattr(settings, _BY_NAME[name].attribute) for name in (one, all_of_them))
         if given < least:
-            raise SettingsError(f"--{all_of_them}: {given!r} must be --{one} at least, which is {least}")
+            raise SettingsError(f"{all_of_them}: {given!r} must be {_BY_NAME[one].shown} at least, which is {least}")
     if EMBEDDED in settings.prometheus:
         if not settings.embedded:
             raise SettingsError(f"--prometheus: {EMBEDDED!r} must be the only one")
@@ -47,33 +49,34 @@ def _with_tls(listeners: tuple[str, ...]) -> list[str]:
 
 def _check_tls(settings: Settings) -> None:
     served = _with_tls(settings.listeners)
-    certificate = _given(settings, "tls-certificate", "tls-key")
+    certificate = _given(settings, "tls.cert_file", "tls.key_file")
     if served and not certificate:
         option = "--listen" if served[0] in settings.listen else "--admin-listen"
-        raise SettingsError(f"{option}: {served[0]!r} needs --tls-certificate and --tls-key")
-    for option, path in {**certificate, **_given(settings, "tls-client-ca")}.items():
+        raise SettingsError(f"{option}: {served[0]!r} needs tls.cert_file and tls.key_file")
+    for option, path in {**certificate, **_given(settings, "tls.client_ca_file")}.items():
         if not served:
             raise SettingsError(
                 f"{option}: {path!r} is for a listener such as --listen tls:tcp:5443, and there is none"
             )
-    _check_pair(settings, "tls-certificate", "tls-key")
+    _check_pair(settings, "tls.cert_file", "tls.key_file")
 
 
 def _check_access(settings: Settings, prefix: str, urls: tuple[str, ...]) -> None:
     """Check the options that say how the upstreams of `--PREFIX` are reached, which are at these URLs."""
-    _check_pair(settings, f"{prefix}-certificate", f"{prefix}-key")
-    for option, path in _given(settings, f"{prefix}-ca", f"{prefix}-certificate").items():
+    table = f"{prefix.replace('-', '_')}_http"
+    _check_pair(settings, f"{table}.cert_file", f"{table}.key_file")
+    for option, path in _given(settings, f"{table}.ca_file", f"{table}.cert_file").items():
         if not any(url.startswith("https:") for url in urls):
             raise SettingsError(f"{option}: {path!r} is for an https:// URL of --{prefix}, and there is none")
-    headers = getattr(settings, _BY_NAME[f"{prefix}-header"].attribute)
-    credentials = _given(settings, f"{prefix}-token-file", f"{prefix}-basic-auth-file")
+    headers = getattr(settings, _BY_NAME[f"{table}.headers"].attribute)
+    credentials = _given(settings, f"{table}.credentials_file", f"{table}.basic_auth_file")
     for option, path in credentials.items():
         if len(credentials) > 1:
-            raise SettingsError(f"{option}: {path!r} does not go with --{prefix}-basic-auth-file")
+            raise SettingsError(f"{option}: {path!r} does not go with {table}.basic_auth_file")
         if EMBEDDED in urls:
             raise SettingsError(f"{option}: {path!r} does not go with --prometheus {EMBEDDED}, which asks for nothing")
         if any(name.lower() == "authorization" for name, _ in headers):
-            raise SettingsError(f"{option}: {path!r} does not go with --{prefix}-header Authorization")
+            raise SettingsError(f"{option}: {path!r} does not go with an Authorization in {table}.headers")
 
 
 def _check_remote_write(settings: Settings) -> None:
@@ -86,7 +89,7 @@ def _check_remote_write(settings: Settings) -> None:
             raise SettingsError(f"--external-label: {name!r} is there twice")
     for name, _ in settings.remote_write_header:
         if name.lower() in {"content-encoding", "x-prometheus-remote-write-version"}:
-            raise SettingsError(f"--remote-write-header: {name!r} is a matter of the protocol")
+            raise SettingsError(f"remote_write_http.headers: {name!r} is a matter of the protocol")
     if settings.embedded:
         if settings.all_in_one:
             raise SettingsError("--all-in-one: it does not go with --remote-write: it asks a Prometheus of its own")
@@ -101,13 +104,13 @@ def _check_remote_write(settings: Settings) -> None:
 
 
 def _check_no_remote_write(settings: Settings) -> None:
-    given = _given(settings, "remote-write-token-file", "remote-write-basic-auth-file")
+    given = _given(settings, "remote_write_http.credentials_file", "remote_write_http.basic_auth_file")
     for name, values in (
-        ("remote-write-header", settings.remote_write_header),
+        ("remote_write_http.headers", settings.remote_write_header),
         ("external-label", settings.external_label),
     ):
         if values:
-            given[f"--{name}"] = values[0][0]
+            given[_BY_NAME[name].shown] = values[0][0]
     for option, value in given.items():
         raise SettingsError(f"{option}: {value!r} is for a --remote-write, and there is none")
 
@@ -115,13 +118,13 @@ def _check_no_remote_write(settings: Settings) -> None:
 def _given(settings: Settings, *names: str) -> dict[str, str]:
     """Return the paths that are set, by the option that each was named with."""
     paths = {name: getattr(settings, _BY_NAME[name].attribute) for name in names}
-    return {f"--{name}": str(path) for name, path in paths.items() if path is not None}
+    return {_BY_NAME[name].shown: str(path) for name, path in paths.items() if path is not None}
 
 
 def _check_pair(settings: Settings, *names: str) -> None:
     given = _given(settings, *names)
     if len(given) == 1:
-        (option, path), missing = *given.items(), {f"--{name}" for name in names} - given.keys()
+        (option, path), missing = *given.items(), {_BY_NAME[name].shown for name in names} - given.keys()
         raise SettingsError(f"{option}: {path!r} needs {missing.pop()} as well")
 
 
@@ -131,11 +134,11 @@ def _check_oidc(settings: Settings) -> None:
     missing = [name for name, value in needed.items() if value is None]
     if missing and len(missing) < len(needed):
         given = next(name for name, value in needed.items() if value is not None)
-        raise SettingsError(f"--report-oidc-{given}: {needed[given]!r} needs --report-oidc-{missing[0]} beside it")
-    for name, path in (("ca", settings.report_oidc_ca), ("token-file", settings.report_oidc_token_file)):
+        raise SettingsError(f"oidc.{given}: {needed[given]!r} needs oidc.{missing[0]} as well")
+    for name, path in (("ca_file", settings.report_oidc_ca), ("credentials_file", settings.report_oidc_token_file)):
         if path is not None and "://" not in (jwks or ""):
-            raise SettingsError(f"--report-oidc-{name}: {str(path)!r} is for a --report-oidc-jwks that is a URL")
+            raise SettingsError(f"oidc.{name}: {str(path)!r} is for an oidc.jwks that is a URL")
     if jwks is not None and settings.all_in_one and Role.REPORT not in dict(settings.token_file):
         raise SettingsError(
-            f"--report-oidc-jwks: {jwks!r} shuts out the profiler of --all-in-one; give it a --token-file report=PATH"
+            f"oidc.jwks: {jwks!r} shuts out the profiler of --all-in-one; give it a --token-file report=PATH"
         )

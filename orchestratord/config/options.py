@@ -1,43 +1,45 @@
-"""Every setting as a user meets it: its name, what values it takes, its default, what it is for. Pure."""
+"""Every setting as a user meets it: its name, its default, what it is for, and where it may be given. Pure."""
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
-from twisted.internet.endpoints import serverFromString
-
-from orchestratord.http_client.urls import WrongUrl, http_url
-from orchestratord.security.gate import Role
+from orchestratord.config.values import (
+    Expose,
+    base_url,
+    endpoint,
+    file_path,
+    header,
+    key_set,
+    label,
+    off_or_seconds,
+    one_of,
+    remote_write_url,
+    retention,
+    seconds,
+    some_text,
+    switch,
+    token_file,
+    whole,
+)
+from orchestratord.promql.params import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: When plain selectors of the latest value are answered from the node table.
-Mode = Literal["never", "fallback", "always"]
-
-#: Whether the nodes' families are in `/metrics`; auto: unless they are delivered by remote write.
-Expose = Literal["auto", "always", "never"]
-
-#: The value of `--prometheus` that asks for a Prometheus of our own.
-EMBEDDED = "embedded"
-
-#: Characters of an external label's name, and of its value.
-MAX_LABEL = 200
-
-#: Before the description of an endpoint that is to serve with `--tls-certificate`.
-TLS_PREFIX = "tls:"
-
 
 @dataclass(frozen=True)
 class Option:
-    """A setting as a user meets it: `--NAME`, `ORCHESTRATOR_NAME` and the TOML key `NAME`.
+    """A setting as a user meets it.
+
+    An everyday option is `--NAME`, `ORCHESTRATOR_NAME` and the TOML key NAME. One whose name has a dot, such as
+    `limits.max_batch`, is a key of a TOML table and the variable `ORCHESTRATOR_LIMITS_MAX_BATCH`, and not a flag.
 
     `check` takes what was given, a string or a TOML value, and returns what Settings has; it raises ValueError with
     what it should be. `separator` splits the environment's one string into the values of a repeatable option.
+    `field` is the field of Settings; empty: the name.
     """
 
     name: str
@@ -45,11 +47,22 @@ class Option:
     default: Any
     help: str
     separator: str | None = None
+    field: str = ""
 
     @property
-    def flag(self) -> bool:
+    def is_flag(self) -> bool:
+        """Whether the option is on the command line."""
+        return "." not in self.name
+
+    @property
+    def is_switch(self) -> bool:
         """Whether the option takes no value on the command line."""
         return self.check is switch
+
+    @property
+    def shown(self) -> str:
+        """The option as it is named in messages and documents."""
+        return f"--{self.name}" if self.is_flag else self.name
 
     @property
     def repeatable(self) -> bool:
@@ -59,285 +72,275 @@ class Option:
     @property
     def attribute(self) -> str:
         """The field of Settings."""
-        return self.name.replace("-", "_")
+        return self.field or self.name.replace("-", "_")
 
     @property
     def variable(self) -> str:
         """The environment variable."""
-        return "ORCHESTRATOR_" + self.attribute.upper()
-
-
-def _seconds(low: float, high: float) -> Callable[[Any], float]:
-    def check(value: Any) -> float:
-        number = _number(value)
-        if number is None or not low <= number <= high:
-            raise ValueError(f"must be a number of seconds from {low:g} to {high:g}")
-        return number
-
-    return check
-
-
-def _off_or_seconds(low: float, high: float) -> Callable[[Any], float]:
-    def check(value: Any) -> float:
-        number = _number(value)
-        if number is None or not (number == 0 or low <= number <= high):
-            raise ValueError(f"must be 0, or a number of seconds from {low:g} to {high:g}")
-        return number
-
-    return check
-
-
-def _whole(low: int, high: int) -> Callable[[Any], int]:
-    def check(value: Any) -> int:
-        number = _number(value)
-        if number is None or number != int(number) or not low <= number <= high:
-            raise ValueError(f"must be a whole number from {low} to {high}")
-        return int(number)
-
-    return check
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def switch(value: Any) -> bool:
-    """Check what is on or off."""
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str):
-        if value.lower() in {"1", "true", "yes", "on"}:
-            return True
-        if value.lower() in {"0", "false", "no", "off"}:
-            return False
-    raise ValueError("must be true or false")
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError("must be a text that is not empty")
-    return value.strip()
-
-
-def _endpoint(value: Any) -> str:
-    """Check an endpoint description by making the endpoint, which opens nothing."""
-    text = _text(value)
-    inner = text.removeprefix(TLS_PREFIX)
-    if inner != text and inner.startswith("ssl:"):
-        raise ValueError("must not have TLS twice")
-    try:
-        serverFromString(None, inner)
-    except Exception as error:  # noqa: BLE001 - a parser may come from any plugin, and raise anything
-        raise ValueError(f"must be a Twisted endpoint description such as tcp:5000 ({error})") from None
-    return text
-
-
-def _base_url(value: Any) -> str:
-    text = _text(value)
-    if text == EMBEDDED:
-        return text
-    try:
-        url = http_url(text)
-    except WrongUrl as error:
-        raise ValueError(f"{error}; it is the base URL of a Prometheus, or {EMBEDDED!r}") from None
-    if "?" in text:
-        raise ValueError("must be a base URL, without a query")
-    return url.geturl().rstrip("/")
-
-
-def _remote_write_url(value: Any) -> str:
-    url = http_url(_text(value))
-    if not url.path.strip("/"):
-        raise ValueError("must have the path of a remote-write receiver, as in http://prometheus:9090/api/v1/write")
-    return url.geturl()
-
-
-def _label(value: Any) -> tuple[str, str]:
-    """Check a label that goes along with every series."""
-    name, equals, text = _text(value).partition("=")
-    if not equals or not re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]*", name) or not text.isprintable() or not text:
-        raise ValueError("must be name=value, such as cluster=blue: a name of letters, digits and _, and a value")
-    if name == "node_id":
-        raise ValueError("must not be node_id, which every series has of its own")
-    if name.startswith("__"):
-        raise ValueError("must have a name that does not begin with __: those are the store's own")
-    if len(name) > MAX_LABEL or len(text) > MAX_LABEL:
-        raise ValueError(f"must not be longer than {MAX_LABEL} characters")
-    return name, text
-
-
-def _header(value: Any) -> tuple[str, str]:
-    match = re.fullmatch(
-        r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?)[ \t]*", str(value)
-    )
-    if not match:
-        raise ValueError("must be 'Name: value' in printable ASCII")
-    if match[1].lower() in {"host", "content-length", "transfer-encoding", "connection", "content-type"}:
-        raise ValueError(f"must not be {match[1]}, which is the connection's own business")
-    return match[1], match[2]
-
-
-def _retention(value: Any) -> str:
-    text = _text(value)
-    if not re.fullmatch(r"[1-9]\d{0,5}(h|d|w|y)", text):
-        raise ValueError("must be a duration such as 24h or 15d")
-    return text
-
-
-def _one_of(words: Any) -> Callable[[Any], Any]:
-    """Return what checks that a value is one of a Literal's."""
-
-    def check(value: Any) -> Any:
-        if value not in get_args(words):
-            raise ValueError(f"must be one of {', '.join(get_args(words))}")
-        return value
-
-    return check
-
-
-def _path(value: Any) -> Path:
-    return Path(_text(value)).expanduser()
-
-
-def _token_file(value: Any) -> tuple[Role, Path]:
-    role, _, path = _text(value).partition("=")
-    if role not in set(Role) or not path.strip():
-        raise ValueError(f"must be ROLE=PATH, with one of the roles {', '.join(Role)}")
-    return Role(role), _path(path)
-
-
-def _key_set(value: Any) -> str:
-    """Check where a key set is: a path, or a URL that nobody else can answer for."""
-    text = _text(value)
-    if "://" not in text:
-        return str(_path(text))
-    try:
-        url = http_url(text)
-    except WrongUrl as error:
-        raise ValueError(f"{error}; it is a file, or an https URL") from None
-    on_this_machine = url.hostname in {"127.0.0.1", "::1", "localhost"}
-    if not (url.scheme == "https" or on_this_machine):
-        raise ValueError("must be a file, or an https URL: over http, anybody on the way could let anybody in")
-    return url.geturl()
+        return "ORCHESTRATOR_" + re.sub(r"[-.]", "_", self.name).upper()
 
 
 _WORDS = r"\s+"
 _LINES = r"\s*\n\s*"
 
-#: In the order in which `--help` and etc/orchestrator.toml show them.
-OPTIONS = (
-    Option(
-        "listen",
-        _endpoint,
-        ("tcp:5000",),
-        "Twisted endpoint description to serve on, IPv4 and IPv6 unless it has an interface=, with 'tls:' before it"
-        " for TLS (tls:tcp:5443)",
-        _WORDS,
+#: The options of the command line, by the headings under which `--help` lists them, the everyday ones first.
+GROUPS: dict[str, tuple[Option, ...]] = {
+    "Listening": (
+        Option(
+            "listen",
+            endpoint,
+            ("tcp:5000",),
+            "Twisted endpoint description to serve on, IPv4 and IPv6 unless it has an interface=, with 'tls:' before it"
+            " for TLS (tls:tcp:5443)",
+            _WORDS,
+        ),
+        Option(
+            "admin-listen",
+            endpoint,
+            (),
+            "endpoint description for the probes and DELETE /nodes/<id>, which are then served there only",
+            _WORDS,
+        ),
+        Option("access-log", switch, False, "log a line for every request, and why a report was refused"),
     ),
-    Option(
-        "admin-listen",
-        _endpoint,
-        (),
-        "endpoint description for the probes and DELETE /nodes/<id>, which are then served there only",
-        _WORDS,
+    "Prometheus": (
+        Option(
+            "prometheus",
+            base_url,
+            ("http://127.0.0.1:9090",),
+            "base URL of a Prometheus that queries are sent to, tried in order; 'embedded' starts and supervises one",
+            r"[\s,]+",
+        ),
+        Option("query-timeout", seconds(0.1, 600), 10.0, "seconds for a whole exchange with Prometheus"),
+        Option("query-cache", seconds(0, 3600), 0.0, "seconds for which an answer is cached; 0: not at all"),
+        Option(
+            "latest-from-memory",
+            one_of(Mode),
+            "never",
+            "answer plain selectors of the latest value from memory: never, fallback (no Prometheus) or always",
+        ),
+        Option("max-queries", whole(1, 100_000), 256, "queries in flight; more wait in a queue"),
     ),
-    Option("tls-certificate", _path, None, "PEM file of the tls: listeners' certificate and its chain"),
-    Option("tls-key", _path, None, "PEM file of its private key"),
-    Option("tls-client-ca", _path, None, "PEM file of authorities; tls: clients need a certificate signed by one"),
-    Option(
-        "prometheus",
-        _base_url,
-        ("http://127.0.0.1:9090",),
-        "base URL of a Prometheus to pass queries to, tried in order; 'embedded' starts and supervises one of our own",
-        r"[\s,]+",
+    "Nodes": (
+        Option("stale-after", seconds(0.1, 86400), 60.0, "seconds without a report after which a node is stale"),
+        Option("max-nodes", whole(1, 10_000_000), 150_000, "most nodes in memory"),
+        Option(
+            "expose-nodes",
+            one_of(Expose),
+            "auto",
+            "whether the nodes' families are in /metrics: auto (unless there is --remote-write), always or never",
+        ),
+        Option(
+            "data-dir", file_path, None, "folder for the snapshot of the nodes, the spool, and the embedded Prometheus"
+        ),
+        Option(
+            "snapshot-every",
+            off_or_seconds(0.1, 3600),
+            10.0,
+            "seconds between snapshots of the nodes, from which a restart continues; 0: no snapshots",
+        ),
     ),
-    Option("prometheus-header", _header, (), "'Name: value' sent with every upstream request", _LINES),
-    Option("prometheus-ca", _path, None, "PEM file of the authorities of https upstreams, instead of the system's"),
-    Option(
-        "prometheus-certificate", _path, None, "PEM file of a client certificate for https upstreams, and its chain"
+    "Who may do what": (
+        Option(
+            "token-file",
+            token_file,
+            (),
+            "ROLE=PATH: file of the bearer tokens of the role report, query, scrape or admin, which is then closed",
+            _WORDS,
+        ),
     ),
-    Option("prometheus-key", _path, None, "PEM file of its private key"),
-    Option("prometheus-token-file", _path, None, "file with a bearer token for the upstreams"),
-    Option("prometheus-basic-auth-file", _path, None, "file with user:password for the upstreams"),
+    "Remote write": (
+        Option(
+            "remote-write",
+            remote_write_url,
+            None,
+            "URL of a remote-write receiver that every report is delivered to; --prometheus then answers /nodes",
+        ),
+        Option("external-label", label, (), "name=value: a label of every delivered series", _LINES),
+        Option(
+            "spool-max-bytes",
+            whole(1_048_576, 2**50),
+            1_073_741_824,
+            "bytes of reports that wait for the receiver, above which the oldest are dropped",
+        ),
+    ),
+    "Limits": (
+        Option("max-connections", whole(1, 10_000_000), 16_384, "clients' connections; more are refused"),
+        Option("max-report-bytes", whole(64, 2**30), 1_048_576, "bytes of a request's body, unpacked"),
+        Option("max-batch", whole(1, 1_000_000), 10_000, "reports in one batch"),
+        Option("request-timeout", seconds(0.1, 600), 30.0, "seconds for a whole request to arrive"),
+        Option("idle-timeout", seconds(0.1, 86400), 60.0, "seconds that a kept connection may be idle"),
+        Option("answer-timeout", seconds(0.1, 86400), 60.0, "seconds for a client to read an answer"),
+    ),
+    "Stopping": (
+        Option("drain-delay", seconds(0, 600), 0.0, "seconds between being not ready and closing the ports"),
+        Option("drain-timeout", seconds(0, 600), 15.0, "seconds that requests in flight get to finish"),
+    ),
+    "One machine": (
+        Option("all-in-one", switch, False, "start a Prometheus and a profiler of this machine as well"),
+        Option("prometheus-binary", some_text, "prometheus", "program that '--prometheus embedded' starts"),
+        Option("prometheus-retention", retention, "24h", "how long the embedded Prometheus keeps its data"),
+    ),
+}
+
+
+def _http_options(table: str, prefix: str, peer: str) -> tuple[Option, ...]:
+    """Return the keys of a table that says how requests to a peer are made, named as in Prometheus' own files."""
+    return (
+        Option(f"{table}.headers", header, (), f"'Name: value' in every request to {peer}", _LINES, f"{prefix}_header"),
+        Option(
+            f"{table}.ca_file",
+            file_path,
+            None,
+            "PEM file of authorities, in place of the system's",
+            field=f"{prefix}_ca",
+        ),
+        Option(
+            f"{table}.cert_file",
+            file_path,
+            None,
+            "PEM file of a client certificate and its chain",
+            field=f"{prefix}_certificate",
+        ),
+        Option(f"{table}.key_file", file_path, None, "PEM file of its private key", field=f"{prefix}_key"),
+        Option(f"{table}.credentials_file", file_path, None, "file with a bearer token", field=f"{prefix}_token_file"),
+        Option(
+            f"{table}.basic_auth_file", file_path, None, "file with user:password", field=f"{prefix}_basic_auth_file"
+        ),
+    )
+
+
+#: What few need: keys of tables in the TOML file, and environment variables.
+TABLES = (
     Option(
-        "remote-write",
-        _remote_write_url,
+        "tls.cert_file",
+        file_path,
         None,
-        "URL of a remote-write receiver that every report is delivered to, through a spool under data-dir;"
-        " /nodes is then answered from what --prometheus knows",
+        "PEM file of the certificate of the tls: listeners and its chain",
+        field="tls_certificate",
     ),
-    Option("remote-write-header", _header, (), "'Name: value' sent with every request to it", _LINES),
-    Option("remote-write-ca", _path, None, "PEM file of the authorities of its https URL, instead of the system's"),
-    Option("remote-write-certificate", _path, None, "PEM file of a client certificate for it, and its chain"),
-    Option("remote-write-key", _path, None, "PEM file of its private key"),
-    Option("remote-write-token-file", _path, None, "file with a bearer token for it"),
-    Option("remote-write-basic-auth-file", _path, None, "file with user:password for it"),
-    Option("remote-write-timeout", _seconds(0.1, 600), 10.0, "seconds for a whole exchange with it"),
-    Option("remote-write-delay", _seconds(0.01, 0.5), 0.1, "seconds that a report waits for others to be sent with"),
-    Option("external-label", _label, (), "name=value that every delivered series has as well", _LINES),
+    Option("tls.key_file", file_path, None, "PEM file of its private key", field="tls_key"),
     Option(
-        "expose-nodes",
-        _one_of(Expose),
-        "auto",
-        "whether the nodes' families are in /metrics: auto (unless there is --remote-write), always or never",
+        "tls.client_ca_file",
+        file_path,
+        None,
+        "PEM file of authorities; clients of tls: listeners need a certificate signed by one",
+        field="tls_client_ca",
     ),
-    Option("spool-sync", _seconds(0.01, 3600), 1.0, "seconds after which what was spooled is on the disk itself"),
+    *_http_options("prometheus_http", "prometheus", "Prometheus"),
+    *_http_options("remote_write_http", "remote_write", "the receiver"),
     Option(
-        "spool-max-bytes",
-        _whole(1_048_576, 2**50),
-        1_073_741_824,
-        "bytes of the spool, above which the oldest reports are dropped",
-    ),
-    Option("prometheus-binary", _text, "prometheus", "program that 'embedded' starts"),
-    Option("prometheus-retention", _retention, "24h", "how long the embedded Prometheus keeps its data"),
-    Option("stale-after", _seconds(0.1, 86400), 60.0, "seconds without a report after which a node is gone"),
-    Option("expire-every", _seconds(0.05, 3600), 5.0, "seconds between sweeps that remove stale nodes"),
-    Option("query-timeout", _seconds(0.1, 600), 10.0, "seconds for a whole upstream exchange"),
-    Option("max-queries", _whole(1, 100_000), 256, "queries in flight above which more wait for their turn"),
-    Option("query-queue", _whole(0, 100_000), 64, "queries that may wait for their turn; more are refused"),
-    Option("query-cache", _seconds(0, 3600), 0.0, "seconds for which a complete answer is given again; 0: not at all"),
-    Option(
-        "latest-from-memory",
-        _one_of(Mode),
-        "never",
-        "answer plain selectors of the latest value from the node table: never, fallback (no Prometheus) or always",
-    ),
-    Option("max-query-length", _whole(16, 1_048_576), 16384, "characters of PromQL in a query"),
-    Option("max-answer-bytes", _whole(1024, 2**31), 67_108_864, "bytes of an upstream's answer"),
-    Option("max-answers-bytes", _whole(1024, 2**40), 134_217_728, "bytes of all the answers that are being passed on"),
-    Option("max-nodes", _whole(1, 10_000_000), 150_000, "size of the node table"),
-    Option("max-report-bytes", _whole(64, 2**30), 1_048_576, "bytes of a request's body, unpacked"),
-    Option("max-batch", _whole(1, 1_000_000), 10_000, "reports in one batch"),
-    Option(
-        "max-arriving-bytes", _whole(1024, 2**40), 67_108_864, "bytes of all the requests that have begun to arrive"
-    ),
-    Option("max-connections", _whole(1, 10_000_000), 16_384, "clients' connections above which more are refused"),
-    Option("request-timeout", _seconds(0.1, 600), 30.0, "seconds for a whole request to arrive"),
-    Option("idle-timeout", _seconds(0.1, 86400), 60.0, "seconds that a kept-alive connection may be idle"),
-    Option("answer-timeout", _seconds(0.1, 86400), 60.0, "seconds for a client to take an answer"),
-    Option("drain-delay", _seconds(0, 600), 0.0, "seconds between being not ready and closing the ports at a stop"),
-    Option("drain-timeout", _seconds(0, 600), 15.0, "seconds that requests in flight get to finish at a stop"),
-    Option("token-file", _token_file, (), "ROLE=PATH: tokens of the role report, query, scrape or admin", _WORDS),
-    Option("report-oidc-jwks", _key_set, None, "file or URL of the keys by which reports' tokens, JWTs, are verified"),
-    Option("report-oidc-issuer", _text, None, "issuer that such a token must name"),
-    Option("report-oidc-audience", _text, None, "audience that such a token must be for"),
-    Option("report-oidc-ca", _path, None, "PEM file of the authorities behind that URL, if the system has them not"),
-    Option("report-oidc-token-file", _path, None, "file with the bearer token that is sent to that URL"),
-    Option(
-        "data-dir", _path, None, "where the embedded Prometheus' data, the snapshot of the table and the spool are kept"
-    ),
-    Option(
-        "snapshot-every",
-        _off_or_seconds(0.1, 3600),
+        "remote_write_http.timeout",
+        seconds(0.1, 600),
         10.0,
-        "seconds between snapshots of the table under data-dir, from which a restart takes it back; 0: none",
+        "seconds for a whole exchange",
+        field="remote_write_timeout",
     ),
-    Option("all-in-one", switch, False, "one machine: also an embedded Prometheus and a profiler of this host"),
-    Option("access-log", switch, False, "log a line for every request, and why a report was refused"),
+    Option(
+        "remote_write_http.batch_delay",
+        seconds(0.01, 0.5),
+        0.1,
+        "seconds that a report waits for others to be sent with",
+        field="remote_write_delay",
+    ),
+    Option(
+        "oidc.jwks",
+        key_set,
+        None,
+        "file or URL of the keys that verify reports' tokens (JWTs)",
+        field="report_oidc_jwks",
+    ),
+    Option("oidc.issuer", some_text, None, "issuer that such a token must name", field="report_oidc_issuer"),
+    Option("oidc.audience", some_text, None, "audience that such a token must be for", field="report_oidc_audience"),
+    Option(
+        "oidc.ca_file",
+        file_path,
+        None,
+        "PEM file of authorities of that URL, in place of the system's",
+        field="report_oidc_ca",
+    ),
+    Option(
+        "oidc.credentials_file",
+        file_path,
+        None,
+        "file with the bearer token for that URL",
+        field="report_oidc_token_file",
+    ),
+    Option(
+        "limits.expire_every",
+        seconds(0.05, 3600),
+        5.0,
+        "seconds between sweeps that free stale nodes",
+        field="expire_every",
+    ),
+    Option("limits.query_queue", whole(0, 100_000), 64, "queries that wait; more are refused", field="query_queue"),
+    Option("limits.max_query_length", whole(16, 1_048_576), 16384, "characters of a query", field="max_query_length"),
+    Option(
+        "limits.max_answer_bytes",
+        whole(1024, 2**31),
+        67_108_864,
+        "bytes of one of Prometheus' answers",
+        field="max_answer_bytes",
+    ),
+    Option(
+        "limits.max_answers_bytes",
+        whole(1024, 2**40),
+        134_217_728,
+        "bytes of all answers that are being sent",
+        field="max_answers_bytes",
+    ),
+    Option(
+        "limits.max_arriving_bytes",
+        whole(1024, 2**40),
+        67_108_864,
+        "bytes of all requests that are arriving",
+        field="max_arriving_bytes",
+    ),
+    Option(
+        "limits.spool_sync",
+        seconds(0.01, 3600),
+        1.0,
+        "seconds after which spooled reports are on the disk",
+        field="spool_sync",
+    ),
 )
+
+OPTIONS = tuple(option for group in GROUPS.values() for option in group) + TABLES
+
+#: Flags and keys that have another name now.
+RENAMED = {
+    "tls-certificate": "tls.cert_file",
+    "tls-key": "tls.key_file",
+    "tls-client-ca": "tls.client_ca_file",
+    **{
+        f"{prefix}-{old}": f"{prefix.replace('-', '_')}_http.{new}"
+        for prefix in ("prometheus", "remote-write")
+        for old, new in {
+            "header": "headers",
+            "ca": "ca_file",
+            "certificate": "cert_file",
+            "key": "key_file",
+            "token-file": "credentials_file",
+            "basic-auth-file": "basic_auth_file",
+        }.items()
+    },
+    "remote-write-timeout": "remote_write_http.timeout",
+    "remote-write-delay": "remote_write_http.batch_delay",
+    "report-oidc-jwks": "oidc.jwks",
+    "report-oidc-issuer": "oidc.issuer",
+    "report-oidc-audience": "oidc.audience",
+    "report-oidc-ca": "oidc.ca_file",
+    "report-oidc-token-file": "oidc.credentials_file",
+    **{
+        name.replace("_", "-"): f"limits.{name}"
+        for name in (
+            "expire_every",
+            "query_queue",
+            "max_query_length",
+            "max_answer_bytes",
+            "max_answers_bytes",
+            "max_arriving_bytes",
+            "spool_sync",
+        )
+    },
+}

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestratord.config.consistency import SettingsError, check_together
-from orchestratord.config.options import EMBEDDED, OPTIONS, Option
+from orchestratord.config.options import OPTIONS, RENAMED, Option
+from orchestratord.config.values import EMBEDDED
 from orchestratord.nodes.families import BUILT_IN, Families, Family
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
-    from orchestratord.config.options import Expose, Mode
+    from orchestratord.config.values import Expose
+    from orchestratord.promql.params import Mode
     from orchestratord.security.gate import Role
 
 
@@ -123,6 +125,7 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
         from_file, families = _read(Path(config))
         values.update(from_file)
         given |= from_file.keys()
+    _refuse_old_names(environ)
     for option in OPTIONS:
         variable, text = _from_environment(option, environ)
         if text:
@@ -130,7 +133,7 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
             values[option.name] = _checked(option, parts, variable)
             given.add(option.name)
         if option.name in flags:
-            values[option.name] = _checked(option, flags[option.name], f"--{option.name}")
+            values[option.name] = _checked(option, flags[option.name], option.shown)
             given.add(option.name)
     if values["all-in-one"]:
         if "prometheus" in given and values["prometheus"] != (EMBEDDED,):
@@ -142,6 +145,20 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
     settings = Settings(families=families, **{_BY_NAME[name].attribute: value for name, value in values.items()})
     check_together(settings)
     return settings
+
+
+def renamed(old: str, shown: str) -> str:
+    """Return the line that says what an option of an earlier version is called now; `shown` is how it was given."""
+    option = _BY_NAME[RENAMED[old]]
+    table, _, key = option.name.partition(".")
+    return f"{shown} is now the key {key} of the table [{table}] in the --config file, or {option.variable}"
+
+
+def _refuse_old_names(environ: Mapping[str, str]) -> None:
+    for old in RENAMED:
+        variable = "ORCHESTRATOR_" + old.replace("-", "_").upper()
+        if environ.get(variable):
+            raise SettingsError(renamed(old, variable))
 
 
 def _default_data_dir(environ: Mapping[str, str]) -> Path:
@@ -189,12 +206,27 @@ def _read(path: Path) -> tuple[dict[str, Any], Families]:
         raise SettingsError(f"--config: {str(path)!r} is not TOML: {error}") from None
     families = table.pop("families", [])
     values: dict[str, Any] = {}
-    for key, value in table.items():
-        option = _BY_NAME.get(key.replace("_", "-"))
+    for key, value in _flattened(table, path):
+        option = _BY_NAME.get(key)
         if option is None:
-            raise SettingsError(f"{path}: {key!r} is no setting")
+            old = key.replace("_", "-")
+            if old in RENAMED:
+                raise SettingsError(renamed(old, f"{path}: {key!r}"))
+            raise SettingsError(f"{path}: {key!r} is not a setting")
         values[option.name] = _checked(option, value, f"{path}: {key}")
     return values, _with_families(families, path)
+
+
+def _flattened(table: dict[str, Any], path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield the name of each option that a file sets, and its value."""
+    tables = {option.name.partition(".")[0] for option in OPTIONS if not option.is_flag}
+    for key, value in table.items():
+        if key not in tables:
+            yield (key.replace("_", "-") if key.replace("_", "-") in _BY_NAME else key), value
+        elif isinstance(value, dict):
+            yield from ((f"{key}.{inner.replace('-', '_')}", each) for inner, each in value.items())
+        else:
+            raise SettingsError(f"{path}: {key!r} must be a table, [{key}]")
 
 
 def _with_families(families: Any, path: Path) -> Families:

@@ -17,10 +17,9 @@ from orchestratord.runtime.byte_cache import ByteCache
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from orchestratord.config.options import Mode
     from orchestratord.nodes.families import Families
     from orchestratord.nodes.store import Entry, NodeStore
-    from orchestratord.promql.params import Query
+    from orchestratord.promql.params import Mode, Query
     from orchestratord.promql.upstreams import QueryClient
     from orchestratord.runtime.memory_budget import MemoryBudget, Reservation
     from orchestratord.runtime.time_slices import TimeSlices

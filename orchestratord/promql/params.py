@@ -7,13 +7,16 @@ import re
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from sys import getsizeof
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import parse_qsl
 
 from orchestratord.errors import BadQuery
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+#: When plain selectors of the latest value are answered from memory.
+Mode = Literal["never", "fallback", "always"]
 
 #: Prometheus' own limit of points per series in a range query.
 MAX_POINTS = 11_000

@@ -236,8 +236,8 @@ class Delivery(Service):
     def quiet_for(self) -> float:
         """Return for how long the store has been well and no report has waited for it, in seconds.
 
-        As far as this was asked: a store that hangs for less than `--remote-write-timeout` is no trouble to the sender,
-        and yet all replicas have something to deliver when it goes on.
+        As far as this was asked: a store that hangs for less than `remote_write_http.timeout` is no trouble to the
+        sender, and yet all replicas have something to deliver when it goes on.
         """
         seconds: float = self._reactor.seconds()
         oldest = self._spool.oldest

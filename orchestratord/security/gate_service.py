@@ -96,17 +96,17 @@ class GateService(MultiService):
             max_remembered=2 * settings.max_nodes,
         )
         if "://" not in jwks:
-            keys = ReloadedFile(reactor.seconds, "--report-oidc-jwks", Path(jwks), parse_keys)
+            keys = ReloadedFile(reactor.seconds, "oidc.jwks", Path(jwks), parse_keys)
             verified.use(keys.value())
             watched.append((keys, lambda: verified.use(keys.value())))
             return verified
         token = None
         if settings.report_oidc_token_file is not None:
             path = settings.report_oidc_token_file
-            token = ReloadedFile(reactor.seconds, "--report-oidc-token-file", path, parse_tokens)
+            token = ReloadedFile(reactor.seconds, "oidc.credentials_file", path, parse_tokens)
         trust = None
         if jwks.startswith("https:"):
-            options = ClientOptions("--report-oidc-ca", "", "")
+            options = ClientOptions("oidc.ca_file", "", "")
             trust = ClientTls(reactor.seconds, options, ca=settings.report_oidc_ca)
         source = KeySource(
             reactor,

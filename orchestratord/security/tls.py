@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
     from twisted.protocols.tls import TLSMemoryBIOProtocol
 
+#: Before the description of an endpoint that is to serve TLS.
+TLS_PREFIX = "tls:"
+
 #: Of TLS 1.2: forward secrecy and authenticated encryption only. Those of TLS 1.3 are all of that kind.
 _CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
 
@@ -78,7 +81,7 @@ class ServerTls:
     def __init__(
         self, seconds: Callable[[], float], files: ServerFiles, expires: Callable[[float], object] = lambda _: None
     ) -> None:
-        self._certificate, self._key, self._ca = "--tls-certificate", "--tls-key", "--tls-client-ca"
+        self._certificate, self._key, self._ca = "tls.cert_file", "tls.key_file", "tls.client_ca_file"
         paths = {self._certificate: files.certificate, self._key: files.key}
         if files.client_ca is not None:
             paths[self._ca] = files.client_ca

@@ -1,4 +1,4 @@
-"""Whom we trust upstream, and who we are there, by the options that begin with a prefix such as `prometheus`."""
+"""Whom we trust upstream, and who we are there, by a table of settings such as `[prometheus_http]`."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ log = Logger()
 
 
 def trust(settings: Settings, prefix: str, urls: Sequence[str]) -> ClientTls | None:
-    """Return the TLS of `--PREFIX-ca`, `-certificate` and `-key`; None if no URL needs any. Raises FilesError."""
+    """Return the TLS of the table `[PREFIX_http]`; None if no URL needs any. Raises FilesError."""
     if not any(url.startswith("https:") for url in urls):
         return None  # the system's authorities take a moment, and a megabyte
     return ClientTls(
         time.monotonic,
-        ClientOptions(*(f"--{prefix}-{name}" for name in ("ca", "certificate", "key"))),
+        ClientOptions(*(f"{_table(prefix)}.{name}" for name in ("ca_file", "cert_file", "key_file"))),
         ca=_setting(settings, prefix, "ca"),
         certificate=_setting(settings, prefix, "certificate"),
         key=_setting(settings, prefix, "key"),
@@ -33,15 +33,22 @@ def trust(settings: Settings, prefix: str, urls: Sequence[str]) -> ClientTls | N
 
 
 def authorization(settings: Settings, prefix: str, urls: Sequence[str]) -> Callable[[], str] | None:
-    """Return what gives the header of that name by `--PREFIX-token-file` or `-basic-auth-file`. Raises FilesError."""
-    for name, credentials in (("token-file", bearer), ("basic-auth-file", basic)):
+    """Return what gives the header of that name by the table `[PREFIX_http]`. Raises FilesError."""
+    for name, key, credentials in (
+        ("token-file", "credentials_file", bearer),
+        ("basic-auth-file", "basic_auth_file", basic),
+    ):
         path = _setting(settings, prefix, name)
         if path is not None:
             for url in urls:
                 if url.startswith("http:"):
                     log.warn("the credentials for {upstream} travel in clear: it is no https:// URL", upstream=url)
-            return credentials(time.monotonic, f"--{prefix}-{name}", path)
+            return credentials(time.monotonic, f"{_table(prefix)}.{key}", path)
     return None
+
+
+def _table(prefix: str) -> str:
+    return f"{prefix.replace('-', '_')}_http"
 
 
 def _setting(settings: Settings, prefix: str, name: str) -> Path | None:

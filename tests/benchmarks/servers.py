@@ -17,7 +17,7 @@ from tests.benchmarks.machine import ALL, SERVER, python_program
 from tests.ports import free_port as free_port  # noqa: PLC0414 - for who has the rest from here
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 HERE = Path(__file__).parent
 _ROOT = HERE.parent.parent
@@ -65,9 +65,19 @@ class Servers:
             self.stop(server)
 
     def start(
-        self, name: str, command: Iterable[str], port: int, ready: str | None, cores: set[int] = SERVER
+        self,
+        name: str,
+        command: Iterable[str],
+        port: int,
+        ready: str | None,
+        cores: set[int] = SERVER,
+        *,
+        more: Mapping[str, str] | None = None,
     ) -> Server:
-        """Start a program and wait until a GET of `ready` is answered with 200; None does not wait."""
+        """Start a program and wait until a GET of `ready` is answered with 200; None does not wait.
+
+        `more` are further environment variables.
+        """
         log = self.home / f"{name.replace(' ', '-')}-{port}.log"
         # A child dies with its parent, even if that one is killed.
         tied = ["taskset", "-c", ",".join(map(str, sorted(cores))), "setpriv", "--pdeathsig", "KILL", "--", *command]
@@ -78,7 +88,7 @@ class Servers:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=self.home,
-                env=_environment(self.home / f"home-{port}"),
+                env=_environment(self.home / f"home-{port}") | dict(more or {}),
             )
         server = Server(name, port, process, log)
         self._running.append(server)

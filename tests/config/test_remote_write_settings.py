@@ -32,8 +32,8 @@ URL = "http://store:9090/api/v1/write"
         ({"external-label": ["node_id=x"]}, "'node_id=x' must not be node_id, which every series has of its own"),
         ({"external-label": ["__name__=x"]}, "'__name__=x' must have a name that does not begin with __"),
         ({"external-label": ["a=b", "a=c"]}, "--external-label: 'a' is there twice"),
-        ({"remote-write-header": ["X"]}, "--remote-write-header: 'X' must be 'Name: value'"),
-        ({"remote-write-header": ["Content-Encoding: br"]}, "'Content-Encoding' is a matter of the protocol"),
+        ({"remote_write_http.headers": ["X"]}, "remote_write_http.headers: 'X' must be 'Name: value'"),
+        ({"remote_write_http.headers": ["Content-Encoding: br"]}, "'Content-Encoding' is a matter of the protocol"),
         ({"prometheus": ["embedded"]}, "--prometheus: 'embedded' does not go with --remote-write: give the URL"),
         ({"all-in-one": True}, "--all-in-one: it does not go with --remote-write"),
         (
@@ -42,16 +42,25 @@ URL = "http://store:9090/api/v1/write"
         ),
         ({"latest-from-memory": "fallback"}, "--latest-from-memory: 'fallback' does not go with --remote-write"),
         (
-            {"remote-write-token-file": "/t", "remote-write-basic-auth-file": "/b"},
-            "--remote-write-token-file: '/t' does not go with --remote-write-basic-auth-file",
+            {"remote_write_http.credentials_file": "/t", "remote_write_http.basic_auth_file": "/b"},
+            "remote_write_http.credentials_file: '/t' does not go with remote_write_http.basic_auth_file",
         ),
         (
-            {"remote-write-token-file": "/t", "remote-write-header": ["authorization: x"]},
-            "--remote-write-token-file: '/t' does not go with --remote-write-header Authorization",
+            {"remote_write_http.credentials_file": "/t", "remote_write_http.headers": ["authorization: x"]},
+            "remote_write_http.credentials_file: '/t' does not go with an Authorization in remote_write_http.headers",
         ),
-        ({"remote-write-ca": "/c"}, "--remote-write-ca: '/c' is for an https:// URL of --remote-write"),
-        ({"remote-write-key": "/k"}, "--remote-write-key: '/k' needs --remote-write-certificate as well"),
-        ({"remote-write-delay": "3"}, "--remote-write-delay: '3' must be a number of seconds from 0.01 to 0.5"),
+        (
+            {"remote_write_http.ca_file": "/c"},
+            "remote_write_http.ca_file: '/c' is for an https:// URL of --remote-write",
+        ),
+        (
+            {"remote_write_http.key_file": "/k"},
+            "remote_write_http.key_file: '/k' needs remote_write_http.cert_file as well",
+        ),
+        (
+            {"remote_write_http.batch_delay": "3"},
+            "remote_write_http.batch_delay: '3' must be a number of seconds from 0.01 to 0.5",
+        ),
         ({"spool-max-bytes": "1G"}, "--spool-max-bytes: '1G' must be a whole number from 1048576"),
         ({"expose-nodes": "maybe"}, "--expose-nodes: 'maybe' must be one of auto, always, never"),
     ],
@@ -66,15 +75,15 @@ def test_what_is_wrong_is_named(flags: dict[str, Any], said: str) -> None:
 @pytest.mark.parametrize(
     ("option", "value", "named"),
     [
-        ("remote-write-header", ["X-Scope-OrgID: blue"], "X-Scope-OrgID"),
+        ("remote_write_http.headers", ["X-Scope-OrgID: blue"], "X-Scope-OrgID"),
         ("external-label", ["cluster=blue"], "cluster"),
-        ("remote-write-token-file", "/t", "/t"),
-        ("remote-write-basic-auth-file", "/b", "/b"),
+        ("remote_write_http.credentials_file", "/t", "/t"),
+        ("remote_write_http.basic_auth_file", "/b", "/b"),
     ],
 )
 def test_what_is_for_a_store_needs_one(option: str, value: Any, named: str) -> None:
     """Somebody who gives it expects to be delivered."""
-    with pytest.raises(SettingsError, match=f"--{option}: '{named}' is for a --remote-write, and there is none"):
+    with pytest.raises(SettingsError, match=f"{option}: '{named}' is for a --remote-write, and there is none"):
         load({option: value}, {})
 
 

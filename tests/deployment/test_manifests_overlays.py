@@ -320,8 +320,10 @@ def test_node_tokens_go_with_it(folder: str) -> None:
     text = (ROOT / folder / "kustomization.yaml").read_text()
     assert text.count("  # - ../../node-tokens\n") == 1
     objects = with_components(folder, ("../../node-tokens",), begun=True)
-    arguments = orchestrator(objects)["containers"][0]["args"]
-    assert "--report-oidc-jwks=https://kubernetes.default.svc/openid/v1/jwks" in arguments
+    variables = {
+        variable["name"]: variable.get("value", "") for variable in orchestrator(objects)["containers"][0]["env"]
+    }
+    assert variables["ORCHESTRATOR_OIDC_JWKS"] == "https://kubernetes.default.svc/openid/v1/jwks"
     ports = [
         {port["port"] for port in rule["ports"]} for rule in objects["NetworkPolicy/orchestrator"]["spec"]["egress"]
     ]

@@ -59,15 +59,16 @@ def test_tls_is_served_beside_the_clear_port(folder: str) -> None:
     objects = with_component(folder, "tls")
     pod = orchestrator(objects)
     (container,) = pod["containers"]
-    options = dict(argument.removeprefix("--").split("=", 1) for argument in container["args"] if "=" in argument)
+    options = {argument.removeprefix("--").partition("=")[0] for argument in container["args"] if "=" in argument}
+    environ = {variable["name"]: variable.get("value", "") for variable in container["env"]}
     listening = [word.partition("=")[2] for word in container["args"] if word.startswith("--listen=")]
     assert listening == ["tcp:5000", "tls:tcp:5443"]
     (volume,) = [volume for volume in pod["volumes"] if volume["name"] == "tls"]
     (mount,) = [mount for mount in container["volumeMounts"] if mount["name"] == "tls"]
     files = {f"{mount['mountPath']}/{item['path']}" for item in volume["secret"]["items"]}
-    assert files == {options["tls-certificate"], options["tls-key"]}
-    assert load({"listen": listening, "tls-certificate": options["tls-certificate"], "tls-key": options["tls-key"]}, {})
-    assert set(options) <= {option.name for option in OPTIONS}
+    assert files == {environ["ORCHESTRATOR_TLS_CERT_FILE"], environ["ORCHESTRATOR_TLS_KEY_FILE"]}
+    assert load({"listen": listening}, {name: value for name, value in environ.items() if "_TLS_" in name})
+    assert options <= {option.name for option in OPTIONS}
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert ports == {"http": 5000, "https": 5443}
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):

@@ -93,12 +93,14 @@ def test_schemas(folder: str, components: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("components", EACH)
 def test_the_daemon_takes_its_options(components: tuple[str, ...]) -> None:
     """Those that the manifests give are settings, beside those that there were."""
-    arguments = pod(with_components("k8s", components), ORCHESTRATOR)["containers"][0]["args"]
+    container = pod(with_components("k8s", components), ORCHESTRATOR)["containers"][0]
+    arguments = container["args"]
     before = pod(rendered("k8s"), ORCHESTRATOR)["containers"][0]["args"]
     assert arguments[: len(before)] == before
     options = given(arguments[len(before) :])
     flags: dict[str, Any] = {name: values if name == "token-file" else values[0] for name, values in options.items()}
-    settings = load(flags, {"HOME": "/h"})
+    environ = {variable["name"]: variable.get("value", "") for variable in container.get("env", ())}
+    settings = load(flags, {"HOME": "/h", **environ})
     assert bool(settings.token_file) == ("tokens" in components)
     assert bool(settings.report_oidc_jwks) == ("node-tokens" in components)
 
@@ -153,12 +155,13 @@ def test_both_sides_mean_the_same_tokens() -> None:
     profiler = pod(with_components("k8s/profiler", ("node-tokens",)), PROFILER)
     (source,) = volume(profiler, "node-token")["projected"]["sources"]
     spec = pod(with_components("k8s", ("node-tokens",)), ORCHESTRATOR)
-    options = given(spec["containers"][0]["args"])
-    assert options["report-oidc-audience"] == [source["serviceAccountToken"]["audience"]]
+    variables = {variable["name"]: variable.get("value", "") for variable in spec["containers"][0]["env"]}
+    assert variables["ORCHESTRATOR_OIDC_AUDIENCE"] == source["serviceAccountToken"]["audience"]
     path = mounted(spec, "issuer")
     sources = volume(spec, "issuer")["projected"]["sources"]
-    assert options["report-oidc-token-file"] == [f"{path}/{sources[0]['serviceAccountToken']['path']}"]
-    assert options["report-oidc-ca"] == [f"{path}/{sources[1]['configMap']['items'][0]['path']}"]
+    token, authority = sources[0]["serviceAccountToken"]["path"], sources[1]["configMap"]["items"][0]["path"]
+    assert variables["ORCHESTRATOR_OIDC_CREDENTIALS_FILE"] == f"{path}/{token}"
+    assert variables["ORCHESTRATOR_OIDC_CA_FILE"] == f"{path}/{authority}"
 
 
 def test_no_token_is_in_the_tree() -> None:

@@ -99,7 +99,7 @@ def test_limits_are_the_codes() -> None:
     """Numbers in schemas, and numbers in texts."""
     assert SCHEMAS["Batch"]["maxItems"] == DEFAULTS["max-batch"]
     lengths = [value for value in every(description(), "maxLength") if value != SCHEMAS["NodeId"]["maxLength"]]
-    assert set(lengths) == {DEFAULTS["max-query-length"], MAX_WORD}
+    assert set(lengths) == {DEFAULTS["limits.max_query_length"], MAX_WORD}
     assert MAX_WORD == MAX_IGNORED_LENGTH == SCHEMAS["Stored"]["properties"]["ignored"]["items"]["maxLength"]
     assert SCHEMAS["Stored"]["properties"]["ignored"]["maxItems"] == MAX_IGNORED
     assert SCHEMAS["Stored"]["properties"]["warnings"]["maxItems"] == MAX_WARNINGS

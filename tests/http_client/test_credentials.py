@@ -19,7 +19,7 @@ def test_a_token_rotates(tmp_path: Path) -> None:
     """The header's value follows the file; the end of the line is none of it."""
     file, clock = tmp_path / "token", Clock()
     file.write_text("one.a-b_c~d+e/f==\n")
-    value = bearer(clock.seconds, "--prometheus-token-file", file)
+    value = bearer(clock.seconds, "prometheus_http.credentials_file", file)
     assert value() == "Bearer one.a-b_c~d+e/f=="
     file.write_text("another")
     clock.advance(LOOK_SECONDS)

@@ -77,11 +77,11 @@ def test_what_can_never_work_is_refused(url: str, said: str) -> None:
     with pytest.raises(WrongUrl) as wrong:
         http_url(url)
     assert said in str(wrong.value)
-    for option in ("prometheus", "remote-write", "report-oidc-jwks"):
-        if option == "report-oidc-jwks" and "://" not in url:
+    for option in ("prometheus", "remote-write", "oidc.jwks"):
+        if option == "oidc.jwks" and "://" not in url:
             continue  # a path
         given = [url] if option == "prometheus" else url
-        with pytest.raises(SettingsError, match=f"^--{option}: "):
+        with pytest.raises(SettingsError, match=f"^(--)?{option}: "):
             load({option: given}, {})
     with pytest.raises(ValueError, match="^orchestrator ") as raised:
         ProfilerSettings(orchestrator=url, node_id="n1")

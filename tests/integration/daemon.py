@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import requests
 
+from tests.options import flags_and_environment
 from tests.ports import free_port as free_port  # noqa: PLC0414 - for who has the rest from here
 
 if TYPE_CHECKING:
@@ -218,8 +219,9 @@ class Daemon(Server):
         under: Iterable[str] = (),
     ) -> None:
         listening = ("--listen", listen) if listen else ()
-        command = (TWISTD, "--nodaemon", "--pidfile=", "orchestrator", *listening, *options)
-        super().__init__((*under, *command), home, env)
+        flags, environ = flags_and_environment(options)
+        command = (TWISTD, "--nodaemon", "--pidfile=", "orchestrator", *listening, *flags)
+        super().__init__((*under, *command), home, {**environ, **(env or {})})
         self.port = 0
         #: Whether a test has ended it in a way that leaves no exit code 0.
         self.killed = False

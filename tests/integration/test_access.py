@@ -291,10 +291,10 @@ class Issuer:
     def options(self) -> tuple[str, ...]:
         """What the daemon has to be told of it."""
         return (
-            *("--report-oidc-jwks", f"https://127.0.0.1:{self.server.server_port}{self.PATH}"),
-            *("--report-oidc-ca", str(self.ca)),
-            *("--report-oidc-token-file", str(self.token)),
-            *("--report-oidc-issuer", ISSUER, "--report-oidc-audience", AUDIENCE),
+            *("--oidc.jwks", f"https://127.0.0.1:{self.server.server_port}{self.PATH}"),
+            *("--oidc.ca_file", str(self.ca)),
+            *("--oidc.credentials_file", str(self.token)),
+            *("--oidc.issuer", ISSUER, "--oidc.audience", AUDIENCE),
         )
 
 
@@ -375,7 +375,7 @@ def test_rotation_of_keys_in_a_file(start: Callable[..., Daemon], tmp_path: Path
     """A key that is put into the file is known within a second or two, and one that is taken out no longer."""
     keys = tmp_path / "keys.json"
     keys.write_bytes(key_set(jwk("k1")))
-    daemon = start("--report-oidc-jwks", str(keys), "--report-oidc-issuer", ISSUER, "--report-oidc-audience", AUDIENCE)
+    daemon = start("--oidc.jwks", str(keys), "--oidc.issuer", ISSUER, "--oidc.audience", AUDIENCE)
     first, second = of_node("n1"), of_node("n1", rsa_key(2), kid="k2")
 
     def codes() -> list[int]:

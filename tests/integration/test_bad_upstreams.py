@@ -172,7 +172,14 @@ Asking = Callable[[Answer], tuple[Daemon, FakeUpstream]]
 def asking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asking]:
     """Give a function that has the one upstream of a daemon answer in this way."""
     with FakeUpstream(found_nothing) as upstream:
-        options = ("--prometheus", upstream.url, "--query-timeout", str(DEADLINE), "--max-answer-bytes", "100000")
+        options = (
+            "--prometheus",
+            upstream.url,
+            "--query-timeout",
+            str(DEADLINE),
+            "--limits.max_answer_bytes",
+            "100000",
+        )
         daemon = Daemon(tmp_path_factory.mktemp("bad"), *options)
 
         def ask(answer: Answer) -> tuple[Daemon, FakeUpstream]:
@@ -271,7 +278,7 @@ def test_bombs_do_not_unpack(start: Callable[..., Daemon]) -> None:
         exchange.reply("200 OK", "application/json", bomb, "Content-Encoding: gzip")
 
     with FakeUpstream(answer) as upstream:
-        daemon = start("--prometheus", upstream.url, "--max-answer-bytes", "100000")
+        daemon = start("--prometheus", upstream.url, "--limits.max_answer_bytes", "100000")
         assert daemon.get("/query").status_code == 400
         before = daemon.peak_memory()
         assert error_of(daemon.get("/query", {"q": "up"}))[:2] == (502, "unavailable")
@@ -382,7 +389,7 @@ def test_a_client_that_leaves(start: Callable[..., Daemon]) -> None:
 def test_too_many_queries(start: Callable[..., Daemon]) -> None:
     """Queries over the limit are 503 overloaded with Retry-After, at once; those in flight get their answers."""
     with HeldUpstream() as upstream:
-        daemon = start("--prometheus", upstream.url, "--max-queries", "2", "--query-queue", "0", *PATIENT)
+        daemon = start("--prometheus", upstream.url, "--max-queries", "2", "--limits.query_queue", "0", *PATIENT)
         with daemon.wire() as one, daemon.wire() as other:
             one.get("/query?q=up")
             other.get("/api/v1/series?match[]=up")
@@ -401,7 +408,7 @@ def test_too_many_queries(start: Callable[..., Daemon]) -> None:
 def test_identical_queries_take_one_place(start: Callable[..., Daemon]) -> None:
     """Clients that ask the same share one exchange; one of them may leave, and those who stay get the answer."""
     with HeldUpstream() as upstream:
-        daemon = start("--prometheus", upstream.url, "--max-queries", "1", "--query-queue", "0", *PATIENT)
+        daemon = start("--prometheus", upstream.url, "--max-queries", "1", "--limits.query_queue", "0", *PATIENT)
         with daemon.wire() as one, daemon.wire() as other, daemon.wire() as leaver:
             for wire in (leaver, one, other):
                 wire.get("/query?q=up")

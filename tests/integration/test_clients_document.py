@@ -199,8 +199,8 @@ class Guarded:
             folder / "daemon",
             *("--prometheus", prometheus.url),
             *("--listen", f"tls:{LOOPBACK}"),
-            *("--tls-certificate", str(self.authority.certificate("server"))),
-            *("--tls-key", str(self.authority.key("server"))),
+            *("--tls.cert_file", str(self.authority.certificate("server"))),
+            *("--tls.key_file", str(self.authority.key("server"))),
             *("--token-file", f"report={folder / 'report'}", "--token-file", f"query={folder / 'query'}"),
         )
         stack.callback(self.daemon.close)

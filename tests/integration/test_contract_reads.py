@@ -58,8 +58,8 @@ OWN = {
 def echoing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Daemon, FakeUpstream]]:
     """Give a daemon, and its upstream, which answers with what it was asked."""
     with FakeUpstream(echo) as upstream:
-        options = ("--prometheus", f"{upstream.url}/prefix/", "--prometheus-header", "X-Scope-OrgID: tenant-1")
-        daemon = Daemon(tmp_path_factory.mktemp("echo"), *options, "--prometheus-header", "X-More: a: b")
+        options = ("--prometheus", f"{upstream.url}/prefix/", "--prometheus_http.headers", "X-Scope-OrgID: tenant-1")
+        daemon = Daemon(tmp_path_factory.mktemp("echo"), *options, "--prometheus_http.headers", "X-More: a: b")
         try:
             yield daemon.started(), upstream
             daemon.stop()
@@ -171,7 +171,7 @@ def test_other_methods(daemon: Daemon, method: str, path: str, allowed: set[str]
 
 def test_stale_before_the_sweep(start: Callable[..., Daemon]) -> None:
     """A stale node is in no answer, though no sweep has run, and comes back with its next report."""
-    daemon = start("--stale-after", "1", "--expire-every", "3600")
+    daemon = start("--stale-after", "1", "--limits.expire_every", "3600")
     now = time.time()
     daemon.post(report("silent", page_faults=1, timestamp=now)).raise_for_status()
     assert daemon.nodes() == ["silent"]
@@ -189,7 +189,7 @@ def test_stale_before_the_sweep(start: Callable[..., Daemon]) -> None:
 
 def test_sweep(start: Callable[..., Daemon]) -> None:
     """The sweep removes stale nodes, counts them, and logs a line; fresh ones stay."""
-    daemon = start("--stale-after", "1", "--expire-every", "0.05")
+    daemon = start("--stale-after", "1", "--limits.expire_every", "0.05")
     daemon.post([report("one"), report("two"), report("lively")]).raise_for_status()
 
     def swept() -> bool:

@@ -144,7 +144,7 @@ def test_a_kill_loses_nothing_that_was_answered(
 
 def test_a_store_that_hangs_slows_no_report(start: Callable[..., Daemon], store: Prometheus) -> None:
     """It takes connections and says nothing; when it goes on, nothing is missing."""
-    daemon = start(*options(store, "--remote-write-timeout", "1"))
+    daemon = start(*options(store, "--remote_write_http.timeout", "1"))
     daemon.post(full_report("first"))
     until(lambda: store.instant("page_faults"), "a report in the store")
     store.signal(signal.SIGSTOP)
@@ -216,7 +216,9 @@ def test_a_wrong_token_costs_no_report(start: Callable[..., Daemon], tmp_path: P
         exchange.reply("204 No Content" if right else "401 Unauthorized", "text/plain", b"" if right else b"who?")
 
     with FakeUpstream(answer) as upstream:
-        daemon = start("--remote-write", f"{upstream.url}/api/v1/push", "--remote-write-token-file", str(token))
+        daemon = start(
+            "--remote-write", f"{upstream.url}/api/v1/push", "--remote_write_http.credentials_file", str(token)
+        )
         for bucket in range(3):
             daemon.post(full_report("n1", bucket)).raise_for_status()
         until(lambda: (daemon.sample("orchestrator_remote_write_samples_retried_total") or 0) >= 9, "a refusal")
@@ -259,10 +261,10 @@ def test_who_we_are_to_the_store(start: Callable[..., Daemon], tmp_path: Path) -
     tls = authority.server_context("server", client_certificates=True)
     with FakeUpstream(answer, tls, refuses=refused_by_store) as upstream:
         daemon = start(
-            *("--remote-write", f"{upstream.url}/api/v1/push", "--remote-write-header", "X-Scope-OrgID: blue"),
-            *("--remote-write-ca", str(authority.path), "--remote-write-token-file", str(token)),
-            *("--remote-write-certificate", str(authority.certificate("client"))),
-            *("--remote-write-key", str(authority.key("client"))),
+            *("--remote-write", f"{upstream.url}/api/v1/push", "--remote_write_http.headers", "X-Scope-OrgID: blue"),
+            *("--remote_write_http.ca_file", str(authority.path), "--remote_write_http.credentials_file", str(token)),
+            *("--remote_write_http.cert_file", str(authority.certificate("client"))),
+            *("--remote_write_http.key_file", str(authority.key("client"))),
         )
         daemon.post(full_report("n1"))
         until(lambda: daemon.sample("orchestrator_remote_write_samples_total") == 9, "an accepted request")

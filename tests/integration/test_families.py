@@ -99,7 +99,7 @@ def test_tls_serves_what_the_machine_has(inside: Callable[..., Networked], tmp_p
     """On a port of the kernel's choice, which is the same for both."""
     authority = Authority(tmp_path)
     authority.issue("server", "127.0.0.1", "::1")
-    files = ("--tls-certificate", str(authority.certificate("server")), "--tls-key", str(authority.key("server")))
+    files = ("--tls.cert_file", str(authority.certificate("server")), "--tls.key_file", str(authority.key("server")))
     networked = inside(network, "--listen", "tls:tcp:0", *files)
     (port,) = set(re.findall(r":(\d+) \(TLS\)", networked.daemon.output()))
     for host in LOOPBACKS[network]:

@@ -171,7 +171,7 @@ def test_the_wall_clock_steps(start: Callable[..., Daemon], tmp_path: Path, step
     """Set an hour back or ahead it changes no node's age and no deadline, and stops neither the sweep nor snapshots."""
     clock = FakeClock(tmp_path)
     stale_after = 10.0
-    options = ("--stale-after", str(stale_after), "--expire-every", "0.2", "--snapshot-every", "0.2")
+    options = ("--stale-after", str(stale_after), "--limits.expire_every", "0.2", "--snapshot-every", "0.2")
     deadlines = ("--request-timeout", "3", "--query-timeout", "3")
     with FakeUpstream(never) as upstream:
         daemon = start("--prometheus", upstream.url, *options, *deadlines, env=clock.env)

@@ -38,7 +38,7 @@ def daemon(start: Callable[..., Daemon], authority: Authority, tmp_path: Path) -
     """A daemon that is listening in clear, in TLS, and on a socket in a folder."""
     return start(
         "--listen", LOOPBACK, "--listen", f"tls:{LOOPBACK}", "--listen", f"unix:{tmp_path}/http",
-        "--tls-certificate", str(authority.certificate("server")), "--tls-key", str(authority.key("server")),
+        "--tls.cert_file", str(authority.certificate("server")), "--tls.key_file", str(authority.key("server")),
     )  # fmt: skip
 
 

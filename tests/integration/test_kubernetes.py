@@ -68,9 +68,9 @@ def daemon(cluster: ControlPlane, start: Callable[..., Daemon], tmp_path: Path) 
     token.write_text(account_token(cluster, "orchestrator"))
     ca.write_bytes(cluster.ca.read_bytes())
     daemon = start(
-        *("--report-oidc-jwks", cluster.url + JWKS, "--report-oidc-ca", str(ca)),
-        *("--report-oidc-token-file", str(token)),
-        *("--report-oidc-issuer", ISSUER, "--report-oidc-audience", AUDIENCE),
+        *("--oidc.jwks", cluster.url + JWKS, "--oidc.ca_file", str(ca)),
+        *("--oidc.credentials_file", str(token)),
+        *("--oidc.issuer", ISSUER, "--oidc.audience", AUDIENCE),
     )
     daemon.said(r"has 1 keys for report tokens")
     return daemon

@@ -89,7 +89,7 @@ def test_the_entry_point_is_what_daemons_are_started_with() -> None:
     entries = [json.loads(entry) for entry in ENTRY.findall((ROOT / "Dockerfile").read_text())]
     assert entries[-1] == ["twistd", "--nodaemon", "--pidfile=", "orchestrator"]
     daemon_py = (ROOT / "tests/integration/daemon.py").read_text()
-    assert 'TWISTD, "--nodaemon", "--pidfile=", "orchestrator", *listening, *options' in daemon_py
+    assert 'TWISTD, "--nodaemon", "--pidfile=", "orchestrator", *listening, *flags' in daemon_py
 
 
 def test_it_runs(running: tuple[Daemon, dict[str, Any]]) -> None:
@@ -216,10 +216,11 @@ def test_node_tokens_are_read(folder: str, tmp_path: Path) -> None:
     (container,) = pods(objects)["Deployment/orchestrator"]["containers"]
     (mount,) = [one["mountPath"] for one in container["volumeMounts"] if one["name"] == "issuer"]
     arguments = [argument for argument in container["args"] if not argument.startswith("--token-file")]
-    daemon = Daemon(tmp_path, *(argument.replace(mount, str(tmp_path / "none")) for argument in arguments))
+    environ = {one["name"]: one["value"].replace(mount, str(tmp_path / "none")) for one in container["env"]}
+    daemon = Daemon(tmp_path, *arguments, env=environ)
     try:
         assert daemon.wait(PATIENCE) == 1
-        (line,) = [line for line in daemon.output().splitlines() if "--report-oidc" in line]
+        (line,) = [line for line in daemon.output().splitlines() if "oidc." in line]
         assert str(tmp_path / "none") in line
     finally:
         daemon.close()

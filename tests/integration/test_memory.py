@@ -80,7 +80,7 @@ def test_new_nodes(start: Callable[..., Daemon]) -> None:
 
 def test_huge_bodies(start: Callable[..., Daemon]) -> None:
     """Those that say so are refused unread; those that stay just under the limit, and never end, share one bound."""
-    daemon = start("--max-report-bytes", str(MEGABYTE), "--max-arriving-bytes", str(20 * MEGABYTE))
+    daemon = start("--max-report-bytes", str(MEGABYTE), "--limits.max_arriving_bytes", str(20 * MEGABYTE))
     watch = Watch(daemon)
     with ExitStack() as stack:
         # Of those that do not say, a daemon that is kept from its work finds so many at once that they have no room.
@@ -118,7 +118,7 @@ def test_gzip_bombs(start: Callable[..., Daemon]) -> None:
     bomb = gzip.compress(b" " * 100 * MEGABYTE)
     batch = json.dumps([full_report(f"n{number}") for number in range(4000)]).encode()
     packed = gzip.compress(batch[:-1].ljust(MEGABYTE) + b"]")
-    daemon = start("--max-arriving-bytes", str(20 * MEGABYTE))
+    daemon = start("--limits.max_arriving_bytes", str(20 * MEGABYTE))
     watch = Watch(daemon)
     with ThreadPoolExecutor(20) as pool:
 
@@ -135,7 +135,7 @@ def test_gzip_bombs(start: Callable[..., Daemon]) -> None:
 
 def test_heads_without_end(start: Callable[..., Daemon]) -> None:
     """Hundreds of connections that send headers, and never the end of them."""
-    daemon = start("--max-arriving-bytes", str(10 * MEGABYTE))
+    daemon = start("--limits.max_arriving_bytes", str(10 * MEGABYTE))
     watch = Watch(daemon)
     start_of_head = b"GET / HTTP/1.1\r\n" + b"".join(b"a%d: b\r\n" % number for number in range(400))
     with ExitStack() as stack:
@@ -195,7 +195,7 @@ def streams(size: int) -> Callable[[Exchange], None]:
 def test_an_answer_of_300_megabytes(start: Callable[..., Daemon]) -> None:
     """Cut at the limit while it comes: 502."""
     with FakeUpstream(streams(300 * MEGABYTE)) as upstream:
-        daemon = start("--prometheus", upstream.url, "--max-answer-bytes", str(20 * MEGABYTE))
+        daemon = start("--prometheus", upstream.url, "--limits.max_answer_bytes", str(20 * MEGABYTE))
         watch = Watch(daemon)
         for _ in range(3):
             answer = daemon.get("/query", {"q": "up"})
@@ -209,9 +209,9 @@ def test_many_huge_answers_at_once(start: Callable[..., Daemon]) -> None:
     size, budget = 10 * MEGABYTE, 50 * MEGABYTE
     with FakeUpstream(streams(size)) as upstream:
         options = (
-            "--max-answer-bytes",
+            "--limits.max_answer_bytes",
             str(size),
-            "--max-answers-bytes",
+            "--limits.max_answers_bytes",
             str(budget),
             "--query-timeout",
             str(PATIENCE),
@@ -232,7 +232,7 @@ def test_many_huge_answers_at_once(start: Callable[..., Daemon]) -> None:
 def test_clients_that_never_read(start: Callable[..., Daemon]) -> None:
     """Of answers, of listings, of scrapes, of reports' answers: little waits for them, and they are cut."""
     with FakeUpstream(streams(10 * MEGABYTE)) as upstream:
-        options = ("--max-answer-bytes", str(10 * MEGABYTE), "--max-answers-bytes", str(20 * MEGABYTE))
+        options = ("--limits.max_answer_bytes", str(10 * MEGABYTE), "--limits.max_answers_bytes", str(20 * MEGABYTE))
         daemon = start("--prometheus", upstream.url, *options, "--answer-timeout", "4", "--idle-timeout", "4")
         for first in range(0, 21_000, 3000):
             fleet = [full_report(f"node-{number}") for number in range(first, first + 3000)]
@@ -260,7 +260,14 @@ def test_clients_that_never_read_shut_nothing_for_others(start: Callable[..., Da
     """Scrapes, listings and answers find room within seconds, though the deadline for an answer is an hour."""
     size = 8 * MEGABYTE
     with FakeUpstream(streams(size)) as upstream:
-        options = ("--max-answer-bytes", str(size), "--max-answers-bytes", str(2 * size), "--answer-timeout", "3600")
+        options = (
+            "--limits.max_answer_bytes",
+            str(size),
+            "--limits.max_answers_bytes",
+            str(2 * size),
+            "--answer-timeout",
+            "3600",
+        )
         daemon = start("--prometheus", upstream.url, *options)
         for first in range(0, 21_000, 3000):
             fleet = [full_report(f"node-{number}") for number in range(first, first + 3000)]

@@ -110,7 +110,7 @@ def answers(daemon: Daemon) -> bool:
 def test_queries_wait_for_their_turn(start: Callable[..., Daemon]) -> None:
     """In their order; one too many is 503; one who leaves makes room; and nobody waits past the own deadline."""
     with HeldUpstream() as upstream, ExitStack() as stack:
-        options = ("--max-queries", "1", "--query-queue", "2", "--query-timeout", str(PATIENCE))
+        options = ("--max-queries", "1", "--limits.query_queue", "2", "--query-timeout", str(PATIENCE))
         daemon = start("--prometheus", upstream.url, *options)
 
         def asks(query: str) -> Wire:

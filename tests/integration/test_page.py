@@ -175,7 +175,7 @@ def test_values_of_a_moment_and_under_the_pointer(watched: Daemon, browser: Brow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nodes_that_are_gone(start: Callable[..., Daemon], browser: Browser, scheme: str) -> None:
     """Named on the front page, and on their own; it is an alarm, and nobody is told how to begin."""
-    daemon = start(*NOWHERE, "--stale-after", "2", "--expire-every", "1")
+    daemon = start(*NOWHERE, "--stale-after", "2", "--limits.expire_every", "1")
     fill(daemon, "web-1", LONG)
     until(lambda: daemon.get("/nodes?gone=true").json()["gone"], "a node that is gone")
     until(lambda: len(daemon.get("/nodes?gone=true").json()["gone"]) == 2, "both")

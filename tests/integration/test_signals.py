@@ -116,7 +116,7 @@ def test_sighup_reads_files_again(start: Callable[..., Daemon], tmp_path: Path) 
 
 def test_a_pause_ages_nodes(start: Callable[..., Daemon]) -> None:
     """SIGSTOP and SIGCONT: what is stale by then is in no answer, and reports are taken."""
-    daemon = start("--stale-after", "1", "--expire-every", "60")
+    daemon = start("--stale-after", "1", "--limits.expire_every", "60")
     daemon.post(report("n1")).raise_for_status()
     begun = time.monotonic()
     daemon.signal(signal.SIGSTOP)

@@ -42,11 +42,11 @@ def options(authority: Authority, listen: str = f"tls:{LOOPBACK}", *, client_ca:
     """Return the options of a TLS listener."""
     files = {
         "--listen": listen,
-        "--tls-certificate": authority.certificate("server"),
-        "--tls-key": authority.key("server"),
+        "--tls.cert_file": authority.certificate("server"),
+        "--tls.key_file": authority.key("server"),
     }
     if client_ca:
-        files["--tls-client-ca"] = authority.path
+        files["--tls.client_ca_file"] = authority.path
     return [str(part) for option in files.items() for part in option]
 
 
@@ -144,7 +144,7 @@ def test_a_new_certificate_needs_no_restart(start: Callable[..., Daemon], author
         new = authority.issue("server", "127.0.0.1", "localhost", days=5)
         authority.key("server").write_bytes(old_key)
         daemon.said(
-            r"--tls-key: .* is not the key of --tls-certificate's first certificate; what was read before stays"
+            r"--tls.key_file: .* is not the key of --tls.cert_file's first certificate; what was read before stays"
         )
         assert tls.serial() == first
 
@@ -255,9 +255,9 @@ def test_what_is_in_flight_when_the_drain_ends_is_cut(start: Callable[..., Daemo
 @pytest.mark.parametrize(
     ("spoilt", "says"),
     [
-        ("--tls-certificate", "--tls-certificate: '.*server.pem' holds no certificate in PEM that can be read"),
-        ("--tls-key", "--tls-key: '.*server.key' holds no private key in PEM that can be read"),
-        ("--tls-client-ca", "--tls-client-ca: '.*ca.pem' holds no certificate in PEM that can be read"),
+        ("--tls.cert_file", "--tls.cert_file: '.*server.pem' holds no certificate in PEM that can be read"),
+        ("--tls.key_file", "--tls.key_file: '.*server.key' holds no private key in PEM that can be read"),
+        ("--tls.client_ca_file", "--tls.client_ca_file: '.*ca.pem' holds no certificate in PEM that can be read"),
     ],
 )
 def test_a_wrong_file_ends_the_start(authority: Authority, tmp_path: Path, spoilt: str, says: str) -> None:

@@ -47,16 +47,16 @@ def test_a_private_authority_and_our_own_certificate(start: Callable[..., Daemon
 
     with FakeUpstream(answer, authority.server_context("server", client_certificates=True)) as upstream:
         files = (
-            "--prometheus-ca",
+            "--prometheus_http.ca_file",
             str(authority.path),
-            "--prometheus-certificate",
+            "--prometheus_http.cert_file",
             str(authority.certificate("client")),
         )
         for url in (upstream.url, f"https://localhost:{upstream.port}"):
-            daemon = start("--prometheus", url, *files, "--prometheus-key", str(authority.key("client")))
+            daemon = start("--prometheus", url, *files, "--prometheus_http.key_file", str(authority.key("client")))
             assert daemon.get("/query", {"q": "up"}).status_code == 200
         assert seen == ["((('commonName', 'client'),),)"] * 2
-        nobody = start("--prometheus", upstream.url, "--prometheus-ca", str(authority.path))
+        nobody = start("--prometheus", upstream.url, "--prometheus_http.ca_file", str(authority.path))
         assert "OpenSSL" not in refusal(nobody)
         assert "[(" not in refusal(nobody)
         assert len(seen) == 2
@@ -71,7 +71,7 @@ def test_one_that_is_not_who_it_should_be_is_refused(start: Callable[..., Daemon
         assert refusal(start("--prometheus", private.url)).endswith(
             f"{private.url}: certificate verify failed: unable to get local issuer certificate"
         )
-        assert refusal(start("--prometheus", elsewhere.url, "--prometheus-ca", str(authority.path))).endswith(
+        assert refusal(start("--prometheus", elsewhere.url, "--prometheus_http.ca_file", str(authority.path))).endswith(
             f"{elsewhere.url}: certificate verify failed: it is not for 127.0.0.1"
         )
         assert private.asked == elsewhere.asked == []
@@ -83,8 +83,8 @@ def test_a_token_rotates(start: Callable[..., Daemon], authority: Authority, tmp
     token.write_text("first-secret\n")
     with FakeUpstream(found_nothing, authority.server_context("server")) as upstream:
         daemon = start(
-            *("--prometheus", upstream.url, "--prometheus-ca", str(authority.path), "--access-log"),
-            *("--prometheus-token-file", str(token)),
+            *("--prometheus", upstream.url, "--prometheus_http.ca_file", str(authority.path), "--access-log"),
+            *("--prometheus_http.credentials_file", str(token)),
         )
 
         def shown() -> str:
@@ -96,7 +96,7 @@ def test_a_token_rotates(start: Callable[..., Daemon], authority: Authority, tmp
         until(lambda: shown() == "Bearer second-secret", "the new token")
         token.write_text("two secret words")
         until(lambda: shown() and "what was read before stays in use" in daemon.output(), "a line about the wrong file")
-        daemon.said(f"--prometheus-token-file: '{token}' holds no token: ")
+        daemon.said(f"--prometheus_http.credentials_file: '{token}' holds no token: ")
         assert shown() == "Bearer second-secret"
         assert "secret" not in daemon.output()
         assert "secret" not in daemon.get("/metrics").text
@@ -107,7 +107,7 @@ def test_user_and_password(start: Callable[..., Daemon], tmp_path: Path) -> None
     file = tmp_path / "file"
     file.write_text("user:pass\n")
     with FakeUpstream(found_nothing) as upstream:
-        daemon = start("--prometheus", upstream.url, "--prometheus-basic-auth-file", str(file))
+        daemon = start("--prometheus", upstream.url, "--prometheus_http.basic_auth_file", str(file))
         assert daemon.get("/query", {"q": "up"}).status_code == 200
         assert upstream.asked[-1].headers["authorization"] == "Basic dXNlcjpwYXNz"
         daemon.said(f"the credentials for {upstream.url} travel in clear")
@@ -123,7 +123,7 @@ def test_credentials_do_not_follow_a_redirect(start: Callable[..., Daemon], tmp_
             exchange.reply("307 Temporary Redirect", "application/json", b"{}", f"Location: {thief.url}/api/v1/query")
 
         with FakeUpstream(away) as upstream:
-            daemon = start("--prometheus", upstream.url, "--prometheus-token-file", str(token))
+            daemon = start("--prometheus", upstream.url, "--prometheus_http.credentials_file", str(token))
             assert "redirect" in refusal(daemon)
         assert thief.asked == []
 
@@ -132,10 +132,10 @@ def test_a_file_without_a_token_ends_the_start(tmp_path: Path) -> None:
     """In one line, that does not hold what is in the file."""
     token = tmp_path / "token"
     token.write_text("secret words")
-    daemon = Daemon(tmp_path / "home", "--prometheus-token-file", str(token))
+    daemon = Daemon(tmp_path / "home", "--prometheus_http.credentials_file", str(token))
     try:
         assert daemon.wait() == 1
-        daemon.said(f"^twistd orchestrator: --prometheus-token-file: '{token}' holds no token: ")
+        daemon.said(f"^twistd orchestrator: --prometheus_http.credentials_file: '{token}' holds no token: ")
         assert "secret" not in daemon.output()
     finally:
         daemon.close()

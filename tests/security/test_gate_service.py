@@ -14,6 +14,7 @@ from orchestratord.runtime.file_reload import FilesError
 from orchestratord.security.gate import Role, Rule
 from orchestratord.security.gate_service import GateService
 from tests.fakes import NOW
+from tests.options import by_name
 from tests.tokens import AUDIENCE, ISSUER, claims, jwk, key_set, rsa_key, signed
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Made:
 
     def __init__(self, **flags: Any) -> None:
         self.clock = Clock()
-        settings = load({name.replace("_", "-"): value for name, value in flags.items()}, {"HOME": "/h"})
+        settings = load(by_name(flags), {"HOME": "/h"})
         self.gate_service = GateService(self.clock, settings, lambda: NOW)
 
     def start(self) -> str:
@@ -100,14 +101,14 @@ def test_who_follows_a_role_is_told(files: Path) -> None:
 )
 def test_a_file_that_cannot_be_used_ends_the_start(files: Path, flags: dict[str, Any]) -> None:
     """In one line with the option, the path and the reason."""
-    named = next(reversed(flags)).replace("_", "-")
+    named = next(reversed(by_name(flags)))
     filled = {
         name: [one.format(files=files) for one in value] if isinstance(value, list) else value.format(files=files)
         for name, value in flags.items()
     }
     if "report_oidc_jwks" in filled:
         filled |= {"report_oidc_issuer": ISSUER, "report_oidc_audience": AUDIENCE}
-    with pytest.raises(FilesError, match=rf"^--{named}( query)?: '{files}/") as raised:
+    with pytest.raises(FilesError, match=rf"^(--)?{named}( query)?: '{files}/") as raised:
         Made(**filled)
     assert "\n" not in str(raised.value)
     assert ONE not in str(raised.value)

@@ -166,7 +166,7 @@ class TestServer:
                 clock.advance(LOOK_SECONDS)
                 connect(tls, authority.client_context())
         assert [event["error"] for event in logs] == [
-            f"--tls-key: '{authority.key('server')}' is not the key of --tls-certificate's first certificate"
+            f"tls.key_file: '{authority.key('server')}' is not the key of tls.cert_file's first certificate"
         ]
         authority.key("server").write_bytes(new.key_pem)
         clock.advance(LOOK_SECONDS)
@@ -199,6 +199,7 @@ class TestServer:
     )
     def test_files_that_are_none(self, authority: Authority, option: str, content: bytes, said: str) -> None:
         """One line with option and file."""
+        named = {"certificate": "tls.cert_file", "key": "tls.key_file", "client-ca": "tls.client_ca_file"}[option]
         path = {
             "certificate": authority.certificate("server"),
             "key": authority.key("server"),
@@ -207,17 +208,17 @@ class TestServer:
         path.write_bytes(content)
         with pytest.raises(FilesError) as raised:
             server(authority, client_ca=True)
-        assert str(raised.value).startswith(f"--tls-{option}: '{path}' {said}")
+        assert str(raised.value).startswith(f"{named}: '{path}' {said}")
 
     def test_keys_that_are_of_no_use(self, authority: Authority) -> None:
         """An encrypted one, and one that is another's."""
         key = rsa.generate_private_key(65537, 2048)
         path = authority.key("server")
         path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")))
-        with pytest.raises(FilesError, match="--tls-key: .* is encrypted"):
+        with pytest.raises(FilesError, match="tls.key_file: .* is encrypted"):
             server(authority)
         path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-        with pytest.raises(FilesError, match="--tls-key: .* is not the key of --tls-certificate's first certificate"):
+        with pytest.raises(FilesError, match="tls.key_file: .* is not the key of tls.cert_file's first certificate"):
             server(authority)
 
 

@@ -10,9 +10,8 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.python.failure import Failure
 
-from orchestratord.config.options import TLS_PREFIX
 from orchestratord.runtime.ip_families import is_for_all, joined, loopback, open_for_all, port_of
-from orchestratord.security.tls import ServerFiles, ServerTls
+from orchestratord.security.tls import TLS_PREFIX, ServerFiles, ServerTls
 from orchestratord.web.server.start_message import Place
 from orchestratord.web.server.tls_transport import TlsFactory
 

@@ -74,7 +74,9 @@ def expiry(plan: Plan, servers: Servers) -> list[SampleRow]:
 
     def measure() -> float:
         turns = plan.home / "turns"
-        server = servers.daemon("--stale-after", str(_STALE_AFTER), "--expire-every", str(_EXPIRE_EVERY), turns=turns)
+        server = servers.daemon(
+            "--stale-after", str(_STALE_AFTER), "--limits.expire_every", str(_EXPIRE_EVERY), turns=turns
+        )
         began = time.monotonic()
         http11.send_all(server.port, arrays)
         loaded = time.monotonic()
