@@ -413,7 +413,7 @@ def test_the_deadline_is_one_for_everything(begin: Callable[..., Server]) -> Non
                 return
 
     left: list[str] = []
-    with FakeUpstream(drip) as upstream:
+    with FakeUpstream(drip, refuses=refused_by_orchestrator) as upstream:
         asking = [begin("ask", language, upstream.url, "page_faults", "n1") for language in LANGUAGES]
         for server in asking:
             assert server.wait() not in {0, -signal.SIGKILL}

@@ -452,8 +452,6 @@ def test_a_query_without_prometheus(daemon: Daemon) -> None:
         "/status",
         "/targets",
         "/targets/metadata",
-        "/rules",
-        "/alerts",
         "/alertmanagers",
         "/write",
         "/read",

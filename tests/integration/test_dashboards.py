@@ -55,6 +55,7 @@ REASONS = {
         "UpstreamDown",
         "Unauthorized",
         "CertificateExpiring",
+        "MixedSources",
     )
 }
 OF_A_BUSY_MACHINE = {f"Orchestrator{name}" for name in ("CpuSaturated", "ReportsSlow", "QueriesSlow", "ScrapeSlow")}
@@ -95,8 +96,10 @@ class Traffic:
 
     def _happen(self, turn: int) -> None:
         now = time.time()
-        for number, name in enumerate(("n1", "n2", "n3"), 1):
-            self._took(full_report(name, 1000 * number) | {"timestamp": now}, 200)
+        told = {"interval_seconds": 1, "profiler_version": "0.1.0", "timestamp": now}
+        sources = {"n1": "ebpf-tracepoint", "n2": "ebpf-tracepoint", "n3": "procfs"}
+        for number, (name, source) in enumerate(sources.items(), 1):
+            self._took(full_report(name, 1000 * number) | told | {"source": source}, 200)
         # Gone again and again, for it is stale after 2 s; superseded; unknown; refused.
         if turn % 12 == 1:
             self._took(full_report("passing") | {"timestamp": now}, 200)
@@ -280,6 +283,7 @@ PRINTED = (
     ("$PROMETHEUS/-/ready", "Ready"),
     ("promtool check rules", "SUCCESS"),
     (" offset 15m ", r"^\n$"),  # nobody was there so long ago
+    ("deriv(orchestrator_spool_bytes", r"^\n$|=> \S+ @\["),  # only while the spool grows
     ("promtool query instant", r"(?m)=> \S+ @\["),
 )
 

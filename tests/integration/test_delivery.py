@@ -215,7 +215,7 @@ def test_a_wrong_token_costs_no_report(start: Callable[..., Daemon], tmp_path: P
         right = exchange.asked.headers["authorization"] == "Bearer right"
         exchange.reply("204 No Content" if right else "401 Unauthorized", "text/plain", b"" if right else b"who?")
 
-    with FakeUpstream(answer) as upstream:
+    with FakeUpstream(answer, refuses=refused_by_store) as upstream:
         daemon = start(
             "--remote-write", f"{upstream.url}/api/v1/push", "--remote_write_http.credentials_file", str(token)
         )

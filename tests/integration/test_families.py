@@ -119,11 +119,11 @@ def test_an_interface_that_is_named_is_the_only_one(inside: Callable[..., Networ
 def test_the_embedded_prometheus_scrapes(inside: Callable[..., Networked], network: str) -> None:
     """It is where the loopback is that there is, and finds the daemon there."""
     networked = inside(network, "--prometheus", "embedded")
-    prometheus = networked.daemon.said(r"queries go to (\S+)")[1]
+    orchestrator = url_of(LOOPBACKS[network][0], 5000)
 
     def up() -> bool:
         try:
-            answer = networked.ask("GET", f"{prometheus}/api/v1/query", params={"query": "up"})
+            answer = networked.ask("GET", f"{orchestrator}/api/v1/query", params={"query": "up"})
         except requests.ConnectionError:
             return False
         return answer.ok and [series["value"][1] for series in answer.json()["data"]["result"]] == ["1"]
