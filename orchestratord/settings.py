@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import tomllib
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -192,7 +193,9 @@ def _read(path: Path) -> tuple[dict[str, Any], Catalogue]:
     for key, value in table.items():
         option = _BY_NAME.get(key.replace("_", "-"))
         if option is None:
-            raise SettingsError(f"{path}: {key!r} is no setting")
+            close = get_close_matches(key.replace("_", "-"), _BY_NAME, 1)
+            meant = f"; did you mean {close[0]}?" if close else ""
+            raise SettingsError(f"{path}: {key!r} is no setting{meant}")
         values[option.name] = _checked(option, value, f"{path}: {key}")
     return values, _with_families(families, path)
 

@@ -238,7 +238,9 @@ def test_a_wrong_variable_is_named_as_such() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("stale-afer = 1", "'stale-afer' is no setting"),
+        ("stale-afer = 1", "'stale-afer' is no setting; did you mean stale-after?"),
+        ("stale_aftr = 1", "'stale_aftr' is no setting; did you mean stale-after?"),
+        ("zzz = 1", "'zzz' is no setting"),
         ("stale-after = 'x'", "stale-after: 'x' must be a number"),
         ("stale-after = true", "stale-after: True must be a number"),
         ("all-in-one = 1", "all-in-one: 1 must be true or false"),

@@ -36,6 +36,7 @@ def test_flags_become_settings() -> None:
     [
         (["--stale-after", "soon"], "twistd orchestrator: --stale-after: 'soon' must be a number of seconds"),
         (["--bogus"], "twistd orchestrator: option --bogus not recognized"),
+        (["--lisen", "tcp:1"], "twistd orchestrator: option --lisen not recognized; did you mean --listen?"),
         (["--max-nodes"], "twistd orchestrator: option --max-nodes requires argument"),
         (["extra"], "twistd orchestrator: 'extra' is not an option: options begin with --"),
     ],
