@@ -253,8 +253,8 @@ def test_keys_of_tables(tmp_path: Path) -> None:
 def test_an_old_name_is_refused_with_the_new_one(tmp_path: Path) -> None:
     """As a variable and as a key; tests/test_tap.py has the flags."""
     said = "is now the key query_queue of the table .limits. in the --config file, or ORCHESTRATOR_LIMITS_QUERY_QUEUE"
-    with pytest.raises(SettingsError, match=f"^ORCHESTRATOR_QUERY_QUEUE {said}"):
-        load({}, {"ORCHESTRATOR_QUERY_QUEUE": "4"})
+    with pytest.raises(SettingsError, match=f"^ORCHESTRATOR_LIMITS_QUERY_QUEUE {said}"):
+        load({}, {"ORCHESTRATOR_LIMITS_QUERY_QUEUE": "4"})
     file = tmp_path / "o.toml"
     file.write_text("query-queue = 3")
     with pytest.raises(SettingsError, match=f"'query-queue' {said}"):
