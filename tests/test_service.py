@@ -19,7 +19,7 @@ from twisted.logger import capturedLogs
 from twisted.web import http_headers
 from twisted.web.client import Agent, HTTPConnectionPool
 
-from orchestratord.config.settings import load
+from orchestratord.config.loader import load
 from orchestratord.runtime.clocks import MACHINE
 from orchestratord.runtime.signals import MEANINGLESS, STOPPING, Signals
 from orchestratord.service import Orchestrator

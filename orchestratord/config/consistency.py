@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orchestratord.config.options import OPTIONS
+from orchestratord.config.settings import SettingsError
 from orchestratord.config.values import EMBEDDED
 from orchestratord.security.gate import Role
 from orchestratord.security.tls import TLS_PREFIX
@@ -13,10 +14,6 @@ if TYPE_CHECKING:
     from orchestratord.config.settings import Settings
 
 _BY_NAME = {option.name: option for option in OPTIONS}
-
-
-class SettingsError(ValueError):
-    """A setting is wrong: one line that names where it was given, its value, and what it should be."""
 
 
 def check_together(settings: Settings) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from orchestratord.config.settings import SettingsError, load
+from orchestratord.config.loader import load
+from orchestratord.config.settings import SettingsError
 
 URL = "http://store:9090/api/v1/write"
 

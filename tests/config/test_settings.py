@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from orchestratord.config.loader import load
 from orchestratord.config.options import OPTIONS
-from orchestratord.config.settings import Settings, SettingsError, load
+from orchestratord.config.settings import Settings, SettingsError
 from orchestratord.nodes.families import BUILT_IN
 from orchestratord.security.gate import Role
 

@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 
-from orchestratord.config.settings import load
+from orchestratord.config.loader import load
 from orchestratord.errors import Fault
 from orchestratord.runtime.file_reload import FilesError
 from orchestratord.security.gate import Role, Rule
