@@ -25,10 +25,10 @@ _BY_NAME = {option.name: option for option in OPTIONS}
 def load(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
     """Return the settings.
 
-    `flags` holds what the command line gave, by option name: a string, a list of strings for a repeatable option, True
-    for a flag; and perhaps `config`, the TOML file's path.
+    `flags` holds what the command line gave, by option name: a string, a list of strings for a repeatable option, or
+    True for a switch. `config`, if given, is the path of the TOML file.
 
-    Raises SettingsError.
+    Raises SettingsError, which names the option and its value.
     """
     values: dict[str, Any] = {option.name: option.default for option in OPTIONS}
     values["data-dir"] = _default_data_dir(environ)
@@ -53,7 +53,7 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
         if "prometheus" in given and values["prometheus"] != (EMBEDDED,):
             shown = " ".join(values["prometheus"])
             raise SettingsError(
-                f"--prometheus: {shown!r} does not go with --all-in-one, which starts a Prometheus of its own"
+                f"--prometheus: {shown!r} cannot be used with --all-in-one, which starts a Prometheus of its own"
             )
         values["prometheus"] = (EMBEDDED,)
     settings = Settings(families=families, **{_BY_NAME[name].attribute: value for name, value in values.items()})
@@ -62,7 +62,7 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
 
 
 def renamed(old: str, shown: str) -> str:
-    """Return the line that says what an option of an earlier version is called now; `shown` is how it was given."""
+    """Return a line with the new name of an option of an earlier version; `shown` is how the user gave it."""
     option = _BY_NAME[RENAMED[old]]
     table, _, key = option.name.partition(".")
     return f"{shown} is now the key {key} of the table [{table}] in the --config file, or {option.variable}"
@@ -90,7 +90,7 @@ def _from_environment(option: Option, environ: Mapping[str, str]) -> tuple[str, 
 
 
 def _checked(option: Option, value: Any, where: str) -> Any:
-    """Return the checked value; `where` is how the user gave it."""
+    """Return the checked value; `where` names where the user gave it."""
     if not option.repeatable:
         return _check(option, value, where)
     items = value if isinstance(value, list) else [value]
@@ -107,7 +107,7 @@ def _check(option: Option, value: Any, where: str) -> Any:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], Families]:
-    """Return what a TOML file sets, by option name, and the catalogue with the file's families."""
+    """Return what a TOML file sets, by option name, and the metric families with those of the file."""
     try:
         text = path.read_bytes().decode()
     except OSError as error:
@@ -159,9 +159,9 @@ def _with_families(families: Any, path: Path) -> Families:
         here = f"{where}[{index}]"
         for key, value in table.items():
             if key not in kinds:
-                raise SettingsError(f"{here}: {key!r} is no key of a family")
+                raise SettingsError(f"{here}: {key!r} is not a key of a family")
             if isinstance(value, bool) or not isinstance(value, kinds[key]):
-                raise SettingsError(f"{here}.{key}: {value!r} is of the wrong type")
+                raise SettingsError(f"{here}.{key}: {value!r} has the wrong type")
         missing = {"name", "help"} - table.keys()
         if missing:
             raise SettingsError(f"{here}: {min(missing)!r} is missing")

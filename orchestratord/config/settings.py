@@ -1,4 +1,4 @@
-"""One frozen `Settings`, and the error that says why there is none. Pure."""
+"""The frozen `Settings`, and the error for settings that are wrong. Pure."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Settings:
 
     @property
     def embedded(self) -> bool:
-        """Whether a Prometheus of our own is to be started."""
+        """Whether the daemon starts a Prometheus of its own."""
         return self.prometheus == (EMBEDDED,)
 
     @property
@@ -95,5 +95,5 @@ class Settings:
 
     @property
     def listeners(self) -> tuple[str, ...]:
-        """Every endpoint description, the administrators' last."""
+        """Every endpoint description; those of --admin-listen come last."""
         return self.listen + self.admin_listen

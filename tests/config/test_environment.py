@@ -19,13 +19,13 @@ def test_the_nearest_name_is_offered() -> None:
     for name in ("ORCHESTRATOR_STALE_AFER", "ORCHESTRATOR_STALEAFTER", "orchestrator_stale_after"):
         (line,) = told(**{name: "secret"})
         assert line == (
-            f"the environment variable {name!r} is no option, and is ignored; did you mean ORCHESTRATOR_STALE_AFTER?"
+            f"the environment variable {name!r} is not an option and is ignored; did you mean ORCHESTRATOR_STALE_AFTER?"
         )
 
 
 def test_a_name_like_no_other_is_named_alone() -> None:
     """No guess that would mislead."""
-    assert told(ORCHESTRATOR_QQ="1") == ["the environment variable 'ORCHESTRATOR_QQ' is no option, and is ignored"]
+    assert told(ORCHESTRATOR_QQ="1") == ["the environment variable 'ORCHESTRATOR_QQ' is not an option and is ignored"]
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def test_all_in_one_brings_its_own_prometheus() -> None:
     assert load({"all-in-one": True}, {}).embedded
     assert load({}, {"ORCHESTRATOR_ALL_IN_ONE": "yes"}).embedded
     assert load({"all-in-one": True, "prometheus": ["embedded"]}, {}).embedded
-    with pytest.raises(SettingsError, match="--prometheus: 'http://p' does not go with --all-in-one"):
+    with pytest.raises(SettingsError, match="--prometheus: 'http://p' cannot be used with --all-in-one"):
         load({"all-in-one": True, "prometheus": ["http://p"]}, {})
 
 
@@ -134,9 +134,9 @@ def test_all_in_one_brings_its_own_prometheus() -> None:
         ({"max-nodes": "1e999"}, "--max-nodes: '1e999' must be"),
         (
             {"limits.max_answers_bytes": "1024"},
-            "limits.max_answers_bytes: 1024 must be limits.max_answer_bytes at least, which is 67108864",
+            "limits.max_answers_bytes: 1024 must be at least limits.max_answer_bytes, which is 67108864",
         ),
-        ({"limits.max_arriving_bytes": "9999"}, "limits.max_arriving_bytes: 9999 must be --max-report-bytes at least"),
+        ({"limits.max_arriving_bytes": "9999"}, "limits.max_arriving_bytes: 9999 must be at least --max-report-bytes"),
         ({"listen": ["tcp:5000", "nonsense"]}, "--listen: 'nonsense' must be a Twisted endpoint description"),
         ({"listen": ["tcp:http"]}, "--listen: 'tcp:http' must be a Twisted endpoint description"),
         (
@@ -147,15 +147,15 @@ def test_all_in_one_brings_its_own_prometheus() -> None:
         ({"prometheus": ["http://h:99999"]}, "--prometheus: 'http://h:99999' must have a port from 1 to 65535"),
         ({"prometheus": ["http://h?x=1"]}, "--prometheus: 'http://h?x=1' must be a base URL, without a query"),
         ({"prometheus": ["http://u:p@h"]}, "must not hold credentials: there are options for them"),
-        ({"prometheus": ["http://h", "embedded"]}, "--prometheus: 'embedded' must be the only one"),
+        ({"prometheus": ["http://h", "embedded"]}, "--prometheus: 'embedded' must be the only value"),
         ({"prometheus": ["embedded"], "listen": ["unix:/x"]}, "--listen: 'unix:/x' has no tcp: endpoint"),
         ({"listen": ["tls:tcp:http"]}, "--listen: 'tls:tcp:http' must be a Twisted endpoint description"),
         ({"listen": ["tls:nonsense"]}, "--listen: 'tls:nonsense' must be a Twisted endpoint description"),
-        ({"listen": ["tls:ssl:1:privateKey=x"]}, "--listen: 'tls:ssl:1:privateKey=x' must not have TLS twice"),
+        ({"listen": ["tls:ssl:1:privateKey=x"]}, "--listen: 'tls:ssl:1:privateKey=x' must not ask for TLS twice"),
         ({"listen": ["tls:tcp:1"]}, "--listen: 'tls:tcp:1' needs tls.cert_file and tls.key_file"),
         ({"admin-listen": ["tls:tcp:1"]}, "--admin-listen: 'tls:tcp:1' needs tls.cert_file and tls.key_file"),
-        ({"tls.cert_file": "/c"}, "tls.cert_file: '/c' is for a listener such as --listen tls:tcp:5443"),
-        ({"tls.client_ca_file": "/c"}, "tls.client_ca_file: '/c' is for a listener such as"),
+        ({"tls.cert_file": "/c"}, "tls.cert_file: '/c' needs a listener with TLS, such as --listen tls:tcp:5443"),
+        ({"tls.client_ca_file": "/c"}, "tls.client_ca_file: '/c' needs a listener with TLS"),
         ({"listen": ["tls:tcp:1"], "tls.client_ca_file": "/c"}, "--listen: 'tls:tcp:1' needs tls.cert_file and"),
         ({"listen": ["tls:tcp:1"], "tls.cert_file": "/c"}, "tls.cert_file: '/c' needs tls.key_file as well"),
         ({"listen": ["tls:tcp:1"], "tls.key_file": "/k"}, "tls.key_file: '/k' needs tls.cert_file as well"),
@@ -165,23 +165,23 @@ def test_all_in_one_brings_its_own_prometheus() -> None:
         ),
         (
             {"prometheus_http.ca_file": "/c"},
-            "prometheus_http.ca_file: '/c' is for an https:// URL of --prometheus, and there is none",
+            "prometheus_http.ca_file: '/c' needs an https:// URL in --prometheus",
         ),
         (
             {"prometheus_http.credentials_file": "/t", "prometheus_http.basic_auth_file": "/b"},
-            "prometheus_http.credentials_file: '/t' does not go with prometheus_http.basic_auth_file",
+            "prometheus_http.credentials_file: '/t' cannot be used with prometheus_http.basic_auth_file",
         ),
         (
             {"prometheus_http.credentials_file": "/t", "prometheus_http.headers": ["authorization: Bearer x"]},
-            "prometheus_http.credentials_file: '/t' does not go with an Authorization in prometheus_http.headers",
+            "prometheus_http.credentials_file: '/t' cannot be used with an Authorization in prometheus_http.headers",
         ),
         (
             {"prometheus_http.basic_auth_file": "/b", "prometheus": ["embedded"]},
-            "prometheus_http.basic_auth_file: '/b' does not go with --prometheus embedded",
+            "prometheus_http.basic_auth_file: '/b' cannot be used with --prometheus embedded",
         ),
         (
             {"prometheus": ["embedded"], "listen": ["tls:tcp:1"], "tls.cert_file": "/c", "tls.key_file": "/k"},
-            "--listen: 'tls:tcp:1' has no tcp: endpoint for the embedded Prometheus to scrape (one with tls: before it",
+            "--listen: 'tls:tcp:1' has no tcp: endpoint for the embedded Prometheus to scrape (a tls: endpoint does",
         ),
         ({"prometheus_http.headers": ["no colon"]}, "prometheus_http.headers: 'no colon' must be 'Name: value'"),
         ({"prometheus_http.headers": ["A: b\r\nC: d"]}, "must be 'Name: value' in printable ASCII"),
@@ -192,18 +192,18 @@ def test_all_in_one_brings_its_own_prometheus() -> None:
         ({"token-file": ["query="]}, "--token-file: 'query=' must be ROLE=PATH"),
         ({"oidc.jwks": "/keys"}, "oidc.jwks: '/keys' needs oidc.issuer as well"),
         ({"oidc.audience": "a"}, "oidc.audience: 'a' needs oidc.jwks as well"),
-        ({"oidc.jwks": "http://issuer/keys"}, "anybody on the way could let anybody in"),
+        ({"oidc.jwks": "http://issuer/keys"}, "over http, anybody on the network could replace the keys"),
         (
             {"oidc.jwks": "ftp://issuer/keys"},
             "oidc.jwks: 'ftp://issuer/keys' must begin with http:// or",
         ),
         ({"oidc.jwks": "https://u:p@issuer/keys"}, "must not hold credentials"),
         ({"oidc.jwks": "https://:1"}, "must have a host; it is a file, or an https URL"),
-        ({"oidc.ca_file": "/ca"}, "oidc.ca_file: '/ca' is for an oidc.jwks that is a URL"),
-        ({"oidc.credentials_file": "/t"}, "oidc.credentials_file: '/t' is for an oidc.jwks that is"),
+        ({"oidc.ca_file": "/ca"}, "oidc.ca_file: '/ca' needs an oidc.jwks that is a URL"),
+        ({"oidc.credentials_file": "/t"}, "oidc.credentials_file: '/t' needs an oidc.jwks that is"),
         (
             {"oidc.jwks": "/k", "oidc.issuer": "i", "oidc.audience": "a", "all-in-one": True},
-            "oidc.jwks: '/k' shuts out the profiler of --all-in-one",
+            "oidc.jwks: '/k' would refuse the profiler of --all-in-one",
         ),
         ({"data-dir": " "}, "--data-dir: ' ' must be a text that is not empty"),
         ({"config": "/does/not/exist"}, "--config: '/does/not/exist' cannot be read: No such file or directory"),
@@ -277,9 +277,9 @@ def test_an_old_name_is_refused_with_the_new_one(tmp_path: Path) -> None:
         ("x = ", "is not TOML"),
         ("families = 1", "families: must be an array of tables"),
         ("[[families]]\nname = 'x'", "families[0]: 'help' is missing"),
-        ("[[families]]\nname = 'x'\nhelp = 'X.'\nlabels = 'y'", "families[0]: 'labels' is no key of a family"),
-        ("[[families]]\nname = 1\nhelp = 'X.'", "families[0].name: 1 is of the wrong type"),
-        ("[[families]]\nname = 'x'\nhelp = 'X.'\nminimum = true", "families[0].minimum: True is of the wrong type"),
+        ("[[families]]\nname = 'x'\nhelp = 'X.'\nlabels = 'y'", "families[0]: 'labels' is not a key of a family"),
+        ("[[families]]\nname = 1\nhelp = 'X.'", "families[0].name: 1 has the wrong type"),
+        ("[[families]]\nname = 'x'\nhelp = 'X.'\nminimum = true", "families[0].minimum: True has the wrong type"),
         ("[[families]]\nname = '9'\nhelp = 'X.'", "families[0]: '9' is not a Prometheus metric name"),
         ("[[families]]\nname = 'page_faults'\nhelp = 'X.'", "'page_faults' is there twice"),
     ],

@@ -110,7 +110,7 @@ def test_user_and_password(start: Callable[..., Daemon], tmp_path: Path) -> None
         daemon = start("--prometheus", upstream.url, "--prometheus_http.basic_auth_file", str(file))
         assert daemon.get("/query", {"q": "up"}).status_code == 200
         assert upstream.asked[-1].headers["authorization"] == "Basic dXNlcjpwYXNz"
-        daemon.said(f"the credentials for {upstream.url} travel in clear")
+        daemon.said(f"credentials are sent to {upstream.url} unencrypted")
 
 
 def test_credentials_do_not_follow_a_redirect(start: Callable[..., Daemon], tmp_path: Path) -> None:
