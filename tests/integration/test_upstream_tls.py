@@ -96,7 +96,7 @@ def test_a_token_rotates(start: Callable[..., Daemon], authority: Authority, tmp
         until(lambda: shown() == "Bearer second-secret", "the new token")
         token.write_text("two secret words")
         until(lambda: shown() and "what was read before stays in use" in daemon.output(), "a line about the wrong file")
-        daemon.said(f"--prometheus_http.credentials_file: '{token}' holds no token: ")
+        daemon.said(f"prometheus_http.credentials_file: '{token}' holds no token: ")
         assert shown() == "Bearer second-secret"
         assert "secret" not in daemon.output()
         assert "secret" not in daemon.get("/metrics").text
@@ -135,7 +135,7 @@ def test_a_file_without_a_token_ends_the_start(tmp_path: Path) -> None:
     daemon = Daemon(tmp_path / "home", "--prometheus_http.credentials_file", str(token))
     try:
         assert daemon.wait() == 1
-        daemon.said(f"^twistd orchestrator: --prometheus_http.credentials_file: '{token}' holds no token: ")
+        daemon.said(f"^twistd orchestrator: prometheus_http.credentials_file: '{token}' holds no token: ")
         assert "secret" not in daemon.output()
     finally:
         daemon.close()
