@@ -48,7 +48,7 @@ class Options(OneLineOptions):
     """The command line. Every option is also an environment variable and a key of the TOML file."""
 
     command = "twistd orchestrator"
-    synopsis = "Usage: twistd [options] orchestrator [options]"
+    synopsis = "[options]"
     longdesc = (
         "Keeps the latest report of every node in memory, exposes the nodes at /metrics, and answers PromQL at /query."
         " To run everything on one machine: twistd -n orchestrator --all-in-one."
@@ -77,9 +77,9 @@ class Options(OneLineOptions):
         super().parseOptions(options)
 
     def getUsage(self, width: int | None = None) -> str:
-        """Return the text of `--help`: the options under their headings."""
+        """Return the text of `--help` below its first line, the synopsis: the options under their headings."""
         del width
-        return "\n".join([self.getSynopsis(), "", *wrap(self.longdesc, _WIDTH), *self._listed(), ""])
+        return "\n".join(["", *wrap(self.longdesc, _WIDTH), *self._listed(), ""])
 
     def _listed(self) -> Iterator[str]:
         for heading, options in GROUPS.items():
