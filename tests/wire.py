@@ -1,4 +1,4 @@
-"""The daemon's HTTP side without a socket: a site on an in-memory transport and a Clock, raw bytes in, answers out."""
+"""The daemon's HTTP side without a socket: a site on an in-memory transport and a Clock."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _DEFAULTS = replace(
 
 
 def turn(clock: Clock) -> None:
-    """Run what is due now and nothing that it calls for in its turn, as a reactor does."""
+    """Run the calls that are due now, but not those that they schedule, as one turn of a reactor does."""
     due: list[Any] = [call for call in clock.getDelayedCalls() if call.getTime() <= clock.seconds()]
     for call in due:
         clock.calls.remove(call)
@@ -82,7 +82,7 @@ def request(method: str, path: str, body: bytes = b"", **headers: str) -> bytes:
 
 
 class NarrowTransport(StringTransport):
-    """A transport whose client reads as fast as it is answered, until `narrow` is set: then only what it asks for."""
+    """A transport whose client reads at once; with `narrow` set it reads only when a test says so."""
 
     narrow = False
     producer: Any
@@ -92,7 +92,7 @@ class NarrowTransport(StringTransport):
 
     @property
     def dataBuffer(self) -> bytes:
-        """What the client has not read, or what a test says is there."""
+        """The bytes that the client has not read, or those that a test has set."""
         return self._said or self.value()
 
     @dataBuffer.setter
@@ -104,7 +104,7 @@ class NarrowTransport(StringTransport):
         raise ValueError("not a socket")
 
     def write(self, data: bytes) -> None:
-        """Take data, and stop whoever writes if nobody reads."""
+        """Take data, and pause the producer if the client does not read."""
         super().write(data)
         if self.narrow and data:
             self.producer.pauseProducing()
@@ -128,7 +128,7 @@ class Connection:
         self.channel.dataReceived(data)
 
     def read(self) -> int:
-        """Take what was written, as a client does that reads slowly; return how many bytes that was."""
+        """Read what was written, as a slow client does; return the number of bytes."""
         size = len(self.transport.value())
         self.transport.clear()
         self.channel.resumeProducing()
@@ -139,7 +139,7 @@ class Connection:
         self.channel.connectionLost(Failure(ConnectionDone()))
 
     def half_close(self) -> None:
-        """Say that the client sends nothing more; it still reads."""
+        """Close the client's sending side; the client still reads."""
         told: Any = IHalfCloseableProtocol(self.channel)
         told.readConnectionLost()
 
@@ -149,14 +149,14 @@ class Connection:
         return bool(self.transport.disconnecting or self.transport.disconnected)
 
     def answers(self) -> list[Answer]:
-        """Return what was answered since the last call."""
+        """Return the answers since the last call."""
         data = self.transport.value()
         self.transport.clear()
         return answers(data)
 
 
 def answers(data: bytes) -> list[Answer]:
-    """Return the answers that these bytes are."""
+    """Return the answers in these bytes."""
     answers = []
     while data:
         head, _, data = data.partition(b"\r\n\r\n")
@@ -183,14 +183,14 @@ def _unchunked(data: bytes) -> tuple[bytes, bytes]:
 
 
 class FakeMetricsResource(Resource):
-    """Stands for MetricsResource, which needs a real reactor's threads."""
+    """A fake of MetricsResource, which needs the threads of a real reactor."""
 
     isLeaf = True
     never = False
     asked: Any = None
 
     def render(self, request: Request) -> bytes | int:
-        """Answer what is rare, or never."""
+        """Answer a fixed text; with `never`, leave the request open."""
         names = (b"Accept", b"Accept-Encoding")
         self.asked = [request.requestHeaders.getRawHeaders(name) for name in names]
         if self.never:
@@ -200,7 +200,7 @@ class FakeMetricsResource(Resource):
 
 
 class Wire:
-    """The whole tree over fakes, and what a test looks at."""
+    """The HTTP side, built by `orchestratord.wiring` over fakes, and the parts that tests look at."""
 
     def __init__(
         self,

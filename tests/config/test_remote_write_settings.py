@@ -1,4 +1,4 @@
-"""The options of remote write: what is wrong with them is said in one line, which names the option and the value."""
+"""The options of remote write: an error is one line that names the option and the value."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ URL = "http://store:9090/api/v1/write"
     ],
 )
 def test_what_is_wrong_is_named(flags: dict[str, Any], said: str) -> None:
-    """Each stops the start."""
+    """Each error stops the start."""
     with pytest.raises(SettingsError, match=said) as raised:
         load({"remote-write": URL, **flags}, {})
     assert "\n" not in str(raised.value)
@@ -86,12 +86,12 @@ def test_what_is_wrong_is_named(flags: dict[str, Any], said: str) -> None:
     ],
 )
 def test_what_is_for_a_store_needs_one(option: str, value: Any, named: str) -> None:
-    """Somebody who gives it expects to be delivered."""
+    """A user who sets such an option expects delivery."""
     with pytest.raises(SettingsError, match=f"{option}: '{named}' needs --remote-write"):
         load({option: value}, {})
 
 
 def test_a_receiver_may_be_told_more_in_its_query() -> None:
-    """Unlike a base URL, to which a path is added."""
+    """The URL is used as it is; to a base URL a path is added."""
     url = "http://h:8428/api/v1/write?extra_label=a=b"
     assert load({"remote-write": url}, {}).remote_write == url
