@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from twisted.logger import Logger
 
 from orchestratord.config.environment import misspelt
+from orchestratord.config.loader import load, renamed
 from orchestratord.config.options import GROUPS, OPTIONS, RENAMED
-from orchestratord.config.settings import SettingsError, load, renamed
+from orchestratord.config.settings import SettingsError
 from orchestratord.runtime.twistd import Options as OneLineOptions
 
 if TYPE_CHECKING:
@@ -47,12 +48,13 @@ class Options(OneLineOptions):
     """The command line. Every option is also an environment variable and a key of the TOML file."""
 
     command = "twistd orchestrator"
-    synopsis = "Usage: twistd [options] orchestrator [options]"
+    synopsis = "[options]"
     longdesc = (
-        "Keeps the latest reports of every node in memory, exposes them at /metrics, and answers PromQL at /query."
-        " On this machine alone: twistd -n orchestrator --all-in-one. Each option is also an environment variable"
+        "Keeps the latest report of every node in memory, exposes the nodes at /metrics, and answers PromQL at /query."
+        " To run everything on one machine: twistd -n orchestrator --all-in-one."
+        " Each option is also an environment variable"
         " (ORCHESTRATOR_STALE_AFTER) and a key of the TOML file; a flag overrides the environment, the environment"
-        " overrides the file. TLS, credentials and more limits are tables of the file: etc/orchestrator.toml shows all."
+        " overrides the file. TLS, credentials and more limits are tables of the file; etc/orchestrator.toml shows all."
     )
     optParameters: ClassVar = [
         [option.name, None, None, _help(option)] for option in _FLAGS if not (option.is_switch or option.repeatable)
@@ -67,7 +69,7 @@ class Options(OneLineOptions):
         self.ignored: list[str] = []
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
-        """Parse the command line; raise SystemExit with the line that says what is wrong, or what an option is now."""
+        """Parse the command line; SystemExit with a line that says what is wrong, or the new name of an old option."""
         for given in options or ():
             name = given.removeprefix("--").partition("=")[0]
             if given.startswith("--") and name in RENAMED:
@@ -75,9 +77,9 @@ class Options(OneLineOptions):
         super().parseOptions(options)
 
     def getUsage(self, width: int | None = None) -> str:
-        """Return the text of `--help`: the options by what they are about."""
+        """Return the text of `--help` below its first line, the synopsis: the options under their headings."""
         del width
-        return "\n".join([self.getSynopsis(), "", *wrap(self.longdesc, _WIDTH), *self._listed(), ""])
+        return "\n".join(["", *wrap(self.longdesc, _WIDTH), *self._listed(), ""])
 
     def _listed(self) -> Iterator[str]:
         for heading, options in GROUPS.items():
@@ -109,7 +111,7 @@ def _lines(option: str, text: str) -> list[str]:
 
 
 def _collect(option: Option) -> Callable[[Options, str], None]:
-    """Return the method that usage.Options wants for an option that may be repeated; its docstring is the help."""
+    """Return the method that usage.Options calls for a repeatable option; its docstring is the help."""
 
     def collect(options: Options, value: str) -> None:
         options.repeated.setdefault(option.name, []).append(value)
@@ -125,7 +127,7 @@ for _option in _FLAGS:
 
 def makeService(options: Options) -> IService:
     """Return the daemon; SystemExit if it cannot be made from these settings."""
-    from twisted.internet import reactor  # noqa: PLC0415 - only here: `twistd --reactor` chooses it before
+    from twisted.internet import reactor  # noqa: PLC0415 - `twistd --reactor` has chosen it by now
 
     from orchestratord.promql.embedded_prometheus import EmbeddedError  # noqa: PLC0415 - imports what imports the reactor
     from orchestratord.runtime.clock import run_by_monotonic_clock  # noqa: PLC0415
@@ -134,8 +136,8 @@ def makeService(options: Options) -> IService:
     from orchestratord.service import Orchestrator  # noqa: PLC0415
 
     assert options.settings is not None  # noqa: S101 - twistd parses before it makes
-    # Deadlines and caches go by the clock by which nodes age: after a suspension, what was in flight is as old as it is
-    # to its clients.
+    # Deadlines and caches use the clock by which nodes age. After a suspension, a request in flight is then as old as
+    # its client sees it.
     run_by_monotonic_clock(reactor, MACHINE.monotonic)
     for line in options.ignored:
         log.warn("{line}", line=line)

@@ -1,4 +1,4 @@
-"""What the tests use in the place of clocks, upstreams and the wire."""
+"""Fakes of the clocks and of Prometheus, and reports for tests."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class FakeClocks:
 
 
 class FakeUpstreams:
-    """Answers queries with what the test has put there, and remembers them."""
+    """A fake of the Prometheus servers: gives the answer that the test has set, and remembers the queries."""
 
     def __init__(self) -> None:
         self.asked: list[Query] = []
@@ -80,7 +80,7 @@ class FakeUpstreams:
         self.alerts: Answer | Exception | Any = Answer(404, b"text/plain", b"no such path")
 
     def at_once(self, query: Query) -> Answer | None:
-        """Return what is kept; nothing, unless a test says so."""
+        """Return the kept answer; None unless the test has set one."""
         del query
         return self.kept
 

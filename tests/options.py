@@ -1,4 +1,4 @@
-"""The daemon's options as tests write them: all as flags, which not all of them are."""
+"""The daemon's options as tests write them: as if all of them were flags."""
 
 from __future__ import annotations
 
@@ -33,6 +33,6 @@ def flags_and_environment(options: Sequence[str]) -> tuple[list[str], dict[str, 
 
 
 def by_name(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values by their options' names, as `load` takes them; they are given by the fields of Settings."""
+    """Return the values by the names of their options, as `load` takes them; `fields` has them by field of Settings."""
     names = {option.attribute: option.name for option in OPTIONS}
     return {names[field]: value for field, value in fields.items()}

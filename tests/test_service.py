@@ -1,4 +1,4 @@
-"""The daemon as it is wired, on the real reactor and real sockets."""
+"""The whole daemon on the real reactor and real sockets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from twisted.logger import capturedLogs
 from twisted.web import http_headers
 from twisted.web.client import Agent, HTTPConnectionPool
 
-from orchestratord.config.settings import load
+from orchestratord.config.loader import load
 from orchestratord.runtime.clocks import MACHINE
 from orchestratord.runtime.signals import MEANINGLESS, STOPPING, Signals
 from orchestratord.service import Orchestrator
@@ -73,7 +73,7 @@ def sleeping_program(folder: Path) -> Path:
 
 @pytest_twisted.async_yield_fixture
 async def running() -> AsyncIterator[Running]:
-    """A daemon on a port of the kernel's choice, stopped afterwards."""
+    """A daemon on a free port, stopped after the test."""
     daemon = Running()
     daemon.start()
     yield daemon
@@ -83,7 +83,7 @@ async def running() -> AsyncIterator[Running]:
 
 @pytest_twisted.ensureDeferred
 async def test_long_names_of_headers_are_not_remembered(running: Running) -> None:
-    """Twisted's cache of them, which is the process', has none from a request, and short ones."""
+    """Twisted's cache of header names, one for the process, holds short names only."""
     name = "x-" + "very-" * 30 + "long"
     status, _ = await running.ask("GET", "/-/healthy", headers={name: "1", "x-short-name": "1"})
     assert status == 200
@@ -94,7 +94,7 @@ async def test_long_names_of_headers_are_not_remembered(running: Running) -> Non
 
 @pytest_twisted.ensureDeferred
 async def test_a_report_goes_round(running: Running) -> None:
-    """In at /update_metrics, out at /nodes and /metrics, which runs on a thread of its own."""
+    """A report to /update_metrics appears at /nodes and /metrics."""
     status, _ = await running.ask("POST", "/update_metrics", json={"node_id": "n1", "page_faults": 3})
     assert status == 200
     assert await running.ask("GET", "/nodes") == (200, b'{"nodes":["n1"]}')
@@ -106,7 +106,7 @@ async def test_a_report_goes_round(running: Running) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_nodes_age_while_the_machine_is_suspended() -> None:
-    """After two hours of sleep a node is in no answer, at once: no sweep has run, whose timer did not move."""
+    """After two hours of sleep no answer has the node, although no sweep has run: its timer did not move."""
     clocks = FakeClocks()
     daemon = Running(clocks, latest_from_memory="always", stale_after=60, expire_every=3600)
     daemon.start()
@@ -130,7 +130,7 @@ async def test_nodes_age_while_the_machine_is_suspended() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_without_a_prometheus_queries_fail_and_everything_else_works(running: Running) -> None:
-    """502, and ready all the same."""
+    """A query gets a 502; the daemon is ready all the same."""
     status, body = await running.ask("GET", "/query?q=up")
     assert status == 502
     assert b'"errorType":"unavailable"' in body
@@ -140,7 +140,7 @@ async def test_without_a_prometheus_queries_fail_and_everything_else_works(runni
 
 @pytest_twisted.ensureDeferred
 async def test_start_and_stop_are_logged() -> None:
-    """With the version, the addresses and the upstreams."""
+    """The line has the version, the addresses and the upstreams."""
     daemon = Running()
     with capturedLogs() as logs:
         daemon.start()
@@ -154,7 +154,7 @@ async def test_start_and_stop_are_logged() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_port_in_use_ends_the_start(running: Running) -> None:
-    """In one line that names the endpoint."""
+    """The error is one line that names the endpoint."""
     port = running.service._own_address().rpartition(":")[2]
     second = Running(listen=[f"tcp:{port}:interface=127.0.0.1"])
     with pytest.raises(SystemExit, match=rf"cannot listen on tcp:{port}:interface=127.0.0.1: Address already in use"):
@@ -163,7 +163,7 @@ async def test_a_port_in_use_ends_the_start(running: Running) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_both_families_are_served_and_closed() -> None:
-    """A port without an interface is two sockets; neither is left when the daemon has stopped."""
+    """A port without an interface opens two sockets; both are closed when the daemon has stopped."""
     daemon = Running(listen=["tcp:0"])
     daemon.start()
     port = int(daemon.service._own_address().rpartition(":")[2])
@@ -178,7 +178,7 @@ async def test_both_families_are_served_and_closed() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_every_kind_of_listener_is_told_as_it_is(tmp_path: Any) -> None:
-    """A UNIX socket by its path, IPv6 in brackets where our own children are sent to it."""
+    """The log names a UNIX socket by its path; an IPv6 address for the children is in brackets."""
     daemon = Running(listen=[f"unix:{tmp_path}/socket", "tcp6:0:interface=\\:\\:1"])
     with capturedLogs() as logs:
         daemon.start()
@@ -190,7 +190,7 @@ async def test_every_kind_of_listener_is_told_as_it_is(tmp_path: Any) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_own_children_are_sent_to_a_listener_without_tls(tmp_path: Any) -> None:
-    """The log tells the kinds apart, and the administrators' from the others."""
+    """The log marks TLS listeners, and lists those of --admin-listen apart."""
     authority = Authority(tmp_path)
     authority.issue("server", "127.0.0.1")
     local = "tcp:0:interface=127.0.0.1"
@@ -216,7 +216,7 @@ async def test_own_children_are_sent_to_a_listener_without_tls(tmp_path: Any) ->
 
 @pytest_twisted.ensureDeferred
 async def test_readiness_follows_the_service(running: Running) -> None:
-    """Starting before, draining after."""
+    """The daemon is starting before its start, and draining after its stop began."""
     assert Running().service._unready() == "starting"
     assert running.service._unready() is None
     stopping = running.service.stopService()
@@ -226,7 +226,7 @@ async def test_readiness_follows_the_service(running: Running) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_restart_takes_the_table_back_before_the_port_opens(tmp_path: Path) -> None:
-    """Nodes that were forgotten apart; `--snapshot-every 0` neither reads nor writes."""
+    """Forgotten nodes stay away; `--snapshot-every 0` neither reads nor writes a snapshot."""
     kept: dict[str, Any] = {"data_dir": str(tmp_path), "snapshot_every": 600}
     daemon = Running(**kept)
     daemon.start()
@@ -243,7 +243,7 @@ async def test_a_restart_takes_the_table_back_before_the_port_opens(tmp_path: Pa
 
 @pytest_twisted.ensureDeferred
 async def test_everything_is_served_during_the_drain_delay() -> None:
-    """Only the readiness has gone; a second signal, or the delay's end, closes the port."""
+    """Only the readiness changes; a second signal, or the end of the delay, closes the port."""
     for delay, hurries in (("600", True), ("0.2", False)):
         daemon = Running(drain_delay=delay)
         daemon.start()
@@ -262,7 +262,7 @@ async def test_everything_is_served_during_the_drain_delay() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_second_signal_ahead_of_the_drain_delay_leaves_it_out() -> None:
-    """Both may come before the reactor has looked at either."""
+    """Both signals may arrive before the reactor handles the first."""
     daemon = Running(drain_delay="600")
     daemon.start()
     daemon.service.hurry()
@@ -271,7 +271,7 @@ async def test_a_second_signal_ahead_of_the_drain_delay_leaves_it_out() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_signal_stops_the_reactor_once() -> None:
-    """By a call into the reactor, whose own handler would make the exit code tell of the signal; more are passed on."""
+    """The exit code is not the signal's, as it would be with the reactor's own handler; later signals are passed on."""
     stopped: list[str] = []
 
     class Recorder:
@@ -304,7 +304,7 @@ async def test_a_signal_stops_the_reactor_once() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_embedded_prometheus_is_started_with_the_daemon_and_ends_with_it(tmp_path: Any) -> None:
-    """Restarted when it dies; the program here is one that only sleeps."""
+    """It is restarted when it dies. The program of this test only sleeps."""
     program = sleeping_program(tmp_path)
     daemon = Running(prometheus=["embedded"], prometheus_binary=str(program), data_dir=str(tmp_path))
     daemon.start()
@@ -325,7 +325,7 @@ async def test_an_embedded_prometheus_is_started_with_the_daemon_and_ends_with_i
 
 @pytest_twisted.ensureDeferred
 async def test_all_in_one_reports_this_host(tmp_path: Any) -> None:
-    """The profiler is a child of the daemon and is sent to its own port."""
+    """The profiler is a child of the daemon and reports to the daemon's port."""
     program = sleeping_program(tmp_path)
     daemon = Running(all_in_one=True, prometheus=["embedded"], prometheus_binary=str(program), data_dir=str(tmp_path))
     daemon.start()
@@ -337,7 +337,7 @@ async def test_all_in_one_reports_this_host(tmp_path: Any) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_embedded_prometheus_has_a_token_to_scrape_with(tmp_path: Path) -> None:
-    """In a file of its own that nobody else can read, as it is now; without a token it is told of none."""
+    """The token is in a file with mode 0600 and follows changes; without a token there is no file."""
     tokens = tmp_path / "tokens"
     tokens.write_text("a-scraping-token-1\n")
     more: dict[str, Any] = {

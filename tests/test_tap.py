@@ -23,7 +23,7 @@ def parsed(*arguments: str) -> Options:
 
 
 def test_flags_become_settings() -> None:
-    """Repeatable ones add up; a flag needs no value."""
+    """Repeatable options add up; a switch needs no value."""
     settings = parsed("--listen", "tcp:1", "--listen=tcp:2", "--stale-after", "9", "--access-log").settings
     assert settings is not None
     assert settings.listen == ("tcp:1", "tcp:2")
@@ -46,7 +46,7 @@ def test_flags_become_settings() -> None:
     ],
 )
 def test_a_wrong_command_line_ends_in_one_line(arguments: list[str], line: str) -> None:
-    """SystemExit with a text: twistd prints it and exits with 1, before any socket opens."""
+    """SystemExit holds the line: twistd prints it and exits with 1, before any socket opens."""
     with pytest.raises(SystemExit) as raised:
         parsed(*arguments)
     assert str(raised.value.code).startswith(line)
@@ -54,7 +54,7 @@ def test_a_wrong_command_line_ends_in_one_line(arguments: list[str], line: str) 
 
 
 def test_help_names_every_option_and_its_default(capsys: pytest.CaptureFixture[str]) -> None:
-    """Once each, in words, under a heading; keys of tables are not flags."""
+    """Each option is listed once, under its heading; keys of tables are not listed."""
     with pytest.raises(SystemExit):
         parsed("--help")
     text = " ".join(capsys.readouterr().out.split())
@@ -70,14 +70,14 @@ def test_help_names_every_option_and_its_default(capsys: pytest.CaptureFixture[s
 
 
 def test_the_version_is_ours(capsys: pytest.CaptureFixture[str]) -> None:
-    """Not Twisted's."""
+    """--version prints orchestratord's version, not Twisted's."""
     with pytest.raises(SystemExit):
         parsed("--version")
     assert capsys.readouterr().out == f"orchestratord {__version__}\n"
 
 
 def test_the_service_is_made_and_opens_nothing(tmp_path: Path) -> None:
-    """Not even for an embedded Prometheus, whose folder is there."""
+    """This holds with an embedded Prometheus too; only its folder is made."""
     options = parsed("--prometheus", "embedded", "--data-dir", str(tmp_path))
     service = makeService(options)
     assert any(isinstance(child, Signals) for child in service)  # type: ignore[attr-defined]  # MultiService
@@ -85,7 +85,7 @@ def test_the_service_is_made_and_opens_nothing(tmp_path: Path) -> None:
 
 
 def test_an_embedded_prometheus_that_is_not_there_ends_in_one_line() -> None:
-    """It names Debian's package."""
+    """The line names Debian's package."""
     options = parsed("--prometheus", "embedded", "--prometheus-binary", "no-such-prometheus")
     with pytest.raises(
         SystemExit, match=r"'no-such-prometheus', which is not there: install Debian's package prometheus"
@@ -94,7 +94,7 @@ def test_an_embedded_prometheus_that_is_not_there_ends_in_one_line() -> None:
 
 
 def test_a_data_dir_that_cannot_be_written_ends_in_one_line(tmp_path: Path) -> None:
-    """It names the folder, and the reason."""
+    """The line names the folder and the reason."""
     (tmp_path / "file").touch()
     options = parsed("--prometheus", "embedded", "--data-dir", str(tmp_path / "file" / "below"))
     with pytest.raises(SystemExit, match="--data-dir: '.*below' cannot be written: Not a directory"):

@@ -1,9 +1,9 @@
-"""The daemon's HTTP side without a socket: a site on an in-memory transport and a Clock, raw bytes in, answers out."""
+"""The daemon's HTTP side without a socket: a site on an in-memory transport and a Clock."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -15,28 +15,17 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from orchestratord.nodes.departed import DepartedNodes
+from orchestratord.config.loader import load
 from orchestratord.nodes.directory import TableDirectory
-from orchestratord.nodes.exposition import Exposition
-from orchestratord.nodes.families import BUILT_IN
-from orchestratord.nodes.store import NodeStore
-from orchestratord.runtime.memory_budget import MemoryBudget
 from orchestratord.runtime.time_slices import TimeSlices
 from orchestratord.security.gate import Gate
-from orchestratord.web.api.admin import Admin
-from orchestratord.web.api.klein_app import Api, Root
-from orchestratord.web.api.klein_resource import KleinResource
-from orchestratord.web.api.metrics import ScrapeResource
-from orchestratord.web.api.queries import HOT_QUERIES, Queries, QueryResource
-from orchestratord.web.api.report_remarks import ReportRemarks
-from orchestratord.web.api.reports import AT_ONCE, ReportsResource
-from orchestratord.web.pages.activity import ActivityRecorder
-from orchestratord.web.pages.resource import Pages
-from orchestratord.web.server.connection_limit import ConnectionLimit
-from orchestratord.web.server.fast_path import FastPath
-from orchestratord.web.server.site import OrchestratorSite
-from orchestratord.web.server.slow_readers import SlowReaders
-from tests.fakes import FakeClocks, FakeUpstreams, Metrics, decoder
+from orchestratord.wiring.access import Access
+from orchestratord.wiring.http import Backend, Condition, make_http, make_scrape
+from orchestratord.wiring.limits import make_limits
+from orchestratord.wiring.nodes import NodeSource, make_nodes
+from orchestratord.wiring.remote_write import ReportDelivery
+from orchestratord.wiring.runtime import Runtime
+from tests.fakes import FakeClocks, FakeUpstreams, Metrics
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -45,10 +34,22 @@ if TYPE_CHECKING:
 
     from orchestratord.nodes.directory import NodeDirectory
     from orchestratord.web.server.channel import BoundedChannel
+    from orchestratord.web.server.site import OrchestratorSite
+
+#: What a wire is made from, if a test says nothing else. No snapshots: there is no disk.
+_DEFAULTS = replace(
+    load({}, {}),
+    stale_after=60.0,
+    max_query_length=1000,
+    request_timeout=30.0,
+    idle_timeout=60.0,
+    answer_timeout=20.0,
+    snapshot_every=0.0,
+)
 
 
 def turn(clock: Clock) -> None:
-    """Run what is due now and nothing that it calls for in its turn, as a reactor does."""
+    """Run the calls that are due now, but not those that they schedule, as one turn of a reactor does."""
     due: list[Any] = [call for call in clock.getDelayedCalls() if call.getTime() <= clock.seconds()]
     for call in due:
         clock.calls.remove(call)
@@ -81,7 +82,7 @@ def request(method: str, path: str, body: bytes = b"", **headers: str) -> bytes:
 
 
 class NarrowTransport(StringTransport):
-    """A transport whose client reads as fast as it is answered, until `narrow` is set: then only what it asks for."""
+    """A transport whose client reads at once; with `narrow` set it reads only when a test says so."""
 
     narrow = False
     producer: Any
@@ -91,7 +92,7 @@ class NarrowTransport(StringTransport):
 
     @property
     def dataBuffer(self) -> bytes:
-        """What the client has not read, or what a test says is there."""
+        """The bytes that the client has not read, or those that a test has set."""
         return self._said or self.value()
 
     @dataBuffer.setter
@@ -103,7 +104,7 @@ class NarrowTransport(StringTransport):
         raise ValueError("not a socket")
 
     def write(self, data: bytes) -> None:
-        """Take data, and stop whoever writes if nobody reads."""
+        """Take data, and pause the producer if the client does not read."""
         super().write(data)
         if self.narrow and data:
             self.producer.pauseProducing()
@@ -127,7 +128,7 @@ class Connection:
         self.channel.dataReceived(data)
 
     def read(self) -> int:
-        """Take what was written, as a client does that reads slowly; return how many bytes that was."""
+        """Read what was written, as a slow client does; return the number of bytes."""
         size = len(self.transport.value())
         self.transport.clear()
         self.channel.resumeProducing()
@@ -138,7 +139,7 @@ class Connection:
         self.channel.connectionLost(Failure(ConnectionDone()))
 
     def half_close(self) -> None:
-        """Say that the client sends nothing more; it still reads."""
+        """Close the client's sending side; the client still reads."""
         told: Any = IHalfCloseableProtocol(self.channel)
         told.readConnectionLost()
 
@@ -148,14 +149,14 @@ class Connection:
         return bool(self.transport.disconnecting or self.transport.disconnected)
 
     def answers(self) -> list[Answer]:
-        """Return what was answered since the last call."""
+        """Return the answers since the last call."""
         data = self.transport.value()
         self.transport.clear()
         return answers(data)
 
 
 def answers(data: bytes) -> list[Answer]:
-    """Return the answers that these bytes are."""
+    """Return the answers in these bytes."""
     answers = []
     while data:
         head, _, data = data.partition(b"\r\n\r\n")
@@ -183,14 +184,14 @@ def _unchunked(data: bytes) -> tuple[bytes, bytes]:
 
 
 class FakeMetricsResource(Resource):
-    """Stands for MetricsResource, which needs a real reactor's threads."""
+    """A fake of MetricsResource, which needs the threads of a real reactor."""
 
     isLeaf = True
     never = False
     asked: Any = None
 
     def render(self, request: Request) -> bytes | int:
-        """Answer what is rare, or never."""
+        """Answer a fixed text; with `never`, leave the request open."""
         names = (b"Accept", b"Accept-Encoding")
         self.asked = [request.requestHeaders.getRawHeaders(name) for name in names]
         if self.never:
@@ -200,7 +201,7 @@ class FakeMetricsResource(Resource):
 
 
 class Wire:
-    """The whole tree over fakes, and what a test looks at."""
+    """The HTTP side, built by `orchestratord.wiring` over fakes, and the parts that tests look at."""
 
     def __init__(
         self,
@@ -215,7 +216,17 @@ class Wire:
         max_connections: int = 10_000,
         fleet: Callable[[Wire], NodeDirectory] | None = None,
     ) -> None:
-        """`fleet` makes another one than that of the table, from what is there by then."""
+        """`fleet` makes another node directory than that of the table, from what the wire has by then."""
+        settings = replace(
+            _DEFAULTS,
+            max_nodes=max_nodes,
+            max_report_bytes=max_body,
+            max_batch=max_batch,
+            max_arriving_bytes=max_arriving,
+            max_connections=max_connections,
+            access_log=access_log,
+            admin_listen=("tcp:5001",) if admin_elsewhere else (),
+        )
         self.gate = Gate({}) if gate is None else gate
         self.clock = Clock()
         self.clocks = FakeClocks()
@@ -225,110 +236,49 @@ class Wire:
         self.draining = False
         self.sick: str | None = None
         self.undelivered: str | None = None
-        self.arriving = MemoryBudget(max_arriving)
-        self.connections = ConnectionLimit(max_connections)
-        self.readers = SlowReaders(self.clock)
-        self.nodes = NodeStore(stale_after=60, max_nodes=max_nodes)
-        self.departed = DepartedNodes(self.nodes, self.clocks)
-        self.nodes.observers.append(self.departed)
         self.in_thread: Callable[[Callable[[], Any]], Deferred[Any]] = maybeDeferred
-        self.queries = queries = Queries(self.upstreams, max_length=1000)
-        self.fleet = TableDirectory(self.nodes, self.clocks) if fleet is None else fleet(self)
-        self.forget: Callable[[str], Awaitable[bool]] = TableDirectory(self.nodes, self.clocks).forget
-        self.admin = Admin(
-            lambda node_id: self.departed.forget(node_id, self.forget),
-            unhealthy=lambda: self.sick,
-            unready=lambda: "draining" if self.draining else None,
-        )
-        self.history = ActivityRecorder(
-            self.clock, self.metrics.telemetry, self.nodes, self.clocks.monotonic, HOT_QUERIES
-        )
-        pages = Pages(
-            self.clock,
-            self.fleet,
-            BUILT_IN,
-            self.upstreams,
-            self.clocks,
+        limits = make_limits(self.clock, settings)
+        self.arriving, self.connections, self.readers = limits.arriving, limits.connections, limits.readers
+        nodes = make_nodes(self.clock, settings, self.metrics.telemetry, self.clocks)
+        self.nodes = nodes.store
+        table = TableDirectory(self.nodes, self.clocks)
+        self.forget: Callable[[str], Awaitable[bool]] = table.forget
+        # Lambdas, where a test may change what they name.
+        backend = Backend(
+            runtime=Runtime(
+                self.clock,
+                self.clocks,
+                TimeSlices(self.clock),
+                in_thread=lambda work: self.in_thread(work),  # noqa: PLW0108
+            ),
+            nodes=nodes,
+            source=NodeSource(
+                table if fleet is None else fleet(self),
+                forget=lambda node_id: self.forget(node_id),  # noqa: PLW0108
+            ),
+            client=self.upstreams,
             telemetry=self.metrics.telemetry,
-            history=self.history,
-            departed=self.departed,
-            in_thread=lambda work: self.in_thread(work),  # noqa: PLW0108 - a test may change it
-            unhealthy=lambda: self.sick,
-            unready=lambda: "draining" if self.draining else None,
-            undelivered=lambda: self.undelivered,
-            max_nodes=max_nodes,
-            max_length=1000,
+            limits=limits,
+            access=Access(self.gate),
+            condition=Condition(
+                unhealthy=lambda: self.sick,
+                unready=lambda: "draining" if self.draining else None,
+                draining=lambda: self.draining,
+            ),
+            delivery=ReportDelivery(trouble=lambda: self.undelivered),
         )
-        api = Api(
-            self.fleet,
-            BUILT_IN,
-            queries,
-            departed=self.departed,
-            pages=pages,
-            in_thread=lambda work: self.in_thread(work),  # noqa: PLW0108 - a test may change it
-            admin=None if admin_elsewhere else self.admin,
-        )
-        slices = TimeSlices(self.clock)
-        reports = ReportsResource(
-            self.clock,
-            decoder(max_batch=max_batch),
-            self.nodes,
-            self.metrics.telemetry,
-            self.clocks,
-            remarks=ReportRemarks(BUILT_IN.names, self.nodes.stale_after),
-            max_bytes=max_body,
-            draining=lambda: self.draining,
-            slices=slices,
-        )
-        scrape = ScrapeResource(
-            slices,
-            self.nodes,
-            Exposition(BUILT_IN, self.metrics.registry),
-            self.metrics.telemetry,
-            self.clocks,
-            fallback=self.fallback,
-        )
-        self.fast_path = FastPath(reports, queries, self.metrics.telemetry, self.gate, max_body=min(AT_ONCE, max_body))
-        self.site = OrchestratorSite(
-            Root(api, scrape),
-            self.metrics.telemetry,
-            self.clock,
-            hot={
-                b"/update_metrics": reports,
-                **{path.encode(): QueryResource(queries, path) for path in HOT_QUERIES},
-            },
-            fast_path=self.fast_path,
-            gate=self.gate,
-            access_log=access_log,
-            max_body=max_body,
-            arriving=self.arriving,
-            connections=self.connections,
-            readers=self.readers,
-            request_timeout=30,
-            idle_timeout=60,
-            answer_timeout=20,
-        )
+        scrape = make_scrape(settings, backend, self.metrics.registry, fallback=self.fallback)
+        self._http = make_http(settings, backend, scrape)
+        self.queries = self._http.queries
+        self.site = self._http.site
+        self.fast_path = self._http.fast_path
         self.site.startFactory()
 
     def admin_wire(self) -> Wire:
         """Return the administrators' own listener of the same daemon."""
         other = object.__new__(Wire)
         other.__dict__.update(self.__dict__)
-        other.site = OrchestratorSite(
-            KleinResource(self.admin.app.resource()),
-            self.metrics.telemetry,
-            self.clock,
-            hot={},
-            fast_path=None,
-            gate=self.gate,
-            max_body=self.site.max_body,
-            arriving=self.arriving,
-            connections=self.connections,
-            readers=self.readers,
-            request_timeout=30,
-            idle_timeout=60,
-            answer_timeout=20,
-        )
+        other.site = self._http.admin_site
         return other
 
     def connect(self) -> Connection:

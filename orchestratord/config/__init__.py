@@ -1,1 +1,1 @@
-"""Options to checked settings."""
+"""The options, and how they become checked Settings."""

@@ -1,10 +1,11 @@
-"""Which settings go together: what no option can check alone. Pure."""
+"""Checks of settings against each other: what no option can check alone. Pure."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from orchestratord.config.options import OPTIONS
+from orchestratord.config.settings import SettingsError
 from orchestratord.config.values import EMBEDDED
 from orchestratord.security.gate import Role
 from orchestratord.security.tls import TLS_PREFIX
@@ -15,26 +16,22 @@ if TYPE_CHECKING:
 _BY_NAME = {option.name: option for option in OPTIONS}
 
 
-class SettingsError(ValueError):
-    """A setting is wrong: one line that names where it was given, its value, and what it should be."""
-
-
 def check_together(settings: Settings) -> None:
-    """Raise SettingsError, which names the option and its value, for a setting that does not go with another."""
+    """Raise SettingsError, with the option and its value, if a setting contradicts another or lacks one it needs."""
     for one, all_of_them in (
         ("limits.max_answer_bytes", "limits.max_answers_bytes"),
         ("max-report-bytes", "limits.max_arriving_bytes"),
     ):
         least, given = (getattr(settings, _BY_NAME[name].attribute) for name in (one, all_of_them))
         if given < least:
-            raise SettingsError(f"{all_of_them}: {given!r} must be {_BY_NAME[one].shown} at least, which is {least}")
+            raise SettingsError(f"{all_of_them}: {given!r} must be at least {_BY_NAME[one].shown}, which is {least}")
     if EMBEDDED in settings.prometheus:
         if not settings.embedded:
-            raise SettingsError(f"--prometheus: {EMBEDDED!r} must be the only one")
+            raise SettingsError(f"--prometheus: {EMBEDDED!r} must be the only value")
         if not any(listen.startswith("tcp:") for listen in settings.listen):
             raise SettingsError(
                 f"--listen: {' '.join(settings.listen)!r} has no tcp: endpoint for the embedded Prometheus to scrape"
-                + (" (one with tls: before it does not serve for that)" if _with_tls(settings.listen) else "")
+                + (" (a tls: endpoint does not count)" if _with_tls(settings.listen) else "")
             )
     _check_tls(settings)
     _check_access(settings, "prometheus", settings.prometheus)
@@ -55,28 +52,28 @@ def _check_tls(settings: Settings) -> None:
         raise SettingsError(f"{option}: {served[0]!r} needs tls.cert_file and tls.key_file")
     for option, path in {**certificate, **_given(settings, "tls.client_ca_file")}.items():
         if not served:
-            raise SettingsError(
-                f"{option}: {path!r} is for a listener such as --listen tls:tcp:5443, and there is none"
-            )
+            raise SettingsError(f"{option}: {path!r} needs a listener with TLS, such as --listen tls:tcp:5443")
     _check_pair(settings, "tls.cert_file", "tls.key_file")
 
 
 def _check_access(settings: Settings, prefix: str, urls: tuple[str, ...]) -> None:
-    """Check the options that say how the upstreams of `--PREFIX` are reached, which are at these URLs."""
+    """Check the options that say how to reach the servers of `--PREFIX`, which have these URLs."""
     table = f"{prefix.replace('-', '_')}_http"
     _check_pair(settings, f"{table}.cert_file", f"{table}.key_file")
     for option, path in _given(settings, f"{table}.ca_file", f"{table}.cert_file").items():
         if not any(url.startswith("https:") for url in urls):
-            raise SettingsError(f"{option}: {path!r} is for an https:// URL of --{prefix}, and there is none")
+            raise SettingsError(f"{option}: {path!r} needs an https:// URL in --{prefix}")
     headers = getattr(settings, _BY_NAME[f"{table}.headers"].attribute)
     credentials = _given(settings, f"{table}.credentials_file", f"{table}.basic_auth_file")
     for option, path in credentials.items():
         if len(credentials) > 1:
-            raise SettingsError(f"{option}: {path!r} does not go with {table}.basic_auth_file")
+            raise SettingsError(f"{option}: {path!r} cannot be used with {table}.basic_auth_file")
         if EMBEDDED in urls:
-            raise SettingsError(f"{option}: {path!r} does not go with --prometheus {EMBEDDED}, which asks for nothing")
+            raise SettingsError(
+                f"{option}: {path!r} cannot be used with --prometheus {EMBEDDED}, which takes no credentials"
+            )
         if any(name.lower() == "authorization" for name, _ in headers):
-            raise SettingsError(f"{option}: {path!r} does not go with an Authorization in {table}.headers")
+            raise SettingsError(f"{option}: {path!r} cannot be used with an Authorization in {table}.headers")
 
 
 def _check_remote_write(settings: Settings) -> None:
@@ -86,20 +83,21 @@ def _check_remote_write(settings: Settings) -> None:
     names = [name for name, _ in settings.external_label]
     for name in names:
         if names.count(name) > 1:
-            raise SettingsError(f"--external-label: {name!r} is there twice")
+            raise SettingsError(f"--external-label: {name!r} is given twice")
     for name, _ in settings.remote_write_header:
         if name.lower() in {"content-encoding", "x-prometheus-remote-write-version"}:
-            raise SettingsError(f"remote_write_http.headers: {name!r} is a matter of the protocol")
+            raise SettingsError(f"remote_write_http.headers: {name!r} is set by the remote-write protocol")
     if settings.embedded:
         if settings.all_in_one:
-            raise SettingsError("--all-in-one: it does not go with --remote-write: it asks a Prometheus of its own")
+            raise SettingsError("--all-in-one: cannot be used with --remote-write: it starts a Prometheus of its own")
         raise SettingsError(
-            f"--prometheus: {EMBEDDED!r} does not go with --remote-write: give the URL at which its store is asked"
+            f"--prometheus: {EMBEDDED!r} cannot be used with --remote-write: give the URL of the store that gets the"
+            " reports"
         )
     if settings.latest_from_memory != "never":
         raise SettingsError(
-            f"--latest-from-memory: {settings.latest_from_memory!r} does not go with --remote-write: this process"
-            " knows only the nodes that report to it, the store those of all replicas"
+            f"--latest-from-memory: {settings.latest_from_memory!r} cannot be used with --remote-write: this process"
+            " knows only the nodes that report to it; the store knows the nodes of all replicas"
         )
 
 
@@ -112,11 +110,11 @@ def _check_no_remote_write(settings: Settings) -> None:
         if values:
             given[_BY_NAME[name].shown] = values[0][0]
     for option, value in given.items():
-        raise SettingsError(f"{option}: {value!r} is for a --remote-write, and there is none")
+        raise SettingsError(f"{option}: {value!r} needs --remote-write")
 
 
 def _given(settings: Settings, *names: str) -> dict[str, str]:
-    """Return the paths that are set, by the option that each was named with."""
+    """Return the paths that are set, by the names of their options."""
     paths = {name: getattr(settings, _BY_NAME[name].attribute) for name in names}
     return {_BY_NAME[name].shown: str(path) for name, path in paths.items() if path is not None}
 
@@ -137,8 +135,8 @@ def _check_oidc(settings: Settings) -> None:
         raise SettingsError(f"oidc.{given}: {needed[given]!r} needs oidc.{missing[0]} as well")
     for name, path in (("ca_file", settings.report_oidc_ca), ("credentials_file", settings.report_oidc_token_file)):
         if path is not None and "://" not in (jwks or ""):
-            raise SettingsError(f"oidc.{name}: {str(path)!r} is for an oidc.jwks that is a URL")
+            raise SettingsError(f"oidc.{name}: {str(path)!r} needs an oidc.jwks that is a URL")
     if jwks is not None and settings.all_in_one and Role.REPORT not in dict(settings.token_file):
         raise SettingsError(
-            f"oidc.jwks: {jwks!r} shuts out the profiler of --all-in-one; give it a --token-file report=PATH"
+            f"oidc.jwks: {jwks!r} would refuse the profiler of --all-in-one; add --token-file report=PATH"
         )

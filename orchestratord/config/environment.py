@@ -1,4 +1,4 @@
-"""Environment variables that look like options and are not: named at the start, since nothing else would show them."""
+"""Environment variables that look like options but are not. Each is logged at the start; nothing else would show it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-#: Variables that are named at most, and characters of each name.
+#: Most variables that are named, and most characters of each name.
 MAX_NAMED = 20
 MAX_NAME = 100
 
-#: What Kubernetes and Docker links set for each service, after the service's name.
+#: Variables that Kubernetes and Docker links set for each service; they begin with the service's name.
 _OF_A_SERVICE = re.compile(
     r".*_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)", re.DOTALL
 )
@@ -22,8 +22,8 @@ _OF_A_SERVICE = re.compile(
 def misspelt(prefix: str, known: Collection[str], environ: Mapping[str, str]) -> list[str]:
     """Return one line for each variable that begins with `prefix`, in any case, and is not one of `known`.
 
-    A line names the variable that was probably meant, if there is one. Values are never shown: they may be secrets.
-    Variables that Kubernetes sets for a service are passed over by their form.
+    A line suggests the most similar variable of `known`, if there is one. Values are never shown, since they may be
+    secrets. Variables that Kubernetes sets for a service are recognized by their form, and left out.
     """
     lines: list[str] = []
     for name in sorted(environ):
@@ -33,7 +33,7 @@ def misspelt(prefix: str, known: Collection[str], environ: Mapping[str, str]) ->
             lines.append(f"more variables that begin with {prefix} are ignored")
             break
         lines.append(
-            f"the environment variable {name[:MAX_NAME]!r} is no option, and is ignored{_meant(prefix, known, name)}"
+            f"the environment variable {name[:MAX_NAME]!r} is not an option and is ignored{_meant(prefix, known, name)}"
         )
     return lines
 
@@ -43,7 +43,7 @@ def _is_of_a_service(name: str, value: str) -> bool:
 
 
 def _meant(prefix: str, known: Collection[str], name: str) -> str:
-    # Without the prefix, which they all share: it would make every name look like every other.
+    # Without the common prefix, which would make all names look alike.
     ends = [each.removeprefix(prefix) for each in known if each.startswith(prefix)]
     close = difflib.get_close_matches(name[len(prefix) : MAX_NAME].upper(), ends, n=1)
     return f"; did you mean {prefix}{close[0]}?" if close else ""

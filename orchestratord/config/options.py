@@ -1,4 +1,4 @@
-"""Every setting as a user meets it: its name, its default, what it is for, and where it may be given. Pure."""
+"""The options: for each its name, default, help, check, and where the user may give it. Pure."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Option:
-    """A setting as a user meets it.
+    """A setting as the user sees it.
 
     An everyday option is `--NAME`, `ORCHESTRATOR_NAME` and the TOML key NAME. One whose name has a dot, such as
     `limits.max_batch`, is a key of a TOML table and the variable `ORCHESTRATOR_LIMITS_MAX_BATCH`, and not a flag.
 
-    `check` takes what was given, a string or a TOML value, and returns what Settings has; it raises ValueError with
-    what it should be. `separator` splits the environment's one string into the values of a repeatable option.
-    `field` is the field of Settings; empty: the name.
+    `check` takes what the user gave, a string or a TOML value, and returns what Settings holds; it raises ValueError
+    with what the value must be. `separator` is a regular expression that splits an environment variable into the values
+    of a repeatable option. `field` is the field of Settings; empty: derived from the name.
     """
 
     name: str
@@ -83,43 +83,43 @@ class Option:
 _WORDS = r"\s+"
 _LINES = r"\s*\n\s*"
 
-#: The options of the command line, by the headings under which `--help` lists them, the everyday ones first.
+#: The options of the command line by their headings in `--help`, the everyday ones first.
 GROUPS: dict[str, tuple[Option, ...]] = {
     "Listening": (
         Option(
             "listen",
             endpoint,
             ("tcp:5000",),
-            "Twisted endpoint description to serve on, IPv4 and IPv6 unless it has an interface=, with 'tls:' before it"
-            " for TLS (tls:tcp:5443)",
+            "Twisted endpoint description to serve on: tcp:5000 for IPv4 and IPv6, tls:tcp:5443 for TLS,"
+            " tcp:5000:interface=127.0.0.1 for one address",
             _WORDS,
         ),
         Option(
             "admin-listen",
             endpoint,
             (),
-            "endpoint description for the probes and DELETE /nodes/<id>, which are then served there only",
+            "endpoint description for the probes and DELETE /nodes/<id>, which are then served only there",
             _WORDS,
         ),
-        Option("access-log", switch, False, "log a line for every request, and why a report was refused"),
+        Option("access-log", switch, False, "log every request, and why a report was refused"),
     ),
     "Prometheus": (
         Option(
             "prometheus",
             base_url,
             ("http://127.0.0.1:9090",),
-            "base URL of a Prometheus that queries are sent to, tried in order; 'embedded' starts and supervises one",
+            "base URL of a Prometheus for queries; several are tried in order; 'embedded' starts and supervises one",
             r"[\s,]+",
         ),
-        Option("query-timeout", seconds(0.1, 600), 10.0, "seconds for a whole exchange with Prometheus"),
-        Option("query-cache", seconds(0, 3600), 0.0, "seconds for which an answer is cached; 0: not at all"),
+        Option("query-timeout", seconds(0.1, 600), 10.0, "seconds for a whole request to Prometheus"),
+        Option("query-cache", seconds(0, 3600), 0.0, "seconds for which an answer is cached; 0 turns the cache off"),
         Option(
             "latest-from-memory",
             one_of(Mode),
             "never",
             "answer plain selectors of the latest value from memory: never, fallback (no Prometheus) or always",
         ),
-        Option("max-queries", whole(1, 100_000), 256, "queries in flight; more wait in a queue"),
+        Option("max-queries", whole(1, 100_000), 256, "most queries in flight; more wait in a queue"),
     ),
     "Nodes": (
         Option("stale-after", seconds(0.1, 86400), 60.0, "seconds without a report after which a node is stale"),
@@ -128,7 +128,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             "expose-nodes",
             one_of(Expose),
             "auto",
-            "whether the nodes' families are in /metrics: auto (unless there is --remote-write), always or never",
+            "whether /metrics has the nodes' metric families: always, never, or auto (not with --remote-write)",
         ),
         Option(
             "data-dir", file_path, None, "folder for the snapshot of the nodes, the spool, and the embedded Prometheus"
@@ -137,7 +137,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             "snapshot-every",
             off_or_seconds(0.1, 3600),
             10.0,
-            "seconds between snapshots of the nodes, from which a restart continues; 0: no snapshots",
+            "seconds between snapshots of the nodes, which a restart reads; 0 turns them off",
         ),
     ),
     "Who may do what": (
@@ -145,7 +145,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             "token-file",
             token_file,
             (),
-            "ROLE=PATH: file of the bearer tokens of the role report, query, scrape or admin, which is then closed",
+            "ROLE=PATH: file of bearer tokens; the role (report, query, scrape or admin) then requires one of them",
             _WORDS,
         ),
     ),
@@ -154,30 +154,30 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             "remote-write",
             remote_write_url,
             None,
-            "URL of a remote-write receiver that every report is delivered to; --prometheus then answers /nodes",
+            "URL of a remote-write receiver that gets every report; /nodes is then answered from --prometheus",
         ),
-        Option("external-label", label, (), "name=value: a label of every delivered series", _LINES),
+        Option("external-label", label, (), "name=value: a label that every delivered series gets", _LINES),
         Option(
             "spool-max-bytes",
             whole(1_048_576, 2**50),
             1_073_741_824,
-            "bytes of reports that wait for the receiver, above which the oldest are dropped",
+            "most bytes of reports that wait for the receiver; above that the oldest are dropped",
         ),
     ),
     "Limits": (
-        Option("max-connections", whole(1, 10_000_000), 16_384, "clients' connections; more are refused"),
-        Option("max-report-bytes", whole(64, 2**30), 1_048_576, "bytes of a request's body, unpacked"),
-        Option("max-batch", whole(1, 1_000_000), 10_000, "reports in one batch"),
-        Option("request-timeout", seconds(0.1, 600), 30.0, "seconds for a whole request to arrive"),
-        Option("idle-timeout", seconds(0.1, 86400), 60.0, "seconds that a kept connection may be idle"),
-        Option("answer-timeout", seconds(0.1, 86400), 60.0, "seconds for a client to read an answer"),
+        Option("max-connections", whole(1, 10_000_000), 16_384, "most connections of clients; more are refused"),
+        Option("max-report-bytes", whole(64, 2**30), 1_048_576, "most bytes of a request's body, unpacked"),
+        Option("max-batch", whole(1, 1_000_000), 10_000, "most reports in one batch"),
+        Option("request-timeout", seconds(0.1, 600), 30.0, "seconds in which a whole request must arrive"),
+        Option("idle-timeout", seconds(0.1, 86400), 60.0, "seconds that a keep-alive connection may be idle"),
+        Option("answer-timeout", seconds(0.1, 86400), 60.0, "seconds in which a client must read an answer"),
     ),
     "Stopping": (
-        Option("drain-delay", seconds(0, 600), 0.0, "seconds between being not ready and closing the ports"),
+        Option("drain-delay", seconds(0, 600), 0.0, "seconds from not ready to closed ports, at a stop"),
         Option("drain-timeout", seconds(0, 600), 15.0, "seconds that requests in flight get to finish"),
     ),
     "One machine": (
-        Option("all-in-one", switch, False, "start a Prometheus and a profiler of this machine as well"),
+        Option("all-in-one", switch, False, "also start a Prometheus and a profiler of this machine"),
         Option("prometheus-binary", some_text, "prometheus", "program that '--prometheus embedded' starts"),
         Option("prometheus-retention", retention, "24h", "how long the embedded Prometheus keeps its data"),
     ),
@@ -185,14 +185,14 @@ GROUPS: dict[str, tuple[Option, ...]] = {
 
 
 def _http_options(table: str, prefix: str, peer: str) -> tuple[Option, ...]:
-    """Return the keys of a table that says how requests to a peer are made, named as in Prometheus' own files."""
+    """Return the keys of a table for requests to a peer; Prometheus' own files have the same names."""
     return (
         Option(f"{table}.headers", header, (), f"'Name: value' in every request to {peer}", _LINES, f"{prefix}_header"),
         Option(
             f"{table}.ca_file",
             file_path,
             None,
-            "PEM file of authorities, in place of the system's",
+            "PEM file of authorities, instead of the system's",
             field=f"{prefix}_ca",
         ),
         Option(
@@ -210,7 +210,7 @@ def _http_options(table: str, prefix: str, peer: str) -> tuple[Option, ...]:
     )
 
 
-#: What few need: keys of tables in the TOML file, and environment variables.
+#: Options that few users need: keys of tables in the TOML file, and environment variables.
 TABLES = (
     Option(
         "tls.cert_file",
@@ -233,14 +233,14 @@ TABLES = (
         "remote_write_http.timeout",
         seconds(0.1, 600),
         10.0,
-        "seconds for a whole exchange",
+        "seconds for a whole request to the receiver",
         field="remote_write_timeout",
     ),
     Option(
         "remote_write_http.batch_delay",
         seconds(0.01, 0.5),
         0.1,
-        "seconds that a report waits for others to be sent with",
+        "seconds that a report waits, to be sent together with others",
         field="remote_write_delay",
     ),
     Option(
@@ -256,7 +256,7 @@ TABLES = (
         "oidc.ca_file",
         file_path,
         None,
-        "PEM file of authorities of that URL, in place of the system's",
+        "PEM file of authorities for that URL, instead of the system's",
         field="report_oidc_ca",
     ),
     Option(
@@ -273,41 +273,45 @@ TABLES = (
         "seconds between sweeps that free stale nodes",
         field="expire_every",
     ),
-    Option("limits.query_queue", whole(0, 100_000), 64, "queries that wait; more are refused", field="query_queue"),
-    Option("limits.max_query_length", whole(16, 1_048_576), 16384, "characters of a query", field="max_query_length"),
+    Option(
+        "limits.query_queue", whole(0, 100_000), 64, "most queries in the queue; more are refused", field="query_queue"
+    ),
+    Option(
+        "limits.max_query_length", whole(16, 1_048_576), 16384, "most characters of a query", field="max_query_length"
+    ),
     Option(
         "limits.max_answer_bytes",
         whole(1024, 2**31),
         67_108_864,
-        "bytes of one of Prometheus' answers",
+        "most bytes of one answer of Prometheus",
         field="max_answer_bytes",
     ),
     Option(
         "limits.max_answers_bytes",
         whole(1024, 2**40),
         134_217_728,
-        "bytes of all answers that are being sent",
+        "most bytes of all answers that are being sent",
         field="max_answers_bytes",
     ),
     Option(
         "limits.max_arriving_bytes",
         whole(1024, 2**40),
         67_108_864,
-        "bytes of all requests that are arriving",
+        "most bytes of all requests that are still arriving",
         field="max_arriving_bytes",
     ),
     Option(
         "limits.spool_sync",
         seconds(0.01, 3600),
         1.0,
-        "seconds after which spooled reports are on the disk",
+        "seconds between flushes of the spool to the disk",
         field="spool_sync",
     ),
 )
 
 OPTIONS = tuple(option for group in GROUPS.values() for option in group) + TABLES
 
-#: Flags and keys that have another name now.
+#: Flags and keys that were renamed: old name to new.
 RENAMED = {
     "tls-certificate": "tls.cert_file",
     "tls-key": "tls.key_file",

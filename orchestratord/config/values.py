@@ -1,6 +1,6 @@
-"""What values a setting takes: functions that check what was given and return what Settings has. Pure.
+"""The values of settings: each function checks what the user gave and returns what Settings holds. Pure.
 
-Each raises ValueError with what the value must be.
+Each raises ValueError with what the value must be, such as "must be true or false".
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from orchestratord.security.tls import TLS_PREFIX
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Whether the nodes' families are in `/metrics`; auto: unless they are delivered by remote write.
+#: Whether the nodes' families are in `/metrics`; auto: yes, except with remote write.
 Expose = Literal["auto", "always", "never"]
 
-#: The value of `--prometheus` that asks for a Prometheus of our own.
+#: The value of `--prometheus` that has the daemon start a Prometheus of its own.
 EMBEDDED = "embedded"
 
-#: Characters of an external label's name, and of its value.
+#: Most characters of an external label's name, and of its value.
 MAX_LABEL = 200
 
 
 def seconds(low: float, high: float) -> Callable[[Any], float]:
-    """Return what checks a number of seconds within bounds."""
+    """Return a check for a number of seconds within bounds."""
 
     def check(value: Any) -> float:
         number = _number(value)
@@ -42,7 +42,7 @@ def seconds(low: float, high: float) -> Callable[[Any], float]:
 
 
 def off_or_seconds(low: float, high: float) -> Callable[[Any], float]:
-    """Return what checks a number of seconds within bounds, or 0."""
+    """Return a check for a number of seconds within bounds, or 0."""
 
     def check(value: Any) -> float:
         number = _number(value)
@@ -54,7 +54,7 @@ def off_or_seconds(low: float, high: float) -> Callable[[Any], float]:
 
 
 def whole(low: int, high: int) -> Callable[[Any], int]:
-    """Return what checks a whole number within bounds."""
+    """Return a check for a whole number within bounds."""
 
     def check(value: Any) -> int:
         number = _number(value)
@@ -76,7 +76,7 @@ def _number(value: Any) -> float | None:
 
 
 def switch(value: Any) -> bool:
-    """Check what is on or off."""
+    """Check a switch: a bool, or a word such as `yes` or `off`."""
     if isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -99,7 +99,7 @@ def endpoint(value: Any) -> str:
     text = some_text(value)
     inner = text.removeprefix(TLS_PREFIX)
     if inner != text and inner.startswith("ssl:"):
-        raise ValueError("must not have TLS twice")
+        raise ValueError("must not ask for TLS twice")
     try:
         serverFromString(None, inner)
     except Exception as error:  # noqa: BLE001 - a parser may come from any plugin, and raise anything
@@ -108,7 +108,7 @@ def endpoint(value: Any) -> str:
 
 
 def base_url(value: Any) -> str:
-    """Check the base URL of a Prometheus, or the word that asks for an embedded one."""
+    """Check the base URL of a Prometheus, or the word for an embedded one."""
     text = some_text(value)
     if text == EMBEDDED:
         return text
@@ -130,14 +130,14 @@ def remote_write_url(value: Any) -> str:
 
 
 def label(value: Any) -> tuple[str, str]:
-    """Check a label that goes along with every series."""
+    """Check a label of every delivered series; return its name and value."""
     name, equals, text = some_text(value).partition("=")
     if not equals or not re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]*", name) or not text.isprintable() or not text:
         raise ValueError("must be name=value, such as cluster=blue: a name of letters, digits and _, and a value")
     if name == "node_id":
-        raise ValueError("must not be node_id, which every series has of its own")
+        raise ValueError("must not be node_id, which every series already has")
     if name.startswith("__"):
-        raise ValueError("must have a name that does not begin with __: those are the store's own")
+        raise ValueError("must have a name that does not begin with __: such names are reserved for the store")
     if len(name) > MAX_LABEL or len(text) > MAX_LABEL:
         raise ValueError(f"must not be longer than {MAX_LABEL} characters")
     return name, text
@@ -151,7 +151,7 @@ def header(value: Any) -> tuple[str, str]:
     if not match:
         raise ValueError("must be 'Name: value' in printable ASCII")
     if match[1].lower() in {"host", "content-length", "transfer-encoding", "connection", "content-type"}:
-        raise ValueError(f"must not be {match[1]}, which is the connection's own business")
+        raise ValueError(f"must not be {match[1]}, which the HTTP client sets itself")
     return match[1], match[2]
 
 
@@ -164,7 +164,7 @@ def retention(value: Any) -> str:
 
 
 def one_of(words: Any) -> Callable[[Any], Any]:
-    """Return what checks that a value is one of a Literal's."""
+    """Return a check that a value is one of a Literal's."""
 
     def check(value: Any) -> Any:
         if value not in get_args(words):
@@ -180,7 +180,7 @@ def file_path(value: Any) -> Path:
 
 
 def token_file(value: Any) -> tuple[Role, Path]:
-    """Check a role and the path of its tokens."""
+    """Check ROLE=PATH: a role and the file of its tokens."""
     role, _, path = some_text(value).partition("=")
     if role not in set(Role) or not path.strip():
         raise ValueError(f"must be ROLE=PATH, with one of the roles {', '.join(Role)}")
@@ -188,7 +188,7 @@ def token_file(value: Any) -> tuple[Role, Path]:
 
 
 def key_set(value: Any) -> str:
-    """Check where a key set is: a path, or a URL that nobody else can answer for."""
+    """Check where a key set is: a path, or a URL whose server is known: https, or on this machine."""
     text = some_text(value)
     if "://" not in text:
         return str(file_path(text))
@@ -198,5 +198,5 @@ def key_set(value: Any) -> str:
         raise ValueError(f"{error}; it is a file, or an https URL") from None
     on_this_machine = url.hostname in {"127.0.0.1", "::1", "localhost"}
     if not (url.scheme == "https" or on_this_machine):
-        raise ValueError("must be a file, or an https URL: over http, anybody on the way could let anybody in")
+        raise ValueError("must be a file, or an https URL: over http, anybody on the network could replace the keys")
     return url.geturl()

@@ -1,26 +1,24 @@
-"""From Settings to the gate: reads the token files and the issuer's keys, and keeps up with them while they change."""
+"""The gate with its token files: follows them while they change, and keeps their tokens out of the log."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from twisted.application.service import MultiService
 from twisted.logger import Logger
 
-from orchestratord.http_client.agent import http_agent
-from orchestratord.runtime.file_reload import FileReloader, ReloadedFile
-from orchestratord.security.gate import Gate, Role, parse_tokens
-from orchestratord.security.jwks import FETCH_SECONDS, KeySource
-from orchestratord.security.jwt import NodeTokenVerifier, parse_keys
-from orchestratord.security.tls import ClientOptions, ClientTls
+from orchestratord.runtime.file_reload import FileReloader
+from orchestratord.security.gate import Gate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
-    from orchestratord.config.settings import Settings
+    from orchestratord.runtime.file_reload import ReloadedFile
+    from orchestratord.security.gate import Role
+    from orchestratord.security.jwt import NodeTokenVerifier
 
 log = Logger()
 
@@ -30,25 +28,28 @@ _IN_A_URL = re.compile(rb"(?i)([?&;][^=&;]*(?:token|auth|secret|bearer|passw)[^=
 
 
 class GateService(MultiService):
-    """Holds the gate open and shut. Made, it has read every file once, or raised FilesError; running, it keeps up.
+    """Keeps the gate's tokens equal to those in the files of each role while it runs.
 
-    `time` is the Unix time. Belongs to the reactor thread.
+    `verifier` checks the tokens that speak for one node, if such tokens are taken; who made it keeps its keys current,
+    with a service below this one. Belongs to the reactor thread.
     """
 
-    def __init__(self, reactor: Any, settings: Settings, time: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        files: Mapping[Role, Sequence[ReloadedFile[tuple[bytes, ...]]]],
+        verifier: NodeTokenVerifier | None = None,
+    ) -> None:
         super().__init__()
-        self._files: dict[Role, list[ReloadedFile[tuple[bytes, ...]]]] = {}
-        watched: list[tuple[ReloadedFile[Any], Callable[[], None]]] = []
+        self._files = files
         self._changed: dict[Role, Callable[[], None]] = {}
-        for role, path in settings.token_file:
-            file = ReloadedFile(reactor.seconds, f"--token-file {role}", path, parse_tokens)
-            self._files.setdefault(role, []).append(file)
-            watched.append((file, lambda role=role: self._use(role)))  # type: ignore[misc]  # a default that binds
-        bound = None
-        if settings.report_oidc_jwks is not None:
-            bound = self._node_tokens(reactor, settings, time, watched)
-        self.gate = Gate({role: self.tokens(role) for role in self._files}, bound)
-        FileReloader(reactor, watched).setServiceParent(self)
+        self.gate = Gate({role: self.tokens(role) for role in files}, verifier)
+        followed: list[tuple[ReloadedFile[tuple[bytes, ...]], Callable[[], None]]] = [
+            (file, lambda role=role: self._use(role))  # type: ignore[misc]  # a default that binds
+            for role, of_role in files.items()
+            for file in of_role
+        ]
+        FileReloader(reactor, followed).setServiceParent(self)
 
     def tokens(self, role: Role) -> list[bytes]:
         """Return the tokens that the files of a role hold now, in the order of the options."""
@@ -71,7 +72,7 @@ class GateService(MultiService):
         return _IN_A_URL.sub(rb"\1[token]", _JWT.sub(b"[token]", data))
 
     def startService(self) -> None:
-        """Say who is let in without a token, and keep up with the files."""
+        """Log which roles need no token, and follow the files."""
         super().startService()
         open_roles = ", ".join(self.gate.open_roles)
         log.info("roles open to everybody, without a token: {roles}", roles=open_roles or "none")
@@ -80,41 +81,3 @@ class GateService(MultiService):
         self.gate.use(role, self.tokens(role))
         if role in self._changed:
             self._changed[role]()
-
-    def _node_tokens(
-        self,
-        reactor: Any,
-        settings: Settings,
-        time: Callable[[], float],
-        watched: list[tuple[ReloadedFile[Any], Callable[[], None]]],
-    ) -> NodeTokenVerifier:
-        jwks = settings.report_oidc_jwks or ""
-        verified = NodeTokenVerifier(
-            settings.report_oidc_issuer or "",
-            settings.report_oidc_audience or "",
-            time=time,
-            max_remembered=2 * settings.max_nodes,
-        )
-        if "://" not in jwks:
-            keys = ReloadedFile(reactor.seconds, "oidc.jwks", Path(jwks), parse_keys)
-            verified.use(keys.value())
-            watched.append((keys, lambda: verified.use(keys.value())))
-            return verified
-        token = None
-        if settings.report_oidc_token_file is not None:
-            path = settings.report_oidc_token_file
-            token = ReloadedFile(reactor.seconds, "oidc.credentials_file", path, parse_tokens)
-        trust = None
-        if jwks.startswith("https:"):
-            options = ClientOptions("oidc.ca_file", "", "")
-            trust = ClientTls(reactor.seconds, options, ca=settings.report_oidc_ca)
-        source = KeySource(
-            reactor,
-            jwks,
-            use=verified.use,
-            agent=http_agent(reactor, trust, connect_seconds=FETCH_SECONDS),
-            token=None if token is None else lambda: token.value()[0],
-        )
-        source.setServiceParent(self)
-        verified.wanted = source.wanted
-        return verified

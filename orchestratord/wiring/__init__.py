@@ -1,1 +1,1 @@
-"""From settings to the concrete objects of the daemon."""
+"""From Settings to the parts of the daemon. Nothing else reads Settings."""

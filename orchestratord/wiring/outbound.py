@@ -1,4 +1,4 @@
-"""Whom we trust upstream, and who we are there, by a table of settings such as `[prometheus_http]`."""
+"""TLS and credentials of outbound requests, from a table of settings such as `[prometheus_http]`."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ log = Logger()
 
 
 def trust(settings: Settings, prefix: str, urls: Sequence[str]) -> ClientTls | None:
-    """Return the TLS of the table `[PREFIX_http]`; None if no URL needs any. Raises FilesError."""
+    """Return the TLS of the table `[PREFIX_http]`; None if no URL needs it. Raises FilesError."""
     if not any(url.startswith("https:") for url in urls):
-        return None  # the system's authorities take a moment, and a megabyte
+        return None  # reading the system's authorities takes time, and a megabyte of memory
     return ClientTls(
         time.monotonic,
         ClientOptions(*(f"{_table(prefix)}.{name}" for name in ("ca_file", "cert_file", "key_file"))),
@@ -33,7 +33,10 @@ def trust(settings: Settings, prefix: str, urls: Sequence[str]) -> ClientTls | N
 
 
 def authorization(settings: Settings, prefix: str, urls: Sequence[str]) -> Callable[[], str] | None:
-    """Return what gives the header of that name by the table `[PREFIX_http]`. Raises FilesError."""
+    """Return what gives the value of the Authorization header, by the table `[PREFIX_http]`; None: no header.
+
+    Logs a warning for each URL to which credentials are sent without TLS. Raises FilesError.
+    """
     for name, key, credentials in (
         ("token-file", "credentials_file", bearer),
         ("basic-auth-file", "basic_auth_file", basic),
@@ -42,7 +45,7 @@ def authorization(settings: Settings, prefix: str, urls: Sequence[str]) -> Calla
         if path is not None:
             for url in urls:
                 if url.startswith("http:"):
-                    log.warn("the credentials for {upstream} travel in clear: it is no https:// URL", upstream=url)
+                    log.warn("credentials are sent to {upstream} unencrypted: it is not an https:// URL", upstream=url)
             return credentials(time.monotonic, f"{_table(prefix)}.{key}", path)
     return None
 

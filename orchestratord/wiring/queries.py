@@ -1,4 +1,4 @@
-"""From Settings to what answers queries: Prometheus, asked once for all who ask the same, and perhaps the table."""
+"""From Settings to what answers queries: Prometheus, asked once for equal queries, and the table of nodes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ if TYPE_CHECKING:
     from orchestratord.config.settings import Settings
     from orchestratord.nodes.store import NodeStore
     from orchestratord.promql.upstreams import QueryClient
-    from orchestratord.runtime.clocks import Clocks
-    from orchestratord.runtime.concurrency_limit import ConcurrencyLimit
     from orchestratord.runtime.memory_budget import MemoryBudget
-    from orchestratord.runtime.time_slices import TimeSlices
     from orchestratord.telemetry.self_metrics import SelfMetrics
+    from orchestratord.wiring.limits import Limits
+    from orchestratord.wiring.runtime import Runtime
 
 
 def make_upstreams(
@@ -31,12 +30,11 @@ def make_upstreams(
     settings: Settings,
     bases: Sequence[str],
     pool: HTTPConnectionPool,
-    telemetry: SelfMetrics,
     *,
-    limit: ConcurrencyLimit,
-    answers: MemoryBudget,
+    telemetry: SelfMetrics,
+    limits: Limits,
 ) -> Upstreams:
-    """Return the Prometheus servers at these URLs; raises FilesError if certificates or credentials are not good."""
+    """Return the Prometheus servers at these URLs. Raises FilesError if certificates or credentials are not good."""
     return Upstreams(
         reactor,
         plain_agent(reactor, pool, trust(settings, "prometheus", bases)),
@@ -45,27 +43,20 @@ def make_upstreams(
         headers=settings.prometheus_header,
         authorization=authorization(settings, "prometheus", bases),
         query_timeout=settings.query_timeout,
-        limit=limit,
+        limit=limits.queries,
         max_answer_bytes=settings.max_answer_bytes,
-        budget=answers,
-        # A Prometheus of our own begins when we do.
+        budget=limits.answers,
+        # An embedded Prometheus starts when the daemon does.
         first_probe_after=PROBE_UP_EVERY if settings.embedded else 0.0,
     )
 
 
 def make_client(
-    reactor: Any,
-    settings: Settings,
-    upstreams: Upstreams,
-    nodes: NodeStore,
-    answers: MemoryBudget,
-    *,
-    clocks: Clocks,
-    slices: TimeSlices,
+    runtime: Runtime, settings: Settings, upstreams: Upstreams, nodes: NodeStore, answers: MemoryBudget
 ) -> QueryClient:
-    """Return what answers all queries that are asked of us, by way of the upstreams."""
+    """Return what answers every query: the upstreams, once for equal queries, and memory where the settings say so."""
     shared = CoalescingClient(
-        reactor,
+        runtime.reactor,
         upstreams,
         query_timeout=settings.query_timeout,
         cache_seconds=settings.query_cache,
@@ -74,11 +65,11 @@ def make_client(
     if settings.latest_from_memory == "never":
         return shared
     return MemoryClient(
-        slices,
+        runtime.slices,
         shared,
         nodes,
         settings.families,
-        clocks=clocks,
+        clocks=runtime.clocks,
         mode=settings.latest_from_memory,
         budget=answers,
         reachable=upstreams.health.answering,
@@ -86,7 +77,7 @@ def make_client(
 
 
 def make_queries(settings: Settings, client: QueryClient) -> Queries:
-    """Return what the routes answer queries with."""
+    """Return what the query routes answer with."""
     at_hand = settings.latest_from_memory == "always" or settings.query_cache > 0
     return Queries(
         client,

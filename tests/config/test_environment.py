@@ -1,4 +1,4 @@
-"""Environment variables that look like options and are not."""
+"""Environment variables that look like options but are not."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ def told(**environ: str) -> list[str]:
 
 
 def test_the_nearest_name_is_offered() -> None:
-    """By spelling and by case; the value is never shown."""
+    """A wrong spelling and a wrong case are both found. The value is never shown."""
     for name in ("ORCHESTRATOR_STALE_AFER", "ORCHESTRATOR_STALEAFTER", "orchestrator_stale_after"):
         (line,) = told(**{name: "secret"})
         assert line == (
-            f"the environment variable {name!r} is no option, and is ignored; did you mean ORCHESTRATOR_STALE_AFTER?"
+            f"the environment variable {name!r} is not an option and is ignored; did you mean ORCHESTRATOR_STALE_AFTER?"
         )
 
 
 def test_a_name_like_no_other_is_named_alone() -> None:
-    """No guess that would mislead."""
-    assert told(ORCHESTRATOR_QQ="1") == ["the environment variable 'ORCHESTRATOR_QQ' is no option, and is ignored"]
+    """If no option is similar, the line suggests none."""
+    assert told(ORCHESTRATOR_QQ="1") == ["the environment variable 'ORCHESTRATOR_QQ' is not an option and is ignored"]
 
 
 @pytest.mark.parametrize(
@@ -43,18 +43,18 @@ def test_a_name_like_no_other_is_named_alone() -> None:
     ],
 )
 def test_what_kubernetes_sets_is_passed_over(name: str) -> None:
-    """Known by its form; `ORCHESTRATOR_PORT=8080` was written by a person."""
+    """Variables of Kubernetes are recognized by their form; `ORCHESTRATOR_PORT=8080` was written by a person."""
     assert told(**{name: "tcp://10.0.0.1:5000"}) == []
     assert len(told(ORCHESTRATOR_PORT="8080")) == 1
 
 
 def test_options_and_the_rest_of_the_environment_are_silent() -> None:
-    """No line for what is right, or is not ours."""
+    """A correct variable and one without our prefix get no line."""
     assert told(ORCHESTRATOR_LISTEN="tcp:1", PATH="/bin", ORCHESTRATORS="1") == []
 
 
 def test_the_lines_are_bounded() -> None:
-    """In number and in length."""
+    """The number of lines is bounded, and so is the length of each name."""
     lines = told(**{f"ORCHESTRATOR_{number:03}{'x' * 9999}": "" for number in range(200)})
     assert len(lines) == MAX_NAMED + 1
     assert max(map(len, lines)) < MAX_NAME + 100

@@ -1,4 +1,4 @@
-"""The options of remote write: what is wrong with them is said in one line, which names the option and the value."""
+"""The options of remote write: an error is one line that names the option and the value."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from orchestratord.config.settings import SettingsError, load
+from orchestratord.config.loader import load
+from orchestratord.config.settings import SettingsError
 
 URL = "http://store:9090/api/v1/write"
 
@@ -29,29 +30,32 @@ URL = "http://store:9090/api/v1/write"
         ({"external-label": ["cluster"]}, "--external-label: 'cluster' must be name=value, such as cluster=blue"),
         ({"external-label": ["9a=b"]}, "'9a=b' must be name=value, .*: a name of letters, digits and _, and a value"),
         ({"external-label": ["a="]}, "--external-label: 'a=' must be name=value"),
-        ({"external-label": ["node_id=x"]}, "'node_id=x' must not be node_id, which every series has of its own"),
+        ({"external-label": ["node_id=x"]}, "'node_id=x' must not be node_id, which every series already has"),
         ({"external-label": ["__name__=x"]}, "'__name__=x' must have a name that does not begin with __"),
-        ({"external-label": ["a=b", "a=c"]}, "--external-label: 'a' is there twice"),
+        ({"external-label": ["a=b", "a=c"]}, "--external-label: 'a' is given twice"),
         ({"remote_write_http.headers": ["X"]}, "remote_write_http.headers: 'X' must be 'Name: value'"),
-        ({"remote_write_http.headers": ["Content-Encoding: br"]}, "'Content-Encoding' is a matter of the protocol"),
-        ({"prometheus": ["embedded"]}, "--prometheus: 'embedded' does not go with --remote-write: give the URL"),
-        ({"all-in-one": True}, "--all-in-one: it does not go with --remote-write"),
+        (
+            {"remote_write_http.headers": ["Content-Encoding: br"]},
+            "'Content-Encoding' is set by the remote-write protocol",
+        ),
+        ({"prometheus": ["embedded"]}, "--prometheus: 'embedded' cannot be used with --remote-write: give the URL"),
+        ({"all-in-one": True}, "--all-in-one: cannot be used with --remote-write"),
         (
             {"latest-from-memory": "always"},
-            "--latest-from-memory: 'always' does not go with --remote-write: .* knows only",
+            "--latest-from-memory: 'always' cannot be used with --remote-write: .* knows only",
         ),
-        ({"latest-from-memory": "fallback"}, "--latest-from-memory: 'fallback' does not go with --remote-write"),
+        ({"latest-from-memory": "fallback"}, "--latest-from-memory: 'fallback' cannot be used with --remote-write"),
         (
             {"remote_write_http.credentials_file": "/t", "remote_write_http.basic_auth_file": "/b"},
-            "remote_write_http.credentials_file: '/t' does not go with remote_write_http.basic_auth_file",
+            "remote_write_http.credentials_file: '/t' cannot be used with remote_write_http.basic_auth_file",
         ),
         (
             {"remote_write_http.credentials_file": "/t", "remote_write_http.headers": ["authorization: x"]},
-            "remote_write_http.credentials_file: '/t' does not go with an Authorization in remote_write_http.headers",
+            "remote_write_http.credentials_file: '/t' cannot be used with an Authorization in remote_write_http.",
         ),
         (
             {"remote_write_http.ca_file": "/c"},
-            "remote_write_http.ca_file: '/c' is for an https:// URL of --remote-write",
+            "remote_write_http.ca_file: '/c' needs an https:// URL in --remote-write",
         ),
         (
             {"remote_write_http.key_file": "/k"},
@@ -66,7 +70,7 @@ URL = "http://store:9090/api/v1/write"
     ],
 )
 def test_what_is_wrong_is_named(flags: dict[str, Any], said: str) -> None:
-    """Each stops the start."""
+    """Each error stops the start."""
     with pytest.raises(SettingsError, match=said) as raised:
         load({"remote-write": URL, **flags}, {})
     assert "\n" not in str(raised.value)
@@ -82,12 +86,12 @@ def test_what_is_wrong_is_named(flags: dict[str, Any], said: str) -> None:
     ],
 )
 def test_what_is_for_a_store_needs_one(option: str, value: Any, named: str) -> None:
-    """Somebody who gives it expects to be delivered."""
-    with pytest.raises(SettingsError, match=f"{option}: '{named}' is for a --remote-write, and there is none"):
+    """A user who sets such an option expects delivery."""
+    with pytest.raises(SettingsError, match=f"{option}: '{named}' needs --remote-write"):
         load({option: value}, {})
 
 
 def test_a_receiver_may_be_told_more_in_its_query() -> None:
-    """Unlike a base URL, to which a path is added."""
+    """The URL is used as it is; to a base URL a path is added."""
     url = "http://h:8428/api/v1/write?extra_label=a=b"
     assert load({"remote-write": url}, {}).remote_write == url

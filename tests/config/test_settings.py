@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from orchestratord.config.loader import load
 from orchestratord.config.options import OPTIONS
-from orchestratord.config.settings import Settings, SettingsError, load
+from orchestratord.config.settings import Settings, SettingsError
 from orchestratord.nodes.families import BUILT_IN
 from orchestratord.security.gate import Role
 
@@ -17,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_defaults_are_the_contracts() -> None:
-    """What CONTRACT.md's table says."""
+    """The defaults are those that the documents promise."""
     settings = load({}, {"HOME": "/home/me"})
     assert settings.listen == ("tcp:5000",)
     assert settings.prometheus == ("http://127.0.0.1:9090",)
@@ -34,7 +35,7 @@ def test_the_defaults_are_the_contracts() -> None:
 
 
 def test_snapshots_are_off_or_not_too_often() -> None:
-    """0 is off; a disk is not to be kept busy all the time."""
+    """0 turns snapshots off; too short an interval, which would keep the disk busy, is refused."""
     assert load({}, {}).snapshot_every == 10
     assert load({"snapshot-every": "0"}, {}).snapshot_every == 0
     with pytest.raises(SettingsError, match=r"--snapshot-every: '0.01' must be 0, or a number of seconds from 0.1"):
@@ -42,13 +43,13 @@ def test_snapshots_are_off_or_not_too_often() -> None:
 
 
 def test_the_data_dir_follows_the_xdg_specification() -> None:
-    """A relative path there is passed over, as the specification has it."""
+    """A relative path in the variable is ignored, as the specification says."""
     assert load({}, {"XDG_STATE_HOME": "/state"}).data_dir == Path("/state/orchestratord")
     assert load({}, {"XDG_STATE_HOME": "state", "HOME": "/h"}).data_dir == Path("/h/.local/state/orchestratord")
 
 
 def test_flag_over_environment_over_file_over_default(tmp_path: Path) -> None:
-    """Each where the one before it is silent."""
+    """Each source counts where those above it give no value."""
     file = tmp_path / "o.toml"
     file.write_text('stale-after = 10\nmax_nodes = 20\nlisten = ["tcp:1", "tcp:2"]\nmax-batch = 7\n')
     environ = {"ORCHESTRATOR_STALE_AFTER": "30", "ORCHESTRATOR_MAX_NODES": "40", "ORCHESTRATOR_CONFIG": str(file)}
@@ -62,7 +63,7 @@ def test_flag_over_environment_over_file_over_default(tmp_path: Path) -> None:
 
 
 def test_repeatable_options_in_the_environment() -> None:
-    """Separated by blanks; headers, which have blanks in them, by lines; empty is not given."""
+    """Values are separated by blanks, and headers by lines. An empty variable counts as not set."""
     settings = load(
         {},
         {
@@ -79,7 +80,7 @@ def test_repeatable_options_in_the_environment() -> None:
 
 
 def test_token_files_by_role(tmp_path: Path) -> None:
-    """Flags, environment and file; a path may have an equals sign, and the same role several files."""
+    """Flags, environment and file give the same. A path may hold an equals sign; a role may have several files."""
     expected = ((Role.REPORT, Path("/a=b")), (Role.REPORT, Path("/c")), (Role.ADMIN, Path("/d")))
     given = ["report=/a=b", "report=/c", "admin=/d"]
     file = tmp_path / "o.toml"
@@ -90,21 +91,21 @@ def test_token_files_by_role(tmp_path: Path) -> None:
 
 
 def test_where_keys_may_be() -> None:
-    """A file, an https URL, or one of this very machine."""
+    """A file, an https URL, or an http URL of this machine."""
     for given in ("/keys.json", "https://issuer.test/keys", "http://127.0.0.1:8080/keys", "http://localhost/keys"):
         flags = {"oidc.jwks": given, "oidc.issuer": "i", "oidc.audience": "a"}
         assert load(flags, {}).report_oidc_jwks == given
 
 
 def test_prometheus_url_is_accepted_and_the_own_name_goes_first() -> None:
-    """PROMETHEUS_URL is what older deployments set."""
+    """Older deployments set PROMETHEUS_URL."""
     assert load({}, {"PROMETHEUS_URL": "http://old:9090"}).prometheus == ("http://old:9090",)
     both = {"PROMETHEUS_URL": "http://old:9090", "ORCHESTRATOR_PROMETHEUS": "http://new:9090"}
     assert load({}, both).prometheus == ("http://new:9090",)
 
 
 def test_what_kubernetes_puts_into_the_environment_is_passed_over() -> None:
-    """A service of our name makes variables that look like options and are none."""
+    """Kubernetes sets variables for a service named orchestrator; they look like options and are ignored."""
     environ = {
         "HOME": "/h",
         "ORCHESTRATOR_SERVICE_SERVICE_HOST": "10.0.0.1",
@@ -115,11 +116,11 @@ def test_what_kubernetes_puts_into_the_environment_is_passed_over() -> None:
 
 
 def test_all_in_one_brings_its_own_prometheus() -> None:
-    """And refuses another one, rather than start one that nobody asks."""
+    """It refuses another Prometheus: its own would then get no queries."""
     assert load({"all-in-one": True}, {}).embedded
     assert load({}, {"ORCHESTRATOR_ALL_IN_ONE": "yes"}).embedded
     assert load({"all-in-one": True, "prometheus": ["embedded"]}, {}).embedded
-    with pytest.raises(SettingsError, match="--prometheus: 'http://p' does not go with --all-in-one"):
+    with pytest.raises(SettingsError, match="--prometheus: 'http://p' cannot be used with --all-in-one"):
         load({"all-in-one": True, "prometheus": ["http://p"]}, {})
 
 
@@ -133,9 +134,9 @@ def test_all_in_one_brings_its_own_prometheus() -> None:
         ({"max-nodes": "1e999"}, "--max-nodes: '1e999' must be"),
         (
             {"limits.max_answers_bytes": "1024"},
-            "limits.max_answers_bytes: 1024 must be limits.max_answer_bytes at least, which is 67108864",
+            "limits.max_answers_bytes: 1024 must be at least limits.max_answer_bytes, which is 67108864",
         ),
-        ({"limits.max_arriving_bytes": "9999"}, "limits.max_arriving_bytes: 9999 must be --max-report-bytes at least"),
+        ({"limits.max_arriving_bytes": "9999"}, "limits.max_arriving_bytes: 9999 must be at least --max-report-bytes"),
         ({"listen": ["tcp:5000", "nonsense"]}, "--listen: 'nonsense' must be a Twisted endpoint description"),
         ({"listen": ["tcp:http"]}, "--listen: 'tcp:http' must be a Twisted endpoint description"),
         (
@@ -146,15 +147,15 @@ def test_all_in_one_brings_its_own_prometheus() -> None:
         ({"prometheus": ["http://h:99999"]}, "--prometheus: 'http://h:99999' must have a port from 1 to 65535"),
         ({"prometheus": ["http://h?x=1"]}, "--prometheus: 'http://h?x=1' must be a base URL, without a query"),
         ({"prometheus": ["http://u:p@h"]}, "must not hold credentials: there are options for them"),
-        ({"prometheus": ["http://h", "embedded"]}, "--prometheus: 'embedded' must be the only one"),
+        ({"prometheus": ["http://h", "embedded"]}, "--prometheus: 'embedded' must be the only value"),
         ({"prometheus": ["embedded"], "listen": ["unix:/x"]}, "--listen: 'unix:/x' has no tcp: endpoint"),
         ({"listen": ["tls:tcp:http"]}, "--listen: 'tls:tcp:http' must be a Twisted endpoint description"),
         ({"listen": ["tls:nonsense"]}, "--listen: 'tls:nonsense' must be a Twisted endpoint description"),
-        ({"listen": ["tls:ssl:1:privateKey=x"]}, "--listen: 'tls:ssl:1:privateKey=x' must not have TLS twice"),
+        ({"listen": ["tls:ssl:1:privateKey=x"]}, "--listen: 'tls:ssl:1:privateKey=x' must not ask for TLS twice"),
         ({"listen": ["tls:tcp:1"]}, "--listen: 'tls:tcp:1' needs tls.cert_file and tls.key_file"),
         ({"admin-listen": ["tls:tcp:1"]}, "--admin-listen: 'tls:tcp:1' needs tls.cert_file and tls.key_file"),
-        ({"tls.cert_file": "/c"}, "tls.cert_file: '/c' is for a listener such as --listen tls:tcp:5443"),
-        ({"tls.client_ca_file": "/c"}, "tls.client_ca_file: '/c' is for a listener such as"),
+        ({"tls.cert_file": "/c"}, "tls.cert_file: '/c' needs a listener with TLS, such as --listen tls:tcp:5443"),
+        ({"tls.client_ca_file": "/c"}, "tls.client_ca_file: '/c' needs a listener with TLS"),
         ({"listen": ["tls:tcp:1"], "tls.client_ca_file": "/c"}, "--listen: 'tls:tcp:1' needs tls.cert_file and"),
         ({"listen": ["tls:tcp:1"], "tls.cert_file": "/c"}, "tls.cert_file: '/c' needs tls.key_file as well"),
         ({"listen": ["tls:tcp:1"], "tls.key_file": "/k"}, "tls.key_file: '/k' needs tls.cert_file as well"),
@@ -164,23 +165,23 @@ def test_all_in_one_brings_its_own_prometheus() -> None:
         ),
         (
             {"prometheus_http.ca_file": "/c"},
-            "prometheus_http.ca_file: '/c' is for an https:// URL of --prometheus, and there is none",
+            "prometheus_http.ca_file: '/c' needs an https:// URL in --prometheus",
         ),
         (
             {"prometheus_http.credentials_file": "/t", "prometheus_http.basic_auth_file": "/b"},
-            "prometheus_http.credentials_file: '/t' does not go with prometheus_http.basic_auth_file",
+            "prometheus_http.credentials_file: '/t' cannot be used with prometheus_http.basic_auth_file",
         ),
         (
             {"prometheus_http.credentials_file": "/t", "prometheus_http.headers": ["authorization: Bearer x"]},
-            "prometheus_http.credentials_file: '/t' does not go with an Authorization in prometheus_http.headers",
+            "prometheus_http.credentials_file: '/t' cannot be used with an Authorization in prometheus_http.headers",
         ),
         (
             {"prometheus_http.basic_auth_file": "/b", "prometheus": ["embedded"]},
-            "prometheus_http.basic_auth_file: '/b' does not go with --prometheus embedded",
+            "prometheus_http.basic_auth_file: '/b' cannot be used with --prometheus embedded",
         ),
         (
             {"prometheus": ["embedded"], "listen": ["tls:tcp:1"], "tls.cert_file": "/c", "tls.key_file": "/k"},
-            "--listen: 'tls:tcp:1' has no tcp: endpoint for the embedded Prometheus to scrape (one with tls: before it",
+            "--listen: 'tls:tcp:1' has no tcp: endpoint for the embedded Prometheus to scrape (a tls: endpoint does",
         ),
         ({"prometheus_http.headers": ["no colon"]}, "prometheus_http.headers: 'no colon' must be 'Name: value'"),
         ({"prometheus_http.headers": ["A: b\r\nC: d"]}, "must be 'Name: value' in printable ASCII"),
@@ -191,25 +192,25 @@ def test_all_in_one_brings_its_own_prometheus() -> None:
         ({"token-file": ["query="]}, "--token-file: 'query=' must be ROLE=PATH"),
         ({"oidc.jwks": "/keys"}, "oidc.jwks: '/keys' needs oidc.issuer as well"),
         ({"oidc.audience": "a"}, "oidc.audience: 'a' needs oidc.jwks as well"),
-        ({"oidc.jwks": "http://issuer/keys"}, "anybody on the way could let anybody in"),
+        ({"oidc.jwks": "http://issuer/keys"}, "over http, anybody on the network could replace the keys"),
         (
             {"oidc.jwks": "ftp://issuer/keys"},
             "oidc.jwks: 'ftp://issuer/keys' must begin with http:// or",
         ),
         ({"oidc.jwks": "https://u:p@issuer/keys"}, "must not hold credentials"),
         ({"oidc.jwks": "https://:1"}, "must have a host; it is a file, or an https URL"),
-        ({"oidc.ca_file": "/ca"}, "oidc.ca_file: '/ca' is for an oidc.jwks that is a URL"),
-        ({"oidc.credentials_file": "/t"}, "oidc.credentials_file: '/t' is for an oidc.jwks that is"),
+        ({"oidc.ca_file": "/ca"}, "oidc.ca_file: '/ca' needs an oidc.jwks that is a URL"),
+        ({"oidc.credentials_file": "/t"}, "oidc.credentials_file: '/t' needs an oidc.jwks that is"),
         (
             {"oidc.jwks": "/k", "oidc.issuer": "i", "oidc.audience": "a", "all-in-one": True},
-            "oidc.jwks: '/k' shuts out the profiler of --all-in-one",
+            "oidc.jwks: '/k' would refuse the profiler of --all-in-one",
         ),
         ({"data-dir": " "}, "--data-dir: ' ' must be a text that is not empty"),
         ({"config": "/does/not/exist"}, "--config: '/does/not/exist' cannot be read: No such file or directory"),
     ],
 )
 def test_a_wrong_flag_is_one_line_with_its_name_and_value(flags: dict[str, Any], said: str) -> None:
-    """So that its user finds it."""
+    """The line names the option and the value."""
     with pytest.raises(SettingsError) as raised:
         load(flags, {})
     assert said in str(raised.value)
@@ -217,7 +218,7 @@ def test_a_wrong_flag_is_one_line_with_its_name_and_value(flags: dict[str, Any],
 
 
 def test_tls_settings_that_go_together() -> None:
-    """A listener with its files, whichever kind of endpoint; an https upstream with its own."""
+    """TLS files are accepted with any kind of tls: listener, and with an https upstream."""
     files = {"tls.cert_file": "/c", "tls.key_file": "/k", "tls.client_ca_file": "/a"}
     settings = load({"listen": ["tcp:1", "tls:unix:/run/x.sock"], "admin-listen": ["tls:tcp:2"], **files}, {})
     assert settings.tls_certificate == Path("/c")
@@ -229,7 +230,7 @@ def test_tls_settings_that_go_together() -> None:
 
 
 def test_a_wrong_variable_is_named_as_such() -> None:
-    """Not as the flag that nobody gave."""
+    """The error names the variable, not the flag."""
     with pytest.raises(SettingsError, match="^ORCHESTRATOR_MAX_NODES: 'many' must be a whole number"):
         load({}, {"ORCHESTRATOR_MAX_NODES": "many"})
     with pytest.raises(SettingsError, match="^PROMETHEUS_URL: 'x' must be"):
@@ -239,7 +240,7 @@ def test_a_wrong_variable_is_named_as_such() -> None:
 
 
 def test_keys_of_tables(tmp_path: Path) -> None:
-    """From the file, and from variables with the table's name in them, which override the file."""
+    """Keys come from the file, and from variables that hold the table's name; variables override the file."""
     file = tmp_path / "o.toml"
     file.write_text('[limits]\nquery_queue = 3\nspool_sync = 2\n[prometheus_http]\nheaders = ["A: 1", "B: 2"]\n')
     environ = {"ORCHESTRATOR_LIMITS_QUERY_QUEUE": "4", "ORCHESTRATOR_REMOTE_WRITE_HTTP_TIMEOUT": "7"}
@@ -251,7 +252,7 @@ def test_keys_of_tables(tmp_path: Path) -> None:
 
 
 def test_an_old_name_is_refused_with_the_new_one(tmp_path: Path) -> None:
-    """As a variable and as a key; tests/test_tap.py has the flags."""
+    """This holds for variables and for keys; tests/test_tap.py has the flags."""
     said = "is now the key query_queue of the table .limits. in the --config file, or ORCHESTRATOR_LIMITS_QUERY_QUEUE"
     with pytest.raises(SettingsError, match=f"^ORCHESTRATOR_LIMITS_QUERY_QUEUE {said}"):
         load({}, {"ORCHESTRATOR_LIMITS_QUERY_QUEUE": "4"})
@@ -278,15 +279,15 @@ def test_an_old_name_is_refused_with_the_new_one(tmp_path: Path) -> None:
         ("x = ", "is not TOML"),
         ("families = 1", "families: must be an array of tables"),
         ("[[families]]\nname = 'x'", "families[0]: 'help' is missing"),
-        ("[[families]]\nname = 'x'\nhelp = 'X.'\nlabels = 'y'", "families[0]: 'labels' is no key of a family"),
-        ("[[families]]\nname = 1\nhelp = 'X.'", "families[0].name: 1 is of the wrong type"),
-        ("[[families]]\nname = 'x'\nhelp = 'X.'\nminimum = true", "families[0].minimum: True is of the wrong type"),
+        ("[[families]]\nname = 'x'\nhelp = 'X.'\nlabels = 'y'", "families[0]: 'labels' is not a key of a family"),
+        ("[[families]]\nname = 1\nhelp = 'X.'", "families[0].name: 1 has the wrong type"),
+        ("[[families]]\nname = 'x'\nhelp = 'X.'\nminimum = true", "families[0].minimum: True has the wrong type"),
         ("[[families]]\nname = '9'\nhelp = 'X.'", "families[0]: '9' is not a Prometheus metric name"),
         ("[[families]]\nname = 'page_faults'\nhelp = 'X.'", "'page_faults' is there twice"),
     ],
 )
 def test_a_wrong_file_is_one_line_with_its_name_and_key(tmp_path: Path, text: str, said: str) -> None:
-    """Every key is checked, those that are none too."""
+    """Every key is checked, and an unknown key is refused."""
     file = tmp_path / "o.toml"
     file.write_text(text)
     with pytest.raises(SettingsError) as raised:
@@ -296,7 +297,7 @@ def test_a_wrong_file_is_one_line_with_its_name_and_key(tmp_path: Path, text: st
 
 
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:
-    """It is an error, not a crash."""
+    """The error is one line, not a traceback."""
     file = tmp_path / "o.toml"
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(SettingsError, match="is not UTF-8"):
@@ -304,7 +305,7 @@ def test_a_file_that_is_no_text(tmp_path: Path) -> None:
 
 
 def test_families_of_the_file_follow_the_built_in_ones(tmp_path: Path) -> None:
-    """With their kind, unit and minimum."""
+    """They keep their kind, unit and minimum."""
     file = tmp_path / "o.toml"
     file.write_text(
         "[[families]]\nname = 'tcp_retransmits_total'\nhelp = 'Sent again.'\nkind = 'counter'\n"
@@ -329,7 +330,7 @@ def test_the_sample_file_holds_every_option_with_its_default() -> None:
 
 
 def test_the_readme_names_every_option() -> None:
-    """With its default."""
+    """The README has the name of each option."""
     text = (ROOT / "README.md").read_text()
     for option in OPTIONS:
         assert f"`{option.shown}`" in text, option.name

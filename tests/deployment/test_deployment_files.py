@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from orchestratord.config.loader import load
 from orchestratord.config.options import OPTIONS
-from orchestratord.config.settings import load
 
 ROOT = Path(__file__).resolve().parents[2]
 OPERATIONS = ROOT / "docs" / "OPERATIONS.md"

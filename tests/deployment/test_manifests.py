@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from orchestratord import __version__
-from orchestratord.config import settings
+from orchestratord.config.loader import load
 from orchestratord.profiler import ebpf
 from orchestratord.profiler import tap as profiler_tap
 from orchestratord.tap import Options
@@ -133,7 +133,7 @@ def test_orchestrator_service() -> None:
     spec = rendered("k8s")["Service/orchestrator-service"]["spec"]
     ports = {port["name"]: port["containerPort"] for port in container("Deployment/orchestrator")["ports"]}
     assert {port["port"]: ports[port["targetPort"]] for port in spec["ports"]} == {5000: 5000, 9090: 5000}
-    assert settings.load({}, {}).listen == ("tcp:5000",)
+    assert load({}, {}).listen == ("tcp:5000",)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_orchestrator_options(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(variable)
     options = Options()
     options.parseOptions(container("Deployment/orchestrator")["args"])
-    assert options.settings == settings.load(
+    assert options.settings == load(
         {"prometheus": [PROMETHEUS], "drain-delay": "3"}, {"HOME": os.environ.get("HOME", "")}
     )
     assert rendered("k8s")["Service/prometheus-service"]["spec"]["ports"][0]["port"] == 9090
@@ -264,7 +264,7 @@ def test_time_to_stop() -> None:
     arguments = container("Deployment/orchestrator")["args"]
     delay = float(arguments[arguments.index("--drain-delay") + 1])
     assert delay >= 3
-    drain = settings.load({}, {}).drain_timeout
+    drain = load({}, {}).drain_timeout
     assert pod("Deployment/orchestrator")["terminationGracePeriodSeconds"] >= delay + drain + 5
 
 

@@ -14,7 +14,7 @@ import yaml
 from cloudcoil.models.prometheus_operator import v1 as operator_models
 from kubernetes_validate.utils import all_versions
 
-from orchestratord.config import settings
+from orchestratord.config import loader
 from orchestratord.runtime.memory_limit import CLEAR_BYTES, TLS_PART
 from orchestratord.web.server.slow_readers import WAITING_BYTES
 from tests.deployment.test_manifests import ROOT, program, rendered
@@ -291,7 +291,7 @@ def test_resources_by_the_benchmarks(folder: str) -> None:
     assert 60e6 + table <= 256 * 2**20 / 2
     # All that docs/SECURITY.md lists, at its bound: what arrives, answers and one more, connections, scrapes. And
     # as much again, for what Python keeps.
-    bounds = settings.load({}, {})
+    bounds = loader.load({}, {})
     bounded = bounds.max_arriving_bytes + bounds.max_answers_bytes + bounds.max_answer_bytes
     bounded += bounds.max_connections * CLEAR_BYTES + 10 * 4_000_000 + WAITING_BYTES
     assert container["resources"]["limits"]["memory"] == "1Gi"

@@ -8,8 +8,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from orchestratord.config.loader import load
 from orchestratord.config.options import OPTIONS
-from orchestratord.config.settings import load
 from tests.deployment.test_manifests_overlays import (
     LAST_THREE,
     OPERATOR,

@@ -14,7 +14,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from orchestratord.config.settings import load
+from orchestratord.config.loader import load
 from orchestratord.profiler import tap as profiler_tap
 from orchestratord.security.gate import Role
 from tests.deployment.test_manifests import ROOT, program, rendered

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from orchestratord.config.settings import SettingsError, load
+from orchestratord.config.loader import load
+from orchestratord.config.settings import SettingsError
 from orchestratord.http_client.urls import WrongUrl, http_url
 from orchestratord.profiler.agent import ProfilerSettings
 

@@ -143,9 +143,7 @@ def test_a_new_certificate_needs_no_restart(start: Callable[..., Daemon], author
         old_key = authority.key("server").read_bytes()
         new = authority.issue("server", "127.0.0.1", "localhost", days=5)
         authority.key("server").write_bytes(old_key)
-        daemon.said(
-            r"--tls.key_file: .* is not the key of --tls.cert_file's first certificate; what was read before stays"
-        )
+        daemon.said(r"tls.key_file: .* is not the key of tls.cert_file's first certificate; what was read before stays")
         assert tls.serial() == first
 
         authority.key("server").write_bytes(new.key_pem)
@@ -255,9 +253,9 @@ def test_what_is_in_flight_when_the_drain_ends_is_cut(start: Callable[..., Daemo
 @pytest.mark.parametrize(
     ("spoilt", "says"),
     [
-        ("--tls.cert_file", "--tls.cert_file: '.*server.pem' holds no certificate in PEM that can be read"),
-        ("--tls.key_file", "--tls.key_file: '.*server.key' holds no private key in PEM that can be read"),
-        ("--tls.client_ca_file", "--tls.client_ca_file: '.*ca.pem' holds no certificate in PEM that can be read"),
+        ("--tls.cert_file", "tls.cert_file: '.*server.pem' holds no certificate in PEM that can be read"),
+        ("--tls.key_file", "tls.key_file: '.*server.key' holds no private key in PEM that can be read"),
+        ("--tls.client_ca_file", "tls.client_ca_file: '.*ca.pem' holds no certificate in PEM that can be read"),
     ],
 )
 def test_a_wrong_file_ends_the_start(authority: Authority, tmp_path: Path, spoilt: str, says: str) -> None:

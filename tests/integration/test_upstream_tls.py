@@ -96,7 +96,7 @@ def test_a_token_rotates(start: Callable[..., Daemon], authority: Authority, tmp
         until(lambda: shown() == "Bearer second-secret", "the new token")
         token.write_text("two secret words")
         until(lambda: shown() and "what was read before stays in use" in daemon.output(), "a line about the wrong file")
-        daemon.said(f"--prometheus_http.credentials_file: '{token}' holds no token: ")
+        daemon.said(f"prometheus_http.credentials_file: '{token}' holds no token: ")
         assert shown() == "Bearer second-secret"
         assert "secret" not in daemon.output()
         assert "secret" not in daemon.get("/metrics").text
@@ -110,7 +110,7 @@ def test_user_and_password(start: Callable[..., Daemon], tmp_path: Path) -> None
         daemon = start("--prometheus", upstream.url, "--prometheus_http.basic_auth_file", str(file))
         assert daemon.get("/query", {"q": "up"}).status_code == 200
         assert upstream.asked[-1].headers["authorization"] == "Basic dXNlcjpwYXNz"
-        daemon.said(f"the credentials for {upstream.url} travel in clear")
+        daemon.said(f"credentials are sent to {upstream.url} unencrypted")
 
 
 def test_credentials_do_not_follow_a_redirect(start: Callable[..., Daemon], tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_file_without_a_token_ends_the_start(tmp_path: Path) -> None:
     daemon = Daemon(tmp_path / "home", "--prometheus_http.credentials_file", str(token))
     try:
         assert daemon.wait() == 1
-        daemon.said(f"^twistd orchestrator: --prometheus_http.credentials_file: '{token}' holds no token: ")
+        daemon.said(f"^twistd orchestrator: prometheus_http.credentials_file: '{token}' holds no token: ")
         assert "secret" not in daemon.output()
     finally:
         daemon.close()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from twisted.logger import capturedLogs, formatEvent
 
-from orchestratord.config import settings
+from orchestratord.config.loader import load
 from orchestratord.runtime.memory_limit import TLS_BYTES, TLS_PART, memory_limit, tls_connections_that_fit
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ MIB = 2**20
 
 def test_a_quarter_of_the_memory() -> None:
     """At its bound TLS takes a quarter; a pod of 1 GiB has room for 4,700 connections, one of 4 GiB for all."""
-    most = settings.load({}, {}).max_connections
+    most = load({}, {}).max_connections
     for memory, fit in ((GIB, 4793), (2 * GIB, 9586), (4 * GIB, most)):
         assert tls_connections_that_fit(most, memory) == fit
         assert fit * TLS_BYTES <= memory / TLS_PART

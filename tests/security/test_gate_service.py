@@ -8,11 +8,11 @@ import pytest
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 
-from orchestratord.config.settings import load
+from orchestratord.config.loader import load
 from orchestratord.errors import Fault
 from orchestratord.runtime.file_reload import FilesError
 from orchestratord.security.gate import Role, Rule
-from orchestratord.security.gate_service import GateService
+from orchestratord.wiring.access import make_gate_service
 from tests.fakes import NOW
 from tests.options import by_name
 from tests.tokens import AUDIENCE, ISSUER, claims, jwk, key_set, rsa_key, signed
@@ -29,7 +29,7 @@ class Made:
     def __init__(self, **flags: Any) -> None:
         self.clock = Clock()
         settings = load(by_name(flags), {"HOME": "/h"})
-        self.gate_service = GateService(self.clock, settings, lambda: NOW)
+        self.gate_service = make_gate_service(self.clock, settings, lambda: NOW)
 
     def start(self) -> str:
         """Start it; return what it logs."""

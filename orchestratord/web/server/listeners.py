@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from twisted.internet.endpoints import serverFromString
@@ -11,16 +10,16 @@ from twisted.internet.error import CannotListenError
 from twisted.python.failure import Failure
 
 from orchestratord.runtime.ip_families import is_for_all, joined, loopback, open_for_all, port_of
-from orchestratord.security.tls import TLS_PREFIX, ServerFiles, ServerTls
+from orchestratord.security.tls import TLS_PREFIX
 from orchestratord.web.server.start_message import Place
 from orchestratord.web.server.tls_transport import TlsFactory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 
-    from orchestratord.config.settings import Settings
+    from orchestratord.security.tls import ServerTls
     from orchestratord.web.server.tls_transport import Bound
 
 #: Connections that may wait to be accepted; the kernel may allow fewer (net.core.somaxconn).
@@ -125,14 +124,6 @@ class _Listener(NamedTuple):
         host: Any = self.port.getHost()
         name = joined(host.host, host.port) if hasattr(host, "port") else str(getattr(host, "name", host))
         return f"{name} (TLS)" if self.description.startswith(TLS_PREFIX) else name
-
-
-def server_tls(settings: Settings, expires: Callable[[float], object]) -> ServerTls | None:
-    """Return what `tls:` listeners serve with, if the settings have it; `expires` as ServerTls calls it."""
-    if settings.tls_certificate is None or settings.tls_key is None:
-        return None
-    files = ServerFiles(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
-    return ServerTls(time.monotonic, files, expires)
 
 
 def _cannot_listen(description: str, error: Exception) -> SystemExit:
