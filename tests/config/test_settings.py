@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orchestratord.config.loader import load
-from orchestratord.config.options import OPTIONS
+from orchestratord.config.options import GROUPS, OPTIONS, TABLES, Option
 from orchestratord.config.settings import Settings, SettingsError
 from orchestratord.nodes.families import BUILT_IN
 from orchestratord.security.gate import Role
@@ -329,8 +330,30 @@ def test_the_sample_file_holds_every_option_with_its_default() -> None:
         assert f"\n{key} = " in text or f"\n# {key} = " in text, option.name
 
 
-def test_the_readme_names_every_option() -> None:
-    """The README has the name of each option."""
-    text = (ROOT / "README.md").read_text()
-    for option in OPTIONS:
-        assert f"`{option.shown}`" in text, option.name
+def test_the_document_has_a_row_for_every_option() -> None:
+    """docs/CONFIGURATION.md: each flag under its group, each key with its variable, all with their defaults."""
+    text = (ROOT / "docs" / "CONFIGURATION.md").read_text()
+    sections = {
+        heading: [row.split(" | ") for row in re.findall(r"^\| (`.*) \|$", body, re.MULTILINE)]
+        for heading, body in re.findall(r"^### (.+)\n((?:(?!#).*\n)*)", text, re.MULTILINE)
+    }
+    flags = {heading: [row[:2] for row in rows] for heading, rows in sections.items() if heading in GROUPS}
+    assert flags == {
+        heading: [[f"`{option.shown}`", documented_default(option)] for option in options]
+        for heading, options in GROUPS.items()
+    }
+    keys = [row[:3] for heading, rows in sections.items() if heading not in {*GROUPS, "The file"} for row in rows]
+    assert keys == [[f"`{option.shown}`", f"`{option.variable}`", documented_default(option)] for option in TABLES]
+
+
+def documented_default(option: Option) -> str:
+    """Return a default as the document writes it."""
+    if option.name == "data-dir":
+        return "`$XDG_STATE_HOME/orchestratord`, else `~/.local/state/orchestratord`"
+    if option.default is False:
+        return "off"
+    if option.default in (None, ()):
+        trusted = option.name.endswith(".ca_file")
+        return "the system's" if trusted else "none"
+    default = option.default[0] if isinstance(option.default, tuple) else option.default
+    return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"

@@ -130,8 +130,8 @@ def test_unit_with_credentials(tmp_path: Path) -> None:
 
 
 def test_an_installation_keeps_what_was_there(tmp_path: Path) -> None:
-    """README's commands, twice, over a Prometheus with jobs of its own: its configuration is still there."""
-    section = (ROOT / "README.md").read_text().partition("### systemd")[2].partition("\n## ")[0]
+    """The commands of docs/INSTALL.md, run twice, keep the configuration of a Prometheus that has jobs of its own."""
+    section = (ROOT / "docs" / "INSTALL.md").read_text().partition("\n## systemd")[2].partition("\n## ")[0]
     commands = [line.strip() for line in section.splitlines() if line.startswith("    install ")]
     assert len(commands) == 3
     (tmp_path / "prometheus").mkdir()

@@ -9,8 +9,14 @@ from pathlib import Path
 import pytest
 
 from orchestratord.config.options import OPTIONS, TABLES
+from orchestratord.profiler.tap import Options as ProfilerOptions
 
 ROOT = Path(__file__).parents[2]
+
+#: Every document that people read.
+DOCUMENTS = sorted(str(path.relative_to(ROOT)) for folder in (ROOT, ROOT / "docs") for path in folder.glob("*.md"))
+#: What a run makes, or an operator.
+MADE = {"tests/fuzz/crashes/"}
 
 
 def defined(path: Path) -> set[str]:
@@ -47,22 +53,45 @@ def test_every_promise_names_a_test_that_exists(document: str) -> None:
         assert [f"{path}::{name}" for path, name in named if name not in defined(ROOT / path)] == []
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/OPERATIONS.md", "docs/SCALING.md"])
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_lead_somewhere(document: str) -> None:
     """A link to a file of the repository finds it, one to a section finds the heading."""
     path = ROOT / document
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", path.read_text()) if "://" not in link]
-    assert links
-    for link in links:
+    for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
+        if "://" in link:
+            continue
         file, _, anchor = link.partition("#")
         target = path.parent / file if file else path
         assert target.exists(), link
         assert not anchor or anchor in anchors(target.read_text()), link
 
 
+def test_the_readme_leads_to_every_document() -> None:
+    """Each document is one link away from README.md, which itself is short."""
+    text = (ROOT / "README.md").read_text()
+    linked = set(re.findall(r"\]\(([\w/]+\.md)\)", text))
+    assert set(DOCUMENTS) - {"README.md"} == linked
+    assert len(text.splitlines()) <= 200
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_files_in_the_documents_exist(document: str) -> None:
+    """A path of the repository in backquotes is there; one that has moved is found here."""
+    folders = "docs|etc|image|k8s|orchestratord|plugins|tests"
+    named = re.findall(rf"`((?:{folders})/[\w./-]*)(?:::[\w:]+)?`", (ROOT / document).read_text())
+    assert [path for path in named if path not in MADE and not (ROOT / path).exists()] == []
+
+
+def test_the_profilers_options_have_a_row_each() -> None:
+    """docs/PROFILER.md: each option with its environment variable."""
+    rows = re.findall(r"^\| `--([a-z-]+)` \| `(\w+)` \|", (ROOT / "docs/PROFILER.md").read_text(), re.MULTILINE)
+    names = [str(row[0]) for row in ProfilerOptions.optParameters]
+    assert rows == [(name, f"PROFILER_{name.upper().replace('-', '_')}") for name in names]
+
+
 @pytest.mark.parametrize("document", ["docs/OPERATIONS.md", "docs/SCALING.md"])
 def test_options_in_the_runbooks_exist(document: str) -> None:
-    """Whoever is told at night to set an option finds it."""
+    """An option that a runbook names is one that the daemon has."""
     tables = "|".join(sorted({option.name.partition(".")[0] for option in TABLES}))
     named = set(re.findall(rf"`(--[a-z-]+(?![\w.])|(?:{tables})\.[a-z_]+)", (ROOT / document).read_text()))
     assert len(named) > 10

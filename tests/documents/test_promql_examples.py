@@ -18,7 +18,7 @@ SHOWN = sorted(
         "etc/**/*",
         "k8s/**/*.yaml",
         "orchestratord/web/openapi.yaml",
-        "orchestratord/web/page/*.py",
+        "orchestratord/web/pages/*.py",
         "tests/**/*.py",
     )
     for path in ROOT.glob(pattern)

@@ -7,7 +7,6 @@ import re
 import ssl
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
@@ -17,6 +16,7 @@ import requests
 
 from tests.certificates import Authority
 from tests.integration.daemon import PATIENCE, TWISTD, Daemon, Server, full_report, report, until
+from tests.integration.document import document
 from tests.integration.stores import result
 from tests.integration.upstream import FakeUpstream, found_nothing
 from tests.peers import jwks_refusal
@@ -24,6 +24,7 @@ from tests.tokens import AUDIENCE, ISSUER, claims, jwk, key_set, rsa_key, signed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
     from types import TracebackType
 
 pytestmark = pytest.mark.integration
@@ -429,9 +430,9 @@ def test_all_in_one_with_tokens(tmp_path: Path) -> None:
         daemon.close()
 
 
-def test_token_examples_of_the_readme(tmp_path: Path) -> None:
-    """What README says makes token files makes files that are taken."""
-    text = (Path(__file__).parents[2] / "README.md").read_text()
+def test_token_examples_of_the_document(tmp_path: Path) -> None:
+    """The commands of docs/ACCESS.md that make token files make files that are accepted."""
+    text = document("ACCESS.md")
     made = re.search(r"^    (\(umask 077;.*\))$", text, re.MULTILINE)
     assert made
     (tmp_path / "daemon").mkdir()

@@ -1,4 +1,4 @@
-"""README's "Side by side" is run as it stands, but for the ports and the interface."""
+"""docs/SCALING.md's "Try it on one machine" is run as it stands, except for the ports and the interface."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.integration.daemon import ROOT, TWISTD, Server, free_port, run, until
+from tests.integration.daemon import TWISTD, Server, free_port, run, until
+from tests.integration.document import document
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +25,7 @@ class Section:
     """The section's blocks, with ports of our own: what serves, and what is asked after a `$`, with the answer."""
 
     def __init__(self) -> None:
-        text = (ROOT / "README.md").read_text().partition("\n## Side by side\n")[2].partition("\n## ")[0]
+        text = document("SCALING.md").partition("\n## Try it on one machine\n")[2].partition("\n## ")[0]
         one, two, store = free_port(), free_port(), free_port()
         for written, meant in (
             ("127.0.0.1:9090", f"127.0.0.1:{store}"),
@@ -52,7 +53,7 @@ def section(tmp_path: Path) -> Iterator[tuple[Section, Server]]:
 
 
 def test_side_by_side(section: tuple[Section, Server]) -> None:
-    """Two orchestrators before one Prometheus: what one is told, the other knows."""
+    """Two orchestrators with one Prometheus as their store: a report to one is visible in both."""
     given, server = section
     server.said("Server is ready")
     for port in given.ports:
