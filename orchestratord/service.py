@@ -19,7 +19,7 @@ from orchestratord import __version__
 from orchestratord.http_client.agent import connection_pool
 from orchestratord.http_client.resolver import ResolverService
 from orchestratord.nodes.departed import DepartedNodes
-from orchestratord.nodes.directory import StoreDirectory, TableDirectory
+from orchestratord.nodes.directory import TableDirectory
 from orchestratord.nodes.expiry import ExpirySweep
 from orchestratord.nodes.exposition import Exposition, NodeCollector, SampleRenderer, unrendered
 from orchestratord.nodes.report import ReportDecoder
@@ -29,6 +29,7 @@ from orchestratord.nodes.snapshot_service import SnapshotService, in_own_thread
 from orchestratord.nodes.store import NodeStore
 from orchestratord.profiler.agent import ProfilerSettings, host_node_id, profiler_service
 from orchestratord.promql.embedded_prometheus import EmbeddedPrometheus, find_programs, free_address, prepare
+from orchestratord.remote_write.node_directory import StoreDirectory
 from orchestratord.runtime.clocks import MACHINE
 from orchestratord.runtime.concurrency_limit import ConcurrencyLimit
 from orchestratord.runtime.file_descriptors import connections_that_fit

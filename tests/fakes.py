@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from prometheus_client import CollectorRegistry
+from twisted.internet.defer import Deferred
 
 from orchestratord.nodes.exposition import SampleRenderer
 from orchestratord.nodes.families import BUILT_IN
@@ -97,3 +98,13 @@ class FakeUpstreams:
             answer = await answer
         result: Answer = answer
         return result
+
+
+def now(work: Any) -> Any:
+    """Return what a coroutine returns without waiting, or raise."""
+    came: list[Any] = []
+    deferred = Deferred.fromCoroutine(work)
+    deferred.addBoth(came.append)
+    if hasattr(came[0], "raiseException"):
+        came[0].raiseException()
+    return came[0]

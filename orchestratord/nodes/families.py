@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 #: The largest value of a sample: profilers count in unsigned 64-bit integers.
 MAX_VALUE = 2**64 - 1
 
+#: The family that goes along with each report: the time of a node's latest report, in Unix seconds.
+LAST_REPORT = "orchestrator_node_last_report_timestamp_seconds"
+
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*\Z")
 _RESERVED_NAMES = frozenset({"node_id", "timestamp", *FIELDS})
 _RESERVED_PREFIXES = ("orchestrator_", "process_", "python_", "scrape_", "__")

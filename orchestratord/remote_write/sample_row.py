@@ -5,14 +5,12 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
+from orchestratord.nodes.families import LAST_REPORT
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from orchestratord.nodes.families import Families
-
-#: The family that goes along with each report. In a row its value is the row's own timestamp, in seconds, and not the
-#: arrival: a report that is posted twice, to two replicas, is one and the same sample.
-LAST_REPORT = "orchestrator_node_last_report_timestamp_seconds"
 
 #: The double that ends a series, Prometheus' stale marker; it is a signalling NaN, so it is never made a Python float.
 STALE = (0x7FF0000000000002).to_bytes(8, "little")
@@ -38,7 +36,11 @@ class SampleRow(NamedTuple):
 
 
 def row_names(families: Families) -> tuple[str, ...]:
-    """Return the names of a row's values, in their order."""
+    """Return the names of a row's values, in their order.
+
+    The last value is the row's own timestamp, in seconds, and not the arrival: a report that is posted twice, to two
+    replicas, is one and the same sample.
+    """
     return (*families.names, LAST_REPORT)
 
 

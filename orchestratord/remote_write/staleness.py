@@ -13,16 +13,17 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from orchestratord.errors import QueryFault
-from orchestratord.remote_write.sample_row import ABSENT, LAST_REPORT, STALE, SampleRow
+from orchestratord.nodes.families import LAST_REPORT
+from orchestratord.remote_write.sample_row import ABSENT, STALE, SampleRow
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 
     from twisted.python.failure import Failure
 
-    from orchestratord.nodes.directory import Known
     from orchestratord.nodes.report import NodeReport
     from orchestratord.nodes.store import Entry, NodeStore
+    from orchestratord.remote_write.node_directory import Known
     from orchestratord.remote_write.sample_row import SampleRowFormat
     from orchestratord.runtime.clocks import Clocks
 
@@ -50,7 +51,7 @@ _MILLISECOND = 0.001
 
 
 class NodeLookup(Protocol):
-    """What the store knows: `orchestratord.nodes.directory.StoreDirectory`. Raises QueryFault."""
+    """What the store knows: `orchestratord.remote_write.node_directory.StoreDirectory`. Raises QueryFault."""
 
     async def heard(self, node_ids: Sequence[str]) -> Mapping[str, float]:
         """Return when these nodes last reported, in Unix seconds; nothing of one that a query does not answer."""

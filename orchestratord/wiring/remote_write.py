@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
     from orchestratord.config.settings import Settings
-    from orchestratord.nodes.directory import StoreDirectory
     from orchestratord.nodes.store import NodeStore
+    from orchestratord.remote_write.node_directory import StoreDirectory
     from orchestratord.runtime.clocks import Clocks
 
 #: Seconds between sweeps at the most: a node's series are to end soon after it has.

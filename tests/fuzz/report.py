@@ -16,9 +16,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from orchestratord.errors import BadReport, Fault
 from orchestratord.nodes.batch import split
 from orchestratord.nodes.exposition import NODE_INFO, REPORT_DELAY, report_delay
+from orchestratord.nodes.families import LAST_REPORT
 from orchestratord.nodes.gunzip import MAX_MEMBERS, SLACK, STEP_IN, STEP_OUT, gunzip_in_steps
 from orchestratord.nodes.report import MAX_AHEAD, is_batch
-from orchestratord.remote_write.sample_row import LAST_REPORT
 from tests import fakes
 from tests.fakes import FAMILIES, NOW
 

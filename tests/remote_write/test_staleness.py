@@ -10,10 +10,10 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
 from orchestratord.errors import QueryTimeout
-from orchestratord.nodes.directory import Known
-from orchestratord.nodes.families import BUILT_IN
+from orchestratord.nodes.families import BUILT_IN, LAST_REPORT
 from orchestratord.nodes.store import NodeStore
-from orchestratord.remote_write.sample_row import ABSENT, LAST_REPORT, STALE, SampleRowFormat, row_names
+from orchestratord.remote_write.node_directory import Known
+from orchestratord.remote_write.sample_row import ABSENT, STALE, SampleRowFormat, row_names
 from orchestratord.remote_write.staleness import ASK_AGAIN, LATE, LEAST_SEARCH_EVERY, MOST_AGAIN, QUIET, StaleMarkers
 from tests.fakes import NOW, report
 
