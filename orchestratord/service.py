@@ -22,7 +22,7 @@ from orchestratord.nodes.departed import DepartedNodes
 from orchestratord.nodes.directory import TableDirectory
 from orchestratord.nodes.expiry import ExpirySweep
 from orchestratord.nodes.exposition import Exposition, NodeCollector, SampleRenderer, unrendered
-from orchestratord.nodes.report import ReportDecoder
+from orchestratord.nodes.report_decoder import ReportDecoder
 from orchestratord.nodes.snapshot_file import SnapshotFile
 from orchestratord.nodes.snapshot_format import Moment
 from orchestratord.nodes.snapshot_service import SnapshotService, in_own_thread

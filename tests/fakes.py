@@ -10,12 +10,13 @@ from twisted.internet.defer import Deferred
 
 from orchestratord.nodes.exposition import SampleRenderer
 from orchestratord.nodes.families import BUILT_IN
-from orchestratord.nodes.report import NodeReport, ReportDecoder
+from orchestratord.nodes.report_decoder import ReportDecoder
 from orchestratord.promql.alerts import ALERTS
 from orchestratord.promql.upstreams import Answer
 from orchestratord.telemetry.self_metrics import SelfMetrics
 
 if TYPE_CHECKING:
+    from orchestratord.nodes.report import NodeReport
     from orchestratord.promql.params import Query
 
 #: A Unix time for tests: 2026-11-23 09:00 UTC.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from twisted.internet.defer import DeferredSemaphore
@@ -11,7 +10,7 @@ from twisted.internet.defer import DeferredSemaphore
 from orchestratord.errors import Overloaded, QueryFault, QueryTimeout, UpstreamUnavailable, beside_queries
 from orchestratord.nodes.directory import NodesAt
 from orchestratord.nodes.families import LAST_REPORT
-from orchestratord.nodes.report import NodeReport
+from orchestratord.nodes.report import NODE_ID, NodeReport
 from orchestratord.nodes.store import Entry
 from orchestratord.promql.instant_vector import blocks, problem
 from orchestratord.promql.params import INSTANT, Query, newest
@@ -40,7 +39,6 @@ _BLOCK = 500
 
 #: A dot in a regular expression.
 _DOT = "[.]"
-_NODE_ID = re.compile(r"[A-Za-z0-9._:-]{1,253}")
 
 
 class Known(NamedTuple):
@@ -119,7 +117,7 @@ class StoreDirectory:
         found: dict[str, float] = {}
 
         def take(node_id: str, value: float) -> None:
-            if _is_time(value) and _NODE_ID.fullmatch(node_id):
+            if _is_time(value) and NODE_ID.fullmatch(node_id):
                 found[node_id] = value
 
         await self._each(_Lookup(self._clocks.time()), LAST_REPORT, take, only=f" < {before:.3f}")
@@ -129,7 +127,7 @@ class StoreDirectory:
         """Look at one node. Raises a Fault."""
         asked = _Lookup(self._clocks.time())
         look = NodesAt(list, self._clocks.monotonic(), asked.at)
-        if not _NODE_ID.fullmatch(node_id):
+        if not NODE_ID.fullmatch(node_id):
             return look
         try:
             found = await self._values(asked, [node_id])
@@ -166,7 +164,7 @@ class StoreDirectory:
         limit = asked.at - self.stale_after
 
         def fresh(node_id: str, value: float) -> None:
-            if value > limit and _is_time(value) and _NODE_ID.fullmatch(node_id):
+            if value > limit and _is_time(value) and NODE_ID.fullmatch(node_id):
                 ids.append(node_id)
                 last.append(value)
 
@@ -269,7 +267,7 @@ def _portions(node_ids: Iterable[str], most: int) -> list[list[str]]:
     """Return what can be ids, in as many queries as they take, of up to `most` each."""
     portions: list[list[str]] = []
     budget = 0
-    for node_id in filter(_NODE_ID.fullmatch, node_ids):
+    for node_id in filter(NODE_ID.fullmatch, node_ids):
         # As it is written: an id may be all dots.
         length = len(node_id) + (len(_DOT) - 1) * node_id.count(".") + 1
         budget -= length

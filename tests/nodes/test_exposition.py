@@ -18,7 +18,7 @@ from orchestratord.nodes.exposition import (
     unrendered,
 )
 from orchestratord.nodes.families import BUILT_IN, LAST_REPORT, Family
-from orchestratord.nodes.report import ReportDecoder
+from orchestratord.nodes.report_decoder import ReportDecoder
 from orchestratord.nodes.store import NodeStore
 from tests.fakes import FAMILIES, NOW, Metrics, body, report
 

@@ -13,7 +13,7 @@ from twisted.web.server import NOT_DONE_YET
 
 from orchestratord.errors import Busy, Draining, Fault, Forbidden, NoFamily, UnsupportedBody
 from orchestratord.nodes.gunzip import gunzip_in_steps
-from orchestratord.nodes.report import is_batch, joined, shortened
+from orchestratord.nodes.report_decoder import is_batch, joined, shortened
 from orchestratord.web.server.responses import (
     ConstantAnswer,
     failure_body,
@@ -26,7 +26,8 @@ from orchestratord.web.server.site import client_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from orchestratord.nodes.report import Decoded, NodeReport, ReportDecoder
+    from orchestratord.nodes.report import NodeReport
+    from orchestratord.nodes.report_decoder import Decoded, ReportDecoder
     from orchestratord.nodes.store import NodeStore, Updated
     from orchestratord.runtime.clocks import Clocks
     from orchestratord.runtime.time_slices import TimeSlices

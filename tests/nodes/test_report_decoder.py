@@ -17,7 +17,7 @@ from orchestratord.nodes.exposition import SampleRenderer
 from orchestratord.nodes.families import BUILT_IN, Families, Family
 from orchestratord.nodes.gunzip import gunzip
 from orchestratord.nodes.provenance import MAX_KNOWN, Provenances
-from orchestratord.nodes.report import MAX_IGNORED, SLICE, ReportDecoder
+from orchestratord.nodes.report_decoder import MAX_IGNORED, SLICE, ReportDecoder
 from tests.fakes import FAMILIES, NOW, body, decoder
 
 NUMBERS = st.one_of(
