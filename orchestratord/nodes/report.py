@@ -35,8 +35,9 @@ class NodeReport(msgspec.Struct, frozen=True, gc=False):
     `values` stands in the catalogue's order, None for a family that the node did not report. `timestamp` is the end of
     the bucket by the node's clock, `received_at` the arrival by ours, both in Unix seconds. `lines` are the samples as
     the text exposition has them, one item a family (empty where the value is None), rendered when the report came in;
-    there are none where they are not exposed. `row` is what goes into the spool, nothing where there is none (see
-    `orchestratord.remote_write.sample_row`). `provenance` is how it was measured, None if the report does not say.
+    there are none where they are not exposed. `row` is the report as the write-ahead log takes it, empty where there is
+    no such log (see `orchestratord.remote_write.sample_row`); it is packed while a body is decoded, since decoding is
+    done in slices and storing is not. `provenance` is how it was measured, None if the report does not say.
     """
 
     node_id: str

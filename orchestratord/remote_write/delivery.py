@@ -17,7 +17,7 @@ from twisted.internet.defer import (
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
-from orchestratord.remote_write.sample_row import STALE, with_value
+from orchestratord.remote_write.staleness import with_stale_markers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -84,15 +84,6 @@ class _Shard:
             taken.append((piece, rows))
             budget -= len(rows)
         return taken
-
-
-def _ending(report: NodeReport, old: NodeReport) -> bytes:
-    """Return the row of a report, with stale markers for what it lacks and the one before it had."""
-    row = report.row
-    for index, (value, before) in enumerate(zip(report.values, old.values, strict=True)):
-        if value is None and before is not None:
-            row = with_value(row, index, STALE)
-    return row
 
 
 class Delivery(Service):
@@ -205,10 +196,14 @@ class Delivery(Service):
             self._emptied = None
 
     def updated(self, reports: Sequence[NodeReport], replaced: Sequence[NodeReport | None]) -> None:
-        """Take reports that were stored; the series of a family that a node does not report any more are ended."""
+        """Take the rows of reports that were stored, with stale markers for families that a node reports no longer.
+
+        The rows are packed already, by the decoder: it decodes a long batch in slices, and all of it is stored here in
+        one turn of the reactor.
+        """
         self.add(
             [
-                report.row if old is None or None not in report.values else _ending(report, old)
+                report.row if old is None or None not in report.values else with_stale_markers(report, old)
                 for report, old in zip(reports, replaced, strict=True)
             ]
         )

@@ -1,4 +1,8 @@
-"""The ends of nodes' series: a stale marker for who is silent everywhere, so that instant queries stop answering."""
+"""Stale markers: for a node that no replica hears from, and for a family that a node reports no longer.
+
+Behind a stale marker an instant query returns nothing for the series. Without one it returns the last value for another
+five minutes.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from twisted.logger import Logger
 
 from orchestratord.errors import QueryFault
 from orchestratord.nodes.families import LAST_REPORT
-from orchestratord.remote_write.sample_row import ABSENT, STALE, SampleRow
+from orchestratord.remote_write.sample_row import ABSENT, STALE, SampleRow, with_value
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
@@ -188,14 +192,14 @@ class StaleMarkers(Service):
         return True
 
     def _look(self) -> Deferred[None]:
-        self._looking = Deferred.fromCoroutine(self._flush())
+        self._looking = Deferred.fromCoroutine(self._decide())
         return self._looking.addErrback(self._failed)
 
     def _failed(self, failure: Failure) -> None:
         if not failure.check(CancelledError):
             log.failure("the ends of nodes could not be settled; the next try is in a second", failure)
 
-    async def _flush(self) -> None:
+    async def _decide(self) -> None:
         """Decide about the nodes that are waiting for it, if the store can be asked now."""
         seconds = self._reactor.seconds()
         if seconds < self._asked:
@@ -300,6 +304,15 @@ class StaleMarkers(Service):
         """Return the row that ends the series of these names at a Unix time."""
         values = b"".join(STALE if name in names else ABSENT for name in self._names)
         return self._form.row(SampleRow(node_id.encode(), round(at * 1000), values))
+
+
+def with_stale_markers(report: NodeReport, old: NodeReport) -> bytes:
+    """Return the row of a report, with a stale marker for each family that the report lacks and `old` had."""
+    row = report.row
+    for index, (value, before) in enumerate(zip(report.values, old.values, strict=True)):
+        if value is None and before is not None:
+            row = with_value(row, index, STALE)
+    return row
 
 
 def _time_of(entry: Entry) -> float:
