@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from orchestratord.nodes.store import Entry
     from orchestratord.remote_write.retrying_sender import RetryingSender
     from orchestratord.remote_write.sample_row import SampleRow
-    from orchestratord.remote_write.wal.log import Batch, Checkpoint, WriteAheadLog
+    from orchestratord.remote_write.wal.directory import Checkpoint
+    from orchestratord.remote_write.wal.log import WriteAheadLog
+    from orchestratord.remote_write.wal.segments import Batch
 
 log = Logger()
 

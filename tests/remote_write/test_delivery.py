@@ -13,7 +13,8 @@ from orchestratord.nodes.families import BUILT_IN
 from orchestratord.nodes.store import NodeStore
 from orchestratord.remote_write.delivery import BEHIND, MOST_ROWS, MOST_WAITING, SHARDS, Delivery
 from orchestratord.remote_write.sample_row import ABSENT, STALE, SampleRowFormat, row_names
-from orchestratord.remote_write.wal.log import Batch, Checkpoint
+from orchestratord.remote_write.wal.directory import Checkpoint
+from orchestratord.remote_write.wal.segments import Batch
 from tests.fakes import NOW, body, decoder
 
 FORMAT = SampleRowFormat(row_names(BUILT_IN))
