@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     from orchestratord.promql.upstreams import Answer, QueryClient
     from orchestratord.runtime.clocks import Clocks
 
-#: Nodes that one query for all their families names.
+#: The most nodes that one query for all families names.
 _MOST_NAMED = 200
-#: Characters that name nodes in a query: VictoriaMetrics takes 16,384 for a whole one.
+#: The most characters of node ids in one query: VictoriaMetrics accepts 16,384 for a whole query.
 _MOST_CHARACTERS = 8000
-#: Looks at the whole fleet at a time: of 100,000 nodes, each takes tens of megabytes.
+#: Concurrent calls that read all nodes: with 100,000 nodes each of them takes tens of megabytes.
 _LOOKS = 2
-#: Seconds that an instant query looks back, unless it is told otherwise.
+#: Seconds that an instant query looks back by default.
 _LOOKBACK = 300.0
-#: Entries made in one go.
+#: Entries that are made in one go.
 _BLOCK = 500
 
 #: A dot in a regular expression.
@@ -42,9 +42,9 @@ _DOT = "[.]"
 
 
 class Known(NamedTuple):
-    """What a store knows of a node: the newest time of a report, in Unix seconds, and the series that it still answers.
+    """What a store knows about a node: the time of its newest report in Unix seconds, and the names of its live series.
 
-    LAST_REPORT is among `names`; where it is not, `last_report` is 0.
+    `last_report` is 0 if LAST_REPORT is not among `names`.
     """
 
     last_report: float
@@ -52,12 +52,12 @@ class Known(NamedTuple):
 
 
 class StoreDirectory:
-    """The nodes whose reports a store has, by instant queries, whoever they reported to.
+    """The nodes whose reports are in the store, whichever replica they reported to; asked for by instant queries.
 
-    Only series with these external `labels`, and no `job`, are looked at: what was scraped is another's. The value of
-    LAST_REPORT is when a node's last report was made, by its own timestamp, from which its age is counted.
+    Only series with the external `labels` and without a `job` count: those with a `job` were scraped. The value of
+    LAST_REPORT is the timestamp of a node's last report, and the node's age is counted from it.
 
-    `in_thread` runs a function on a pool thread. Each query takes `query_timeout` seconds at the most.
+    `in_thread` runs a function on a pool thread. Each query takes at most `query_timeout` seconds.
     """
 
     shared = True
@@ -86,7 +86,7 @@ class StoreDirectory:
         self._looks = DeferredSemaphore(_LOOKS)
 
     async def known(self, node_ids: Sequence[str]) -> dict[str, Known]:
-        """Return what the store knows of these nodes, fresh or not; nothing of those of which it answers no series.
+        """Return what the store knows about these nodes, fresh or not, without nodes that have no live series.
 
         Raises a QueryFault.
         """
@@ -98,9 +98,9 @@ class StoreDirectory:
         return known
 
     async def heard(self, node_ids: Sequence[str]) -> dict[str, float]:
-        """Return when these nodes last reported, by what the store still answers, in Unix seconds; raises a QueryFault.
+        """Return when these nodes last reported, in Unix seconds, by their live series. Raises a QueryFault.
 
-        One series of each: a ninth of what `known` asks for.
+        It reads one series of each node, a ninth of what `known` reads.
         """
         heard: dict[str, float] = {}
 
@@ -113,7 +113,7 @@ class StoreDirectory:
         return heard
 
     async def silent(self, before: float) -> dict[str, float]:
-        """Return the nodes whose newest report is from before this Unix time, and its time. Raises a QueryFault."""
+        """Return the nodes whose newest report is older than this Unix time, with its time. Raises a QueryFault."""
         found: dict[str, float] = {}
 
         def take(node_id: str, value: float) -> None:
@@ -142,7 +142,7 @@ class StoreDirectory:
         return look._replace(entries=lambda: entries)
 
     async def look(self, names: Sequence[str], within: float | None = None) -> NodesAt:
-        """Look at all nodes: one query for when they last reported, one for each family that is named.
+        """Look at all nodes: one query for their last reports, and one for each family in `names`.
 
         Raises a Fault.
         """
@@ -198,9 +198,9 @@ class StoreDirectory:
         named: Sequence[str] = (),
         only: str = "",
     ) -> None:
-        """Give each node's value of one name to `take`, on a pool thread.
+        """Call `take` with each node's value of the series `name`, on a pool thread.
 
-        Only of these nodes, if any are `named`; `only` compares the value in PromQL.
+        `named` limits the query to these nodes, if there are any. `only` is a comparison in PromQL, put after it.
         """
         matchers = f"{_named(named)}{self.matchers}" if named else self.matchers[1:]
         answer = await self._fetch(asked, f"max by (node_id) ({name}{{{matchers}}}){only}")
@@ -214,7 +214,7 @@ class StoreDirectory:
         await self._read(read)
 
     async def _values(self, asked: _Lookup, node_ids: Sequence[str]) -> dict[str, dict[str, float]]:
-        """Return the values that the store answers of these nodes, by node and name."""
+        """Return the values of all live series of these nodes, by node and name."""
         promql = f'max by (__name__,node_id) ({{__name__=~"{self._all}",{_named(node_ids)}{self.matchers}}})'
         answer = await self._fetch(asked, promql)
         found: dict[str, dict[str, float]] = {}
@@ -234,14 +234,14 @@ class StoreDirectory:
             raise UpstreamUnavailable(f"the store's answer is not what Prometheus' API promises: {error}") from None
 
     async def _fetch(self, asked: _Lookup, promql: str) -> Answer:
-        """Return the store's answer to an instant query; raises a QueryFault if it is anything but a 200."""
+        """Return the store's answer to an instant query; raise a QueryFault if its status is not 200."""
         left = min(self._query_timeout, asked.deadline - self._clocks.monotonic())
         if left <= 0:
             raise QueryTimeout("the store took too long to say what it knows of the nodes")
         params = [("query", promql), ("time", f"{asked.at:.3f}"), ("timeout", f"{left:.3f}")]
-        # Thanos answers with what it has got, if some of its parts are away, and calls that a success.
+        # If some of its parts are down, Thanos by default answers with the rest, and calls that a success.
         params.append(("partial_response", "false"))
-        if self.stale_after > _LOOKBACK:  # older stores than those that know one of these look back 5 minutes
+        if self.stale_after > _LOOKBACK:  # a store that knows neither of these looks back 5 minutes
             params += [(name, f"{self.stale_after:g}s") for name in ("lookback_delta", "max_lookback")]
         answer = await self._client.fetch(newest(Query(INSTANT, tuple(params), left)))
         if answer.status != 200:
@@ -250,25 +250,25 @@ class StoreDirectory:
 
 
 class _Lookup(NamedTuple):
-    """The moment that the queries of one look are about, in Unix seconds; until when they all may take, monotonic."""
+    """The time of all queries of one look, in Unix seconds, and their common deadline by the monotonic clock."""
 
     at: float
     deadline: float = math.inf
 
 
 def _named(node_ids: Sequence[str]) -> str:
-    """Return the matcher of these nodes."""
-    # Of all that ids are made of only the dot means something in a regular expression.
+    """Return the PromQL matcher for these nodes."""
+    # Of the characters of an id, only the dot has a meaning in a regular expression.
     alternatives = "|".join(node_ids).replace(".", _DOT)
     return f'node_id=~"{alternatives}"'
 
 
 def _portions(node_ids: Iterable[str], most: int) -> list[list[str]]:
-    """Return what can be ids, in as many queries as they take, of up to `most` each."""
+    """Return the valid ids, divided into queries of at most `most` ids and _MOST_CHARACTERS characters."""
     portions: list[list[str]] = []
     budget = 0
     for node_id in filter(NODE_ID.fullmatch, node_ids):
-        # As it is written: an id may be all dots.
+        # The length as it is written in the query: an id may consist of dots.
         length = len(node_id) + (len(_DOT) - 1) * node_id.count(".") + 1
         budget -= length
         if not portions or budget < 0 or len(portions[-1]) == most:
@@ -279,7 +279,7 @@ def _portions(node_ids: Iterable[str], most: int) -> list[list[str]]:
 
 
 def _is_time(value: float) -> bool:
-    """Return whether it can be the time of a report, as a sample row has them; a store may have anything."""
+    """Return whether a value from the store can be the time of a report: the store may have any value."""
     return 0 <= value <= MAX_MILLISECONDS / 1000
 
 
@@ -293,7 +293,7 @@ def _into(column: list[float | None], index: dict[str, int]) -> Callable[[str, f
 
 
 def _reported(value: float) -> float | None:
-    """Return a value as it was reported: whole ones were whole numbers, and no report has one that is not finite."""
+    """Return a value as it was reported: an int if it is whole, None if it is not finite, which no report has."""
     if not math.isfinite(value):
         return None
     return int(value) if value.is_integer() and abs(value) < 2**53 else value
@@ -302,7 +302,7 @@ def _reported(value: float) -> float | None:
 def _entries(
     ids: Sequence[str], last: Sequence[float], columns: Sequence[Sequence[float | None]], look: NodesAt
 ) -> list[Entry]:
-    """Return the nodes as a table would have them; on a pool thread if they are many."""
+    """Return the nodes as entries of a table; call it on a pool thread if they are many."""
     offset = look.now - look.unix_now
     return [
         Entry(at + offset, NodeReport(node_id, tuple(values), at, at, ()))
@@ -311,7 +311,7 @@ def _entries(
 
 
 def _refused(answer: Answer) -> QueryFault:
-    """Return what it means that the store did not answer with 200, in its own words."""
+    """Return the fault for an answer whose status is not 200, with the store's error text."""
     said = problem(answer.body)
     text = (
         f"the store answers {answer.status}: {said.error[:300]}" if said.error else f"the store answers {answer.status}"
@@ -322,6 +322,6 @@ def _refused(answer: Answer) -> QueryFault:
 
 
 def _quoted(text: str) -> str:
-    """Return a text as PromQL quotes it."""
+    """Return a text as a string literal of PromQL."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
