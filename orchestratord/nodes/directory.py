@@ -1,4 +1,4 @@
-"""What is known of the nodes, for whoever looks: the interface, and the table of this process."""
+"""Where to look up nodes: the interface, and its implementation by the table of this process."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 class NodesAt(NamedTuple):
-    """What is known of the fresh nodes at one moment.
+    """The fresh nodes at one moment.
 
-    `entries` returns them, unordered, on any thread, in a list that is the caller's: where there may be many, on a pool
-    thread, which lets go of them in steps (`breath.let_go`), for all at once would hold the interpreter. `now` is that
-    moment by the clock of their `seen`, `unix_now` by the calendar, both in seconds.
+    `entries` returns them without order, in a new list, on any thread. If there may be many, call it on a pool thread,
+    and free the list there with `gil_yield.let_go`: to free it in one step would hold the interpreter for long. `now`
+    is the moment by the clock of `Entry.seen`, `unix_now` the same in Unix time, both in seconds.
     """
 
     entries: Callable[[], list[Entry]]
@@ -27,27 +27,28 @@ class NodesAt(NamedTuple):
 class NodeDirectory(Protocol):
     """Where to look for nodes. Belongs to the reactor thread."""
 
-    #: Seconds without a report after which a node is in no answer.
+    #: Seconds after its last report for which a node is fresh.
     stale_after: float
-    #: Whether this is what all replicas have heard; else, what this process has.
+    #: Whether it has the reports to all replicas, or only those to this process.
     shared: bool
-    #: What a query in PromQL adds to its matchers so that it finds these nodes alone: nothing, or `,name="value"`.
+    #: Matchers that a PromQL query needs to find these nodes only: empty, or `,name="value"`.
     matchers: str
 
     async def look(self, names: Sequence[str], within: float | None = None) -> NodesAt:
-        """Look at all nodes; their reports may lack the families that are not named.
+        """Look at all nodes; their reports may lack the families that are not in `names`.
 
-        Raises a Fault, also if it takes longer than `within` seconds, for which it does not wait for its turn.
+        With `within` it does not wait for other calls to end, and raises a Fault after `within` seconds. Raises other
+        Faults too.
         """
         ...
 
     async def node(self, node_id: str) -> NodesAt:
-        """Look at one node: with its entry, or without any if it is not fresh. Raises a Fault."""
+        """Look at one node; there is no entry if it is not fresh. Raises a Fault."""
         ...
 
 
 class TableDirectory:
-    """The nodes that have reported to this process. They age by the monotonic one of `clocks`."""
+    """The nodes that have reported to this process. They age by the monotonic clock of `clocks`."""
 
     shared = False
     matchers = ""
@@ -58,7 +59,7 @@ class TableDirectory:
         self._clocks = clocks
 
     async def look(self, names: Sequence[str], within: float | None = None) -> NodesAt:
-        """Look at all nodes, with all families, at once."""
+        """Look at all nodes, with all families; does not wait."""
         del names, within
         now = self._clocks.monotonic()
         return NodesAt(lambda: self._nodes.snapshot(now), now, self._clocks.time())

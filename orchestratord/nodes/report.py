@@ -30,12 +30,12 @@ def as_node_id(text: str) -> str:
 
 
 class NodeReport(msgspec.Struct, frozen=True, gc=False):
-    """What one node did in one bucket; valid, and never changed by anyone.
+    """What one node did in one bucket. Valid and immutable.
 
-    `values` stands in the catalogue's order, None for a family that the node did not report. `timestamp` is the end of
-    the bucket by the node's clock, `received_at` the arrival by ours, both in Unix seconds. `lines` are the samples as
-    the text exposition has them, one item a family (empty where the value is None), rendered when the report came in;
-    there are none where they are not exposed. `row` is the report as the write-ahead log takes it, empty where there is
+    `values` are in the order of the families, None for a family that the node did not report. `timestamp` is the end of
+    the bucket by the node's clock, `received_at` the arrival by ours, both in Unix seconds. `lines` are the samples in
+    the text exposition, one item for each family (empty if the value is None), rendered when the report arrives; the
+    tuple is empty if nodes are not exposed. `row` is the report as the write-ahead log takes it, empty where there is
     no such log (see `orchestratord.remote_write.sample_row`); it is packed while a body is decoded, since decoding is
     done in slices and storing is not. `provenance` is how it was measured, None if the report does not say.
     """
@@ -50,7 +50,7 @@ class NodeReport(msgspec.Struct, frozen=True, gc=False):
 
 
 class Renderer(Protocol):
-    """Renders a report's samples: `exposition.SampleRenderer`, or `unrendered` where they are not exposed."""
+    """Renders a report's samples: `exposition.SampleRenderer`, or `unrendered` if nodes are not exposed."""
 
     def __call__(
         self,
@@ -60,15 +60,15 @@ class Renderer(Protocol):
         timestamp: float | None = None,
         provenance: Provenance | None = None,
     ) -> tuple[bytes, ...]:
-        """Return one item for each family, in the catalogue's order, and three: time of arrival, delay, provenance.
+        """Return one item for each family, in order, and three more: time of arrival, delay, provenance.
 
-        Or none at all.
+        Return an empty tuple if nodes are not exposed.
         """
         ...
 
 
 class Packer(Protocol):
-    """Makes a report's row; `orchestratord.remote_write.sample_row.SampleRowFormat.sample` is the one in use."""
+    """Packs a report's row: `orchestratord.remote_write.sample_row.SampleRowFormat.sample`."""
 
     def __call__(self, node_id: str, values: Sequence[float | None], at: float) -> bytes:
         """Return the row of a node's values (None: no sample) at a time in Unix seconds."""

@@ -1,4 +1,4 @@
-"""The wire format of a report, and every limit of it: bytes in, valid and immutable reports out."""
+"""The wire format of a report and all its limits: bytes to valid, immutable reports."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ if TYPE_CHECKING:
     from orchestratord.nodes.families import Families, Family
     from orchestratord.nodes.report import Packer, Renderer
 
-#: How far a report's timestamp may be ahead of this server's clock, in seconds.
+#: The most seconds by which a report's timestamp may be ahead of this server's clock.
 MAX_AHEAD = 600
 
-#: Reports that are decoded in one go: about a millisecond of a reactor's time.
+#: Reports that are decoded in one go: about a millisecond.
 SLICE = 250
 
 _ARRAY, _BLANK = re.compile(rb"[ \t\r\n]*+\["), re.compile(rb"[ \t\r\n]*+")
 
-#: Bytes of a report that has names in it that are in no catalogue. Telling them apart takes 0.3 us each.
+#: The most bytes of a report with unknown names. Each unknown name takes 0.3 us.
 MAX_UNKNOWN = 65_536
-#: Names that are told to a client, and their longest.
+#: The most ignored names that an answer lists, and the most characters of each.
 MAX_IGNORED, MAX_IGNORED_LENGTH = 10, 64
 
 
 class Decoded(msgspec.Struct, frozen=True):
-    """What a body held: its reports, in its order, and how many names in it were ignored.
+    """What a body held: its reports, in order, and how many names in it were ignored.
 
-    `ignored` are those names, in their order and once each: at most MAX_IGNORED, cut to MAX_IGNORED_LENGTH characters.
+    `ignored` are these names, in order and once each: at most MAX_IGNORED, cut to MAX_IGNORED_LENGTH characters.
     """
 
     reports: list[NodeReport]
@@ -49,9 +49,9 @@ class Decoded(msgspec.Struct, frozen=True):
 
 
 class ReportDecoder:
-    """Decodes the bodies of `POST /update_metrics` against one catalogue. Pure: usable from any thread.
+    """Decodes the bodies of `POST /update_metrics` with these families. Pure: usable from any thread.
 
-    `max_batch` is the most reports that one body may hold. `pack` makes the rows of reports, if they go to a spool.
+    `max_batch` is the most reports that one body may hold. `pack` packs rows for the write-ahead log, if there is one.
     """
 
     def __init__(
@@ -61,8 +61,8 @@ class ReportDecoder:
         self._pack = pack
         self._max_batch = max_batch
         self._names = families.names
-        # The strict decoder refuses unknown names, which is how they are noticed at no cost; the lenient one then
-        # passes them over.
+        # The strict decoder refuses unknown names: so they are noticed at no cost. Then the lenient one decodes the
+        # report and skips them.
         self._known = {*self._names, "node_id", "timestamp"}
         self._families = frozenset(self._names)
         self._fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -75,7 +75,7 @@ class ReportDecoder:
         self._values: Any = attrgetter(*self._names) if len(self._names) > 1 else _single(self._names[0])
 
     def decode(self, body: bytes, received_at: float) -> Decoded:
-        """Decode a body that holds one report or an array of them, whole.
+        """Decode a whole body, which holds one report or an array of reports.
 
         `received_at` is the time of arrival in Unix seconds.
 
@@ -87,9 +87,9 @@ class ReportDecoder:
         return joined(self.decode_in_slices(body, received_at))
 
     def decode_in_slices(self, body: bytes, received_at: float) -> Iterator[Decoded]:
-        """Do as `decode` does, in steps of about a millisecond each, so that a reactor can turn between them.
+        """Do the same as `decode`, in steps of about a millisecond, so that the reactor can turn between them.
 
-        Nothing of a body is valid until the iterator has ended without an exception.
+        No part of a body is valid until the iterator has ended without an exception.
         """
         if not is_batch(body):
             yield self._one(body, received_at, "$")
@@ -122,12 +122,12 @@ class ReportDecoder:
     def _leniently(self, item: bytes | msgspec.Raw, received_at: float, path: str) -> Decoded:
         """Decode a report with names that are ignored.
 
-        They are those that are in no catalogue, and those of the provenance whose values are not valid: what is only
-        information refuses no report, and clients had these names for other things before we did. But where all that is
-        left is the node's id, the client thinks that it reports values, and is told that it does not.
+        Ignored are unknown names, and provenance fields with invalid values: they are only information, and some
+        clients used these names for other things before. A report with unknown names and no family is refused: its
+        client thinks that it reports values.
         """
         wire = self._lenient.decode(item)
-        bytes(item).decode()  # msgspec passes over what is not asked for, and does not look whether it is text
+        bytes(item).decode()  # msgspec skips unknown values without checking that they are UTF-8
         if memoryview(item).nbytes > MAX_UNKNOWN:
             raise BodyTooLarge(f"a report with unknown names is over the limit of {MAX_UNKNOWN} bytes - at {path}")
         fields = self._fields.decode(item)
@@ -170,11 +170,11 @@ class ReportDecoder:
 
 
 class _Ahead(msgspec.ValidationError):
-    """A timestamp that is too far ahead of our clock."""
+    """A timestamp is too far ahead of our clock."""
 
 
 def joined(parts: Iterable[Decoded]) -> Decoded:
-    """Return parts of a body as one."""
+    """Join the parts of a body."""
     reports: list[NodeReport] = []
     unknown = 0
     ignored: tuple[str, ...] = ()
@@ -187,12 +187,12 @@ def joined(parts: Iterable[Decoded]) -> Decoded:
 
 
 def shortened(names: Iterable[str]) -> tuple[str, ...]:
-    """Return the first names, once each and cut, as they may be told and logged."""
+    """Return the first names, once each, cut to the length for answers and log lines."""
     return tuple(dict.fromkeys([name[:MAX_IGNORED_LENGTH] for name in islice(names, MAX_IGNORED * 2)]))[:MAX_IGNORED]
 
 
 def is_batch(body: bytes) -> bool:
-    """Return whether a body is an array of reports, if it is anything."""
+    """Return whether a body begins as an array does."""
     return _ARRAY.match(body) is not None
 
 
@@ -205,7 +205,7 @@ def _wire_type(families: Families, more: Mapping[str, Any], *, forbid_unknown_fi
 
 
 def _number(family: Family) -> Any:
-    """Whole numbers stay whole, so that 2^64-1 can be told from 2^64, which is the same as a float."""
+    """Return the type of a value. Integers stay integers, since 2^64-1 and 2^64 are the same float."""
     low = family.minimum
     whole = Meta() if low is None else Meta(ge=max(_ceil(low), -(2**63)))
     real = Meta(gt=-(2.0**64), lt=2.0**64) if low is None else Meta(ge=float(low), lt=2.0**64)
@@ -217,7 +217,7 @@ def _ceil(value: float) -> int:
 
 
 def _valid(kind: Any, value: msgspec.Raw | None) -> Any:
-    """Return a field's value, UNSET if there is none that is valid."""
+    """Return a field's value, UNSET if there is no value or it is not valid."""
     try:
         return UNSET if value is None else msgspec.json.decode(value, type=kind)
     except msgspec.ValidationError:
@@ -230,7 +230,7 @@ def _single(name: str) -> Any:
 
 
 def _located(text: str, path: str) -> str:
-    """Give msgspec's error text the path that the contract promises: bare, and within the batch."""
+    """Return msgspec's error text with the path that the API documents: without quotes, and within the batch."""
     what, found, where = text.rpartition(" - at `$")
     if not found:
         return f"{text} - at {path}"
