@@ -68,7 +68,7 @@ def _window(body: bytes, at: int, window: int) -> tuple[list[msgspec.Raw], int]:
 
 def _whole(body: bytes) -> list[msgspec.Raw]:
     if body.count(b",") > MAX_COMMAS:
-        raise BadReport(f"the batch is no array of flat reports, and has more than {MAX_COMMAS} commas - at $")
+        raise BadReport(f"the batch is not an array of flat reports, and has more than {MAX_COMMAS} commas - at $")
     return _decode(body)
 
 

@@ -73,7 +73,7 @@ class Families:
         seen: set[str] = set()
         for family in self._families:
             if family.name in seen:
-                raise ValueError(f"the metric family {family.name!r} is there twice")
+                raise ValueError(f"the metric family {family.name!r} is defined twice")
             seen.add(family.name)
 
     def __iter__(self) -> Iterator[Family]:

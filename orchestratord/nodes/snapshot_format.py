@@ -174,11 +174,11 @@ def decode(file: BinaryIO) -> Snapshot:
         while payload := _payload(file, end):
             records += decoder.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadSnapshot(f"it holds what no snapshot does ({error})") from None
+        raise BadSnapshot(f"its content is not valid ({error})") from None
     if file.tell() != end:
-        raise BadSnapshot("there is more after its end")
+        raise BadSnapshot("there are bytes after its end")
     if any(len(record.values) != len(description.families) for record in records):
-        raise BadSnapshot("it has records of other families than it says")
+        raise BadSnapshot("it has a record whose values do not match its families")
     return Snapshot(description.families, description.written, records)
 
 
@@ -205,7 +205,7 @@ def _verify(file: BinaryIO) -> int:
     """Return the offset of the digest; raise BadSnapshot if it is not the digest of the bytes before it."""
     head = file.read(len(_HEAD))
     if not head.startswith(_MAGIC):
-        raise BadSnapshot("it is empty" if not head else "it is no snapshot of orchestratord")
+        raise BadSnapshot("it is empty" if not head else "it is not a snapshot of orchestratord")
     if head != _HEAD:
         raise BadSnapshot(f"it is not of version {VERSION}")
     end = file.seek(0, 2) - _DIGEST_SIZE

@@ -106,7 +106,7 @@ class SnapshotService(Service):
         if self._departed is not None and (taken or silent):
             self._departed.silent(silent)
         log.info(
-            "{taken} nodes are back from {path}; {stale} were stale",
+            "restored {taken} nodes from {path}; {stale} were stale",
             taken=taken,
             path=str(self._file.path),
             stale=len(snapshot.records) - taken,
@@ -127,7 +127,7 @@ class SnapshotService(Service):
         done: Deferred[None] = Deferred()
 
         def give_up() -> None:
-            log.warn("the last snapshot takes longer than {seconds:g} s; the one before stays", seconds=LAST_SECONDS)
+            log.warn("the last snapshot takes longer than {seconds:g} s; the old one stays", seconds=LAST_SECONDS)
             done.callback(None)
 
         def end(_: None) -> None:
@@ -202,7 +202,7 @@ class SnapshotService(Service):
             where = f"it is now {self._file.set_aside()}"
         except OSError as error:
             where = f"and cannot be renamed: {_reason(error)}"
-        log.warn("{path} is not taken back: {reason}; {where}", path=str(self._file.path), reason=reason, where=where)
+        log.warn("{path} is not restored: {reason}; {where}", path=str(self._file.path), reason=reason, where=where)
 
 
 def in_own_thread(reactor: Any, work: Callable[[], T]) -> Deferred[T]:

@@ -157,9 +157,9 @@ class Delivery(Service):
         try:
             await closed.addTimeout(LAST_SECONDS, self._reactor)
         except TimeoutError:
-            log.warn("the spool is not on the disk itself within {seconds:g} s", seconds=LAST_SECONDS)
+            log.warn("the spool could not be synced within {seconds:g} s", seconds=LAST_SECONDS)
         if self._wal.held_bytes:
-            log.warn("{size} bytes of reports are lost: the disk did not take them", size=self._wal.held_bytes)
+            log.warn("{size} bytes of reports are lost: the disk failed", size=self._wal.held_bytes)
 
     async def _empty(self) -> None:
         """Wait until everything is delivered, at most `drain` seconds."""
@@ -170,7 +170,7 @@ class Delivery(Service):
         except TimeoutError:
             size = self._wal.bytes - self._wal.held_bytes
             if size:
-                log.warn("{size} bytes of reports stay in the spool, for the next start to deliver", size=size)
+                log.warn("{size} bytes of reports stay in the spool and are delivered after the next start", size=size)
         finally:
             self._emptied = None
 
@@ -272,7 +272,7 @@ class Delivery(Service):
             except CancelledError:
                 return
             except Exception:  # noqa: BLE001 - a bug of ours; a retry would fail too
-                log.failure("{reports} reports cannot be delivered and are given up", reports=len(rows))
+                log.failure("{reports} reports cannot be delivered and are dropped", reports=len(rows))
                 self._counts.dropped(len(rows) * self._samples)
             self._delivered(taken)
             await deferLater(self._reactor, 0)
@@ -318,8 +318,8 @@ class Delivery(Service):
         if problem == self._problem:
             return
         if problem is None:
-            log.info("reports are spooled to the disk again")
+            log.info("the spool is on the disk again")
         else:
             where = str(self._wal.directory)
-            log.warn("the spool is kept in memory alone: {path}: {problem}; trying again", path=where, problem=problem)
+            log.warn("the spool is only in memory: {path}: {problem}; trying again", path=where, problem=problem)
         self._problem = problem

@@ -237,7 +237,7 @@ class StoreDirectory:
         """Return the store's answer to an instant query; raise a QueryFault if its status is not 200."""
         left = min(self._query_timeout, asked.deadline - self._clocks.monotonic())
         if left <= 0:
-            raise QueryTimeout("the store took too long to say what it knows of the nodes")
+            raise QueryTimeout("the store took too long to answer about the nodes")
         params = [("query", promql), ("time", f"{asked.at:.3f}"), ("timeout", f"{left:.3f}")]
         # If some of its parts are down, Thanos by default answers with the rest, and calls that a success.
         params.append(("partial_response", "false"))

@@ -280,7 +280,7 @@ def test_an_old_name_is_refused_with_the_new_one(tmp_path: Path) -> None:
         ("[[families]]\nname = 1\nhelp = 'X.'", "families[0].name: 1 is of the wrong type"),
         ("[[families]]\nname = 'x'\nhelp = 'X.'\nminimum = true", "families[0].minimum: True is of the wrong type"),
         ("[[families]]\nname = '9'\nhelp = 'X.'", "families[0]: '9' is not a Prometheus metric name"),
-        ("[[families]]\nname = 'page_faults'\nhelp = 'X.'", "'page_faults' is there twice"),
+        ("[[families]]\nname = 'page_faults'\nhelp = 'X.'", "'page_faults' is defined twice"),
     ],
 )
 def test_a_wrong_file_is_one_line_with_its_name_and_key(tmp_path: Path, text: str, said: str) -> None:

@@ -169,10 +169,10 @@ class LogDirectory:
             try:
                 status = os.fstat(file)
                 if not stat.S_ISREG(status.st_mode):
-                    raise BadSegment("it is no file")
+                    raise BadSegment("it is not a regular file")
                 names, begin = read_head(os.pread(file, MAX_HEAD, 0))
                 if number >= _MAX_NUMBER:
-                    raise BadSegment("no segment has such a number")
+                    raise BadSegment("its number is too large")
             finally:
                 os.close(file)
         except (BadSegment, OSError) as error:

@@ -99,7 +99,7 @@ def read_head(data: bytes) -> tuple[tuple[str, ...], int]:
     `data` is the first MAX_HEAD bytes of the segment, or all of it.
     """
     if not data.startswith(_MAGIC):
-        raise BadSegment("it is empty" if not data else "it is no spool of orchestratord")
+        raise BadSegment("it is empty" if not data else "it is not a segment of orchestratord")
     if not data.startswith(_HEAD):
         raise BadSegment(f"it is not of version {VERSION}")
     at = len(_HEAD)
@@ -110,7 +110,7 @@ def read_head(data: bytes) -> tuple[tuple[str, ...], int]:
     try:
         return msgspec.json.decode(data[at + 4 : end], type=tuple[str, ...]), end + 4
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadSegment(f"its head is none ({error})") from None
+        raise BadSegment(f"its head is not valid ({error})") from None
 
 
 def frames(rows: Sequence[bytes], milliseconds: int, most: int = FRAME_BYTES) -> list[tuple[bytes, int]]:
