@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     from orchestratord.nodes.provenance import Provenance
 
+#: The most seconds by which a report's timestamp may be ahead of this server's clock.
+MAX_AHEAD = 600
+
 _LONGEST_ID = 253
 #: No character that has a meaning in a URL, a log line, a label, or markup.
 _ID_CHARACTERS = "A-Za-z0-9._:-"

@@ -14,7 +14,7 @@ from orchestratord.errors import AheadOfClock, BadReport, BodyTooLarge, NoFamily
 from orchestratord.nodes.batch import split
 from orchestratord.nodes.families import MAX_VALUE
 from orchestratord.nodes.provenance import FIELDS, Provenance, Provenances
-from orchestratord.nodes.report import NodeId, NodeReport
+from orchestratord.nodes.report import MAX_AHEAD, NodeId, NodeReport
 from orchestratord.nodes.unknown_names import explained
 
 if TYPE_CHECKING:
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
     from orchestratord.nodes.families import Families, Family
     from orchestratord.nodes.report import Packer, Renderer
-
-#: The most seconds by which a report's timestamp may be ahead of this server's clock.
-MAX_AHEAD = 600
 
 #: Reports that are decoded in one go: about a millisecond.
 SLICE = 250

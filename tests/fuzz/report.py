@@ -18,7 +18,8 @@ from orchestratord.nodes.batch import split
 from orchestratord.nodes.exposition import NODE_INFO, REPORT_DELAY, report_delay
 from orchestratord.nodes.families import LAST_REPORT
 from orchestratord.nodes.gunzip import MAX_MEMBERS, SLACK, STEP_IN, STEP_OUT, gunzip_in_steps
-from orchestratord.nodes.report_decoder import MAX_AHEAD, is_batch
+from orchestratord.nodes.report import MAX_AHEAD
+from orchestratord.nodes.report_decoder import is_batch
 from tests import fakes
 from tests.fakes import FAMILIES, NOW
 
