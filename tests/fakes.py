@@ -6,15 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from prometheus_client import CollectorRegistry
+from twisted.internet.defer import Deferred
 
 from orchestratord.nodes.exposition import SampleRenderer
 from orchestratord.nodes.families import BUILT_IN
-from orchestratord.nodes.report import NodeReport, ReportDecoder
+from orchestratord.nodes.report_decoder import ReportDecoder
 from orchestratord.promql.alerts import ALERTS
 from orchestratord.promql.upstreams import Answer
 from orchestratord.telemetry.self_metrics import SelfMetrics
 
 if TYPE_CHECKING:
+    from orchestratord.nodes.report import NodeReport
     from orchestratord.promql.params import Query
 
 #: A Unix time for tests: 2026-11-23 09:00 UTC.
@@ -97,3 +99,13 @@ class FakeUpstreams:
             answer = await answer
         result: Answer = answer
         return result
+
+
+def now(work: Any) -> Any:
+    """Return what a coroutine returns without waiting, or raise."""
+    came: list[Any] = []
+    deferred = Deferred.fromCoroutine(work)
+    deferred.addBoth(came.append)
+    if hasattr(came[0], "raiseException"):
+        came[0].raiseException()
+    return came[0]

@@ -1,1 +1,1 @@
-"""The nodes' latest reports: the table, what goes into it, and what comes out of it."""
+"""The nodes' latest reports: the table, how reports get into it, and how it is read."""

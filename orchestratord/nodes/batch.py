@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 #: Bytes that one step splits: some 200 reports.
 WINDOW = 49_152
-#: Commas in an array that is split in one step, since it is not of the usual shape: 4 ms.
+#: The most commas in an array that is split in one step, because it is not of the usual form: 4 ms.
 MAX_COMMAS = 65_536
-#: Places that are tried for the end of a window: a `}` may be within a report, too.
+#: Places that are tried as the end of a window: a `}` may also be inside a report.
 _TRIES = 4
 _COMMA = re.compile(rb"[ \t\r\n]{0,100},")
 
@@ -24,13 +24,12 @@ _decode = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 def split(body: bytes, most: int, window: int = WINDOW) -> Iterator[list[msgspec.Raw]]:
-    """Yield the items of an array, as they are, a window of them at a time; there are `most` at the most.
+    """Yield the undecoded items of an array, one window of `window` bytes at a time.
 
-    `window` is in bytes. An array of objects without further objects in them is split window by window; any other in
-    one step.
+    An array of flat objects is split window by window, any other array in one step.
 
-    Raises msgspec's and Python's errors of decoding where it is no JSON, BodyTooLarge if there are more, BadReport if
-    it would take too long to tell.
+    Raises the decoding errors of msgspec and Python if the body is not JSON, BodyTooLarge if there are more than `most`
+    items, BadReport if splitting would take too long.
     """
     found = 0
     at = body.index(b"[") + 1
@@ -46,12 +45,12 @@ def split(body: bytes, most: int, window: int = WINDOW) -> Iterator[list[msgspec
         items = _decode(b"[" + body[at:] if found else body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         items = []
-    # Where it is wrong, the error tells the place in the whole body; and after a comma there is an item.
+    # The whole body is decoded again so that an error names its place in it. After a comma there must be an item.
     yield _rest(items or _whole(body)[found:], found, most)
 
 
 def _window(body: bytes, at: int, window: int) -> tuple[list[msgspec.Raw], int]:
-    """Return the items that begin at `at`, which is within the array, and where the next one begins; or nothing."""
+    """Return the items from `at`, inside the array, and where the next item begins; no items if that fails."""
     end = at + window
     for _ in range(_TRIES):
         end = body.rfind(b"}", at, end)
@@ -69,7 +68,7 @@ def _window(body: bytes, at: int, window: int) -> tuple[list[msgspec.Raw], int]:
 
 def _whole(body: bytes) -> list[msgspec.Raw]:
     if body.count(b",") > MAX_COMMAS:
-        raise BadReport(f"the batch is no array of flat reports, and has more than {MAX_COMMAS} commas - at $")
+        raise BadReport(f"the batch is not an array of flat reports, and has more than {MAX_COMMAS} commas - at $")
     return _decode(body)
 
 

@@ -1,4 +1,4 @@
-"""The nodes that left in the last hour: those that went silent, and those that an operator deleted. Pure."""
+"""The nodes that left in the last hour: they went silent, or an operator deleted them. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 #: Seconds for which a node that left is remembered.
 KEPT = 3600.0
-#: Nodes that are remembered by name, in about 300 bytes each. Of more, the oldest are only counted.
+#: The most nodes that are remembered by name, in about 300 bytes each. The oldest beyond it are only counted.
 MOST = 10_000
 #: Entries looked at in one go.
 _BLOCK = 1000
@@ -25,7 +25,7 @@ STALE, DELETED = "stale", "deleted"
 
 
 class Gone(NamedTuple):
-    """A node that left: the times of its last report and of its leaving, by the table's clock, and why it left."""
+    """A node that left: the times of its last report and of its leaving in seconds of the table's clock, and why."""
 
     node_id: str
     seen: float
@@ -34,9 +34,9 @@ class Gone(NamedTuple):
 
 
 class Missing(NamedTuple):
-    """What is known of the nodes that left in the last hour.
+    """The nodes that left in the last hour.
 
-    `nodes` are those known by name, `unnamed` is the count of those that went silent and are no longer known by name.
+    `nodes` are remembered by name. `unnamed` is the number of nodes that went silent and whose names were dropped.
     `heard` tells whether any node has ever reported to this process, or was in its snapshot.
     """
 
@@ -51,27 +51,27 @@ class Missing(NamedTuple):
 
 
 def still_gone(gone: Iterable[Gone], entries: list[Entry]) -> list[Gone]:
-    """Return those that are not among these entries, which another replica may have; on a pool thread if many."""
+    """Return the nodes that are not in `entries`, which may be another replica's; on a pool thread if many."""
     fresh = {entry.report.node_id for entry in breathing(entries, _BLOCK)}
     return [one for one in gone if one.node_id not in fresh]
 
 
 class DepartedNodes:
-    """Remembers who left `nodes`, as one of its observers. A node that reports again is forgotten here.
+    """Remembers the nodes that left the table `nodes`, as one of its observers, until they report again.
 
-    Belongs to the reactor thread. Each report of a known node costs nothing here, each change one look-up.
+    Belongs to the reactor thread. A report of a known node costs nothing here, a new or expired node one look-up.
     """
 
     def __init__(self, nodes: NodeStore, clocks: Clocks) -> None:
         self._nodes = nodes
         self._clocks = clocks
         self._gone: OrderedDict[str, Gone] = OrderedDict()
-        # When the nodes left of which there was no room to remember the names: (time, how many).
+        # How many nodes without a remembered name left, and when: (time, number).
         self._unnamed: deque[tuple[float, int]] = deque(maxlen=60)
         self._heard = False
 
     def updated(self, reports: Sequence[NodeReport], replaced: Sequence[NodeReport | None]) -> None:
-        """Forget those that are back."""
+        """Forget the nodes that are back."""
         self._heard = True
         if self._gone or self._unnamed:
             for report, old in zip(reports, replaced, strict=True):
@@ -79,7 +79,7 @@ class DepartedNodes:
                     self._one_back()
 
     def expired(self, entries: Sequence[Entry]) -> None:
-        """Remember those that went silent."""
+        """Remember the nodes that went silent."""
         self.silent((entry.report.node_id, entry.seen) for entry in entries)
 
     def silent(self, nodes: Iterable[tuple[str, float]]) -> None:
@@ -89,7 +89,7 @@ class DepartedNodes:
             self._add(Gone(node_id, seen, seen + self._nodes.stale_after, STALE))
 
     async def forget(self, node_id: str, forget: Callable[[str], Awaitable[bool]]) -> bool:
-        """Delete a node with `forget`, return what that returns, and remember that it was deleted."""
+        """Delete a node with `forget`, remember it as deleted, and return what `forget` returns."""
         now = self._clocks.monotonic()
         entry = self._nodes.get(node_id, now)
         forgotten = await forget(node_id)
@@ -98,7 +98,7 @@ class DepartedNodes:
         return forgotten
 
     def missing(self) -> Missing:
-        """Return who left in the last hour and has not come back, the first to leave first."""
+        """Return the nodes that left in the last hour and are not back, in the order in which they left."""
         limit = self._clocks.monotonic() - KEPT
         while self._gone and next(iter(self._gone.values())).left <= limit:
             self._gone.popitem(last=False)
@@ -119,7 +119,7 @@ class DepartedNodes:
                 self._count(oldest.left)
 
     def _count(self, left: float) -> None:
-        """Count a node whose name is dropped, with others that left in the same minute."""
+        """Count a node whose name is dropped, together with others that left in the same minute."""
         if self._unnamed and left < self._unnamed[-1][0] + KEPT / 60:
             at, count = self._unnamed[-1]
             self._unnamed[-1] = (at, count + 1)
@@ -127,7 +127,7 @@ class DepartedNodes:
             self._unnamed.append((left, 1))
 
     def _one_back(self) -> None:
-        """Count one less: a node that comes and is not known by name may be one of them."""
+        """Count one less: a new node that is not remembered by name may be one of them."""
         at, count = self._unnamed.popleft()
         if count > 1:
             self._unnamed.appendleft((at, count - 1))

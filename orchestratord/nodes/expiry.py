@@ -1,4 +1,4 @@
-"""The sweep: a LoopingCall that removes stale nodes from the table, a few at a time, and never ends by an error."""
+"""The sweep: it removes stale nodes from the table, some at a time, and goes on after an error."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ log = Logger()
 
 #: Nodes removed in one turn of the reactor: about a millisecond.
 AT_ONCE = 1000
-#: A longer list of ids says no more in a log.
+#: The most ids in a line of the log.
 _NAMED = 5
 
 
 class ExpirySweep(Service):
     """Removes stale nodes every `every` seconds. `monotonic` is the clock by which the table's nodes age.
 
-    `running` is a clock that stands still while the machine is suspended, as this process does.
+    `running` is a clock that stands still while the machine is suspended, since this process cannot sweep then.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class ExpirySweep(Service):
         self._done: Deferred[LoopingCall] | None = None
 
     def startService(self) -> None:
-        """Sweep now, and from now on."""
+        """Sweep now and then every `every` seconds."""
         super().startService()
         self._done = self._loop.start(self._every)
 
@@ -64,7 +64,7 @@ class ExpirySweep(Service):
             self._loop.stop()
 
     def sweep(self) -> None:
-        """Remove what is stale; if there is more of it than fits into a turn, go on in the next one."""
+        """Remove up to AT_ONCE stale nodes; if there may be more, go on in the next turn of the reactor."""
         now = self._monotonic()
         try:
             expired = self._nodes.expire(now, AT_ONCE)
@@ -87,7 +87,7 @@ class ExpirySweep(Service):
             self._failure = None
 
     def unhealthy(self) -> str | None:
-        """Return why the sweep does not do its work, or None."""
+        """Return why the sweep does not work, or None if it does."""
         if self._failure:
             return self._failure
         silent = self._running() - self._last

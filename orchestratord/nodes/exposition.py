@@ -1,4 +1,4 @@
-"""From the table of nodes to the Prometheus exposition: the samples' text, and the collector for prometheus_client."""
+"""The Prometheus exposition of the nodes: the samples as text, and a collector for prometheus_client."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from orchestratord.remote_write.sample_row import LAST_REPORT
+from orchestratord.nodes.families import LAST_REPORT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from orchestratord.nodes.provenance import Provenance
     from orchestratord.nodes.store import Entry
 
-#: One of prometheus_client's: from a registry to an exposition.
+#: A function of prometheus_client that returns the exposition of a registry.
 Encoder = Callable[[Collector], bytes]
 
-#: The families of nodes that are not in their reports: when the latest one came, and how long after its own timestamp.
+#: Help and names of the families that are made for each node, beside those in its reports.
 LAST_REPORT_HELP = "When the node's latest report arrived, in Unix seconds."
 REPORT_DELAY = "orchestrator_node_report_delay_seconds"
 REPORT_DELAY_HELP = (
@@ -37,15 +37,15 @@ NODE_INFO_HELP = (
 
 
 class SampleRenderer:
-    """Renders the samples of a report as lines of the text exposition, once, when the report comes in.
+    """Renders the samples of a report as lines of the text exposition, once, when the report arrives.
 
-    The lines are the same in text 0.0.4, text 1.0.0 and OpenMetrics 1.0. A node id needs no escaping: `report.NodeId`
-    has no character that would.
+    The lines are the same in text 0.0.4, text 1.0.0 and OpenMetrics 1.0. A node id needs no escaping: see
+    `report.NodeId`.
     """
 
     def __init__(self, families: Families) -> None:
         self._names = (*families.names, LAST_REPORT)
-        #: One `%` operation and one split for all lines: 2.5 us a report, a third of what a format call a line takes.
+        #: One `%` operation and one split for all lines take 2.5 us, a third of one format call for each line.
         self._template = "".join(f'{name}{{node_id="%s"}} %r\n' for name in self._names)
 
     def __call__(
@@ -56,9 +56,9 @@ class SampleRenderer:
         timestamp: float | None = None,
         provenance: Provenance | None = None,
     ) -> tuple[bytes, ...]:
-        """Return one line for each family of the catalogue, and three: time of arrival, delay, provenance.
+        """Return one line for each family, and three more: time of arrival, delay, provenance.
 
-        A line is empty where there is no value: the delay's without a timestamp.
+        A line without a value is empty, as the delay's line of a report without a timestamp.
         """
         arrived = round(received_at, 3)
         delay = b""
@@ -90,15 +90,15 @@ def unrendered(
     timestamp: float | None = None,
     provenance: Provenance | None = None,
 ) -> tuple[bytes, ...]:
-    """Render nothing, where the nodes' families are not in the exposition."""
+    """Render nothing: for a daemon that does not expose the nodes' families."""
     del node_id, values, received_at, timestamp, provenance
     return ()
 
 
 class NodeCollector(Collector):
-    """The fresh nodes' families, for a registry of prometheus_client. Safe on any thread.
+    """The fresh nodes' families, for a registry of prometheus_client. For any thread.
 
-    `snapshot` returns the fresh entries, `NodeStore.snapshot` at the present time.
+    `snapshot` returns the entries that are fresh now.
     """
 
     def __init__(self, families: Families, snapshot: Callable[[], list[Entry]]) -> None:
@@ -106,7 +106,7 @@ class NodeCollector(Collector):
         self._snapshot = snapshot
 
     def describe(self) -> Iterable[Metric]:
-        """Return the families without samples: what `name[]` filters by."""
+        """Return the families without samples, which prometheus_client needs to filter by `name[]`."""
         yield from _families(self._families)
 
     def collect(self) -> Iterator[Metric]:
@@ -138,23 +138,23 @@ class NodeCollector(Collector):
 
 
 class Exposition:
-    """Puts the lines that were rendered when the reports came in between the heads of their families.
+    """Joins the lines that were rendered when the reports arrived, family by family.
 
-    What comes out is what prometheus_client's encoder would make of the same table, in a thirtieth of the time. `own`
-    holds the orchestrator's own metrics, which come last; without `nodes` they are all there is.
+    The bytes are those of prometheus_client's encoder for the same table, in a thirtieth of the time. `own` has the
+    orchestrator's own metrics, which come last; without `nodes` the exposition has nothing else.
     """
 
     def __init__(self, families: Families, own: CollectorRegistry, *, nodes: bool = True) -> None:
         self._families = families
         self._own = own
-        #: Whether the nodes' families are in it: their entries need not be asked for otherwise.
+        #: Whether the nodes' families are in it. If not, the caller needs no entries.
         self.nodes = nodes
 
     def parts(self, encoder: Encoder, blocks: Sequence[Sequence[Entry]]) -> Iterator[bytes]:
-        """Return the exposition of these entries in parts, each of which takes well under a millisecond to make.
+        """Return the exposition of these entries in parts; each part takes well under a millisecond.
 
-        `encoder` is one of prometheus_client's, for text 0.0.4, text 1.0.0 or OpenMetrics 1.0: in these three a sample
-        is the same line.
+        `encoder` is prometheus_client's for text 0.0.4, text 1.0.0 or OpenMetrics 1.0. A sample is the same line in all
+        three.
         """
         for index, family in enumerate(_families(self._families) if self.nodes else ()):
             yield _head(encoder, family)
@@ -164,7 +164,7 @@ class Exposition:
 
 
 def report_delay(received_at: float, timestamp: float) -> float:
-    """Return how long after its timestamp a report came, in seconds to the millisecond; both in Unix seconds."""
+    """Return the seconds from a report's timestamp to its arrival, rounded to milliseconds; both are Unix times."""
     return round(received_at - timestamp, 3)
 
 

@@ -1,4 +1,4 @@
-"""The metric families that a profiler may report: the eight built in, and more from the configuration file."""
+"""The metric families that a profiler may report: eight that are built in, and those of the configuration file."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 #: The largest value of a sample: profilers count in unsigned 64-bit integers.
 MAX_VALUE = 2**64 - 1
 
+#: The family that goes along with each report: the time of a node's latest report, in Unix seconds.
+LAST_REPORT = "orchestrator_node_last_report_timestamp_seconds"
+
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*\Z")
 _RESERVED_NAMES = frozenset({"node_id", "timestamp", *FIELDS})
 _RESERVED_PREFIXES = ("orchestrator_", "process_", "python_", "scrape_", "__")
@@ -26,10 +29,10 @@ _MAX_HELP = 1000
 class Family:
     """One metric family with the one label `node_id`.
 
-    `minimum` is the smallest value a report may carry; None leaves only "finite". `unit` is for readers: it is part of
-    the HELP text, and OpenMetrics' UNIT line where the name ends with it.
+    `minimum` is the smallest value that a report may have; with None any finite number is valid. `unit` is shown with
+    values on the pages, and is OpenMetrics' UNIT line if the name ends with it.
 
-    Raises ValueError, with a text that names what is wrong, for a family that no scraper would take.
+    Raises ValueError, whose text names the error, for a family that a scraper would refuse.
     """
 
     name: str
@@ -60,7 +63,7 @@ class Family:
 
 
 class Families:
-    """The families in the order in which they are exported. Never changes once made.
+    """The families in the order in which they are exported. Immutable.
 
     Raises ValueError if a name occurs twice.
     """
@@ -70,7 +73,7 @@ class Families:
         seen: set[str] = set()
         for family in self._families:
             if family.name in seen:
-                raise ValueError(f"the metric family {family.name!r} is there twice")
+                raise ValueError(f"the metric family {family.name!r} is defined twice")
             seen.add(family.name)
 
     def __iter__(self) -> Iterator[Family]:
@@ -85,12 +88,12 @@ class Families:
         return tuple(family.name for family in self._families)
 
     def with_more(self, families: Iterable[Family]) -> Families:
-        """Return a catalogue of these families and then those; raises ValueError as the class does."""
+        """Return these families followed by those; raises ValueError as the class does."""
         return Families((*self._families, *families))
 
 
-#: HELP texts name no length of a bucket: it is the profiler's interval, 10 s unless it was told another, which
-#: `orchestrator_node_info` has.
+#: The HELP texts do not name the length of a bucket. It is the profiler's interval, 10 s by default, and a label of
+#: `orchestrator_node_info`.
 BUILT_IN = Families(
     (
         Family(

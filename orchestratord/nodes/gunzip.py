@@ -1,4 +1,4 @@
-"""gzip bodies, unpacked in steps of bounded work, whatever is in them. Pure."""
+"""Decompresses gzip bodies in steps of bounded work, for any content. Pure."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from orchestratord.errors import BadReport, BodyTooLarge
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Bytes that one step takes and gives at the most: about a millisecond for the worst input there is, thousands of tiny
-#: blocks each with a Huffman table of its own.
+#: The most bytes that one step reads and returns: about a millisecond for the worst input, which is thousands of tiny
+#: blocks, each with its own Huffman table.
 STEP_IN, STEP_OUT = 8192, 262_144
-#: Members of a body, each of which costs as much as 1 kB of text. `bgzip` makes one of every 64 kB.
+#: The most members of a body; each costs as much time as 1 kB of text. `bgzip` makes one member of 64 kB.
 MAX_MEMBERS = 64
-#: Bytes by which a body may be longer than what was in it so far: names and comments in headers. Anything else that
-#: takes more room packed than unpacked is made to cost time.
+#: The most bytes by which a body may be longer than its content so far: names and comments in headers. Any other body
+#: that is longer than its content is made to cost time.
 SLACK = 65_536
 
 
 def gunzip_in_steps(body: bytes, limit: int) -> Iterator[bytes]:
-    """Yield the parts of a gzip body, at most `limit` bytes in all; each step takes about a millisecond at the most.
+    """Yield the parts of a gzip body's content, at most `limit` bytes in all, each in about a millisecond.
 
-    Nothing of it is valid until the iterator has ended without an exception.
+    No part is valid until the iterator has ended without an exception.
 
     Raises BodyTooLarge over the limit, BadReport if it is not gzip, ends early, or is made to take long.
     """
@@ -61,5 +61,5 @@ def gunzip_in_steps(body: bytes, limit: int) -> Iterator[bytes]:
 
 
 def gunzip(body: bytes, limit: int) -> bytes:
-    """Return what `gunzip_in_steps` yields, joined."""
+    """Return the content of a gzip body; raises what `gunzip_in_steps` raises."""
     return b"".join(gunzip_in_steps(body, limit))

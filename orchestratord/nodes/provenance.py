@@ -1,4 +1,4 @@
-"""How a node was measured, as its profiler says: by what source, over which interval, by which version. Pure."""
+"""How a node was measured, as its profiler reports it: source, interval, and version of the profiler. Pure."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from msgspec import UNSET, Meta, UnsetType
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-#: The longest word, in characters, and the longest interval, in seconds.
+#: The longest source or version, in characters, and the longest interval, in seconds.
 MAX_WORD, MAX_INTERVAL = 64, 86_400
 
-#: The word for what counts, such as `ebpf-kprobe` or `procfs`: no character that means anything in a label or markup.
+#: The name of a source, such as `ebpf-kprobe` or `procfs`. No character has a meaning in a label or in markup.
 Source = Annotated[str, Meta(min_length=1, max_length=MAX_WORD, pattern=r"^[A-Za-z0-9._+/:-]+\Z")]
 Interval = Annotated[float, Meta(gt=0, le=MAX_INTERVAL)]
 Version = Annotated[str, Meta(min_length=1, max_length=MAX_WORD, pattern=r"^[A-Za-z0-9._+~:-]+\Z")]
 
-#: The fields of a report that are no family and say how it was measured, in the order of `Said`.
+#: The fields of a report that say how it was measured, in the order of `Said`.
 FIELDS: dict[str, Any] = {"source": Source, "interval_seconds": Interval, "profiler_version": Version}
 
-#: What a report said: source, interval in seconds, version; UNSET for a field that it does not have.
+#: Source, interval in seconds, and version, as in a report; UNSET for a field that it does not have.
 Said = tuple[str | UnsetType, float | UnsetType, str | UnsetType]
-#: What is stored of it; None for a field that was not said.
+#: The same as it is stored; None for a field that was not in the report.
 Stored = tuple[Source | None, Interval | None, Version | None]
 
-#: Different provenances that are remembered. A fleet has a handful; beyond this number each report has its own object.
+#: The most provenances that are remembered, then all are forgotten. A fleet has a few of them.
 MAX_KNOWN = 1000
 
 
 class Provenance(msgspec.Struct, frozen=True, gc=False):
-    """How a node was measured. Shared by all nodes that are measured alike, and never changed.
+    """How a node was measured. Immutable, and shared by all nodes that are measured in the same way.
 
-    `labels` are the labels of `orchestrator_node_info` beside the node's id, as the text exposition has them. A field
-    that was not said is None, and empty among the labels.
+    `labels` are the labels of `orchestrator_node_info` except `node_id`, as text for the exposition. A field that was
+    not in the report is None, and an empty label.
     """
 
     source: str | None
@@ -44,7 +44,7 @@ class Provenance(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def stored(self) -> Stored:
-        """What makes the same provenance again."""
+        """The fields, from which `Provenances.of` makes an equal object."""
         return self.source, self.interval, self.version
 
     @property
@@ -55,12 +55,12 @@ class Provenance(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def fields(self) -> dict[str, str | float]:
-        """What was said, under the names that a report has for it."""
+        """The fields that were in the report, by their names there."""
         return {name: value for name, value in zip(FIELDS, self.stored, strict=True) if value is not None}
 
 
 class Provenances:
-    """Gives the one Provenance for what reports say. Any thread may ask: two objects of one content do no harm."""
+    """Returns one shared Provenance for equal fields. For any thread: two equal objects do no harm."""
 
     def __init__(self) -> None:
         self._nothing: dict[Said | Stored, Provenance | None] = {
@@ -70,7 +70,7 @@ class Provenances:
         self._known = dict(self._nothing)
 
     def of(self, said: Said | Stored) -> Provenance | None:
-        """Return the provenance of valid values, None if nothing was said."""
+        """Return the provenance for valid fields, None if there are none."""
         try:
             return self._known[said]
         except KeyError:
@@ -91,7 +91,7 @@ class Provenances:
 
 
 def stale_warning(provenance: Provenance, stale_after: float) -> str | None:
-    """Return why reports so far apart do not go with the limit after which a node is stale, None if they do."""
+    """Return a warning if the interval is too long for a node to stay fresh, else None; `stale_after` is in seconds."""
     interval = provenance.interval
     if interval is None or 2 * interval <= stale_after:
         return None
@@ -102,7 +102,7 @@ def stale_warning(provenance: Provenance, stale_after: float) -> str | None:
 
 
 def sources(provenances: Iterable[Provenance | None]) -> dict[str, int]:
-    """Return how many nodes each source measures, the most frequent first; nodes that name no source are left out."""
+    """Return how many nodes each source measures, the most frequent first, without nodes that name no source."""
     counts: dict[str, int] = {}
     for provenance in provenances:
         if provenance is not None and provenance.source is not None:

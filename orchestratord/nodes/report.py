@@ -1,51 +1,46 @@
-"""The wire format of a report, and every limit of it: bytes in, valid and immutable reports out."""
+"""What a report is, and what a node may call itself."""
 
 from __future__ import annotations
 
 import re
-from itertools import islice
-from operator import attrgetter
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
-
-from orchestratord.errors import AheadOfClock, BadReport, BodyTooLarge, NoFamily
-from orchestratord.nodes.batch import split
-from orchestratord.nodes.families import MAX_VALUE
-from orchestratord.nodes.provenance import FIELDS, Provenance, Provenances
-from orchestratord.nodes.unknown_names import explained
+from msgspec import Meta
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Sequence
 
-    from orchestratord.nodes.families import Families, Family
+    from orchestratord.nodes.provenance import Provenance
 
-#: What a node may call itself: no character that means anything in a URL, a log line, a label or markup.
-NodeId = Annotated[str, Meta(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9._:-]+\Z")]
-
-#: How far a report's timestamp may be ahead of this server's clock, in seconds.
+#: The most seconds by which a report's timestamp may be ahead of this server's clock.
 MAX_AHEAD = 600
 
-#: Reports that are decoded in one go: about a millisecond of a reactor's time.
-SLICE = 250
+_LONGEST_ID = 253
+#: No character that has a meaning in a URL, a log line, a label, or markup.
+_ID_CHARACTERS = "A-Za-z0-9._:-"
+_NO_ID_CHARACTER = re.compile(f"[^{_ID_CHARACTERS}]")
 
-_ARRAY, _BLANK = re.compile(rb"[ \t\r\n]*+\["), re.compile(rb"[ \t\r\n]*+")
+#: The id of a node, as a type for msgspec.
+NodeId = Annotated[str, Meta(min_length=1, max_length=_LONGEST_ID, pattern=rf"^[{_ID_CHARACTERS}]+\Z")]
+#: The id of a node, for `fullmatch`.
+NODE_ID = re.compile(rf"[{_ID_CHARACTERS}]{{1,{_LONGEST_ID}}}")
 
-#: Bytes of a report that has names in it that are in no catalogue. Telling them apart takes 0.3 us each.
-MAX_UNKNOWN = 65_536
-#: Names that are told to a client, and their longest.
-MAX_IGNORED, MAX_IGNORED_LENGTH = 10, 64
+
+def as_node_id(text: str) -> str:
+    """Return the text with `-` for each character that an id must not have, cut to the longest id."""
+    return _NO_ID_CHARACTER.sub("-", text)[:_LONGEST_ID]
 
 
 class NodeReport(msgspec.Struct, frozen=True, gc=False):
-    """What one node did in one bucket; valid, and never changed by anyone.
+    """What one node did in one bucket. Valid and immutable.
 
-    `values` stands in the catalogue's order, None for a family that the node did not report. `timestamp` is the end of
-    the bucket by the node's clock, `received_at` the arrival by ours, both in Unix seconds. `lines` are the samples as
-    the text exposition has them, one item a family (empty where the value is None), rendered when the report came in;
-    there are none where they are not exposed. `row` is what goes into the spool, nothing where there is none (see
-    `orchestratord.remote_write.sample_row`). `provenance` is how it was measured, None if the report does not say.
+    `values` are in the order of the families, None for a family that the node did not report. `timestamp` is the end of
+    the bucket by the node's clock, `received_at` the arrival by ours, both in Unix seconds. `lines` are the samples in
+    the text exposition, one item for each family (empty if the value is None), rendered when the report arrives; the
+    tuple is empty if nodes are not exposed. `row` is the report as the write-ahead log takes it, empty where there is
+    no such log (see `orchestratord.remote_write.sample_row`); it is packed while a body is decoded, since decoding is
+    done in slices and storing is not. `provenance` is how it was measured, None if the report does not say.
     """
 
     node_id: str
@@ -58,7 +53,7 @@ class NodeReport(msgspec.Struct, frozen=True, gc=False):
 
 
 class Renderer(Protocol):
-    """Renders a report's samples: `exposition.SampleRenderer`, or `unrendered` where they are not exposed."""
+    """Renders a report's samples: `exposition.SampleRenderer`, or `unrendered` if nodes are not exposed."""
 
     def __call__(
         self,
@@ -68,226 +63,16 @@ class Renderer(Protocol):
         timestamp: float | None = None,
         provenance: Provenance | None = None,
     ) -> tuple[bytes, ...]:
-        """Return one item for each family, in the catalogue's order, and three: time of arrival, delay, provenance.
+        """Return one item for each family, in order, and three more: time of arrival, delay, provenance.
 
-        Or none at all.
+        Return an empty tuple if nodes are not exposed.
         """
         ...
 
 
 class Packer(Protocol):
-    """Makes a report's row; `orchestratord.remote_write.sample_row.SampleRowFormat.sample` is the one in use."""
+    """Packs a report's row: `orchestratord.remote_write.sample_row.SampleRowFormat.sample`."""
 
     def __call__(self, node_id: str, values: Sequence[float | None], at: float) -> bytes:
         """Return the row of a node's values (None: no sample) at a time in Unix seconds."""
         ...
-
-
-class Decoded(msgspec.Struct, frozen=True):
-    """What a body held: its reports, in its order, and how many names in it were ignored.
-
-    `ignored` are those names, in their order and once each: at most MAX_IGNORED, cut to MAX_IGNORED_LENGTH characters.
-    """
-
-    reports: list[NodeReport]
-    unknown_names: int
-    ignored: tuple[str, ...] = ()
-
-
-class ReportDecoder:
-    """Decodes the bodies of `POST /update_metrics` against one catalogue. Pure: usable from any thread.
-
-    `max_batch` is the most reports that one body may hold. `pack` makes the rows of reports, if they go to a spool.
-    """
-
-    def __init__(
-        self, families: Families, render: Renderer, *, max_batch: int = 10_000, pack: Packer | None = None
-    ) -> None:
-        self._render = render
-        self._pack = pack
-        self._max_batch = max_batch
-        self._names = families.names
-        # The strict decoder refuses unknown names, which is how they are noticed at no cost; the lenient one then
-        # passes them over.
-        self._known = {*self._names, "node_id", "timestamp"}
-        self._families = frozenset(self._names)
-        self._fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
-        self._provenances = Provenances()
-        self._said: Any = attrgetter(*FIELDS)
-        strict = _wire_type(families, FIELDS, forbid_unknown_fields=True)
-        lenient = _wire_type(families, {}, forbid_unknown_fields=False)
-        self._strict = msgspec.json.Decoder(strict)
-        self._lenient = msgspec.json.Decoder(lenient)
-        self._values: Any = attrgetter(*self._names) if len(self._names) > 1 else _single(self._names[0])
-
-    def decode(self, body: bytes, received_at: float) -> Decoded:
-        """Decode a body that holds one report or an array of them, whole.
-
-        `received_at` is the time of arrival in Unix seconds.
-
-        Raises BadReport (the text ends with the JSON path of what is wrong), or BodyTooLarge if there are more than
-        `max_batch` reports.
-        """
-        if not is_batch(body):
-            return self._one(body, received_at, "$")
-        return joined(self.decode_in_slices(body, received_at))
-
-    def decode_in_slices(self, body: bytes, received_at: float) -> Iterator[Decoded]:
-        """Do as `decode` does, in steps of about a millisecond each, so that a reactor can turn between them.
-
-        Nothing of a body is valid until the iterator has ended without an exception.
-        """
-        if not is_batch(body):
-            yield self._one(body, received_at, "$")
-            return
-        first = 0
-        try:
-            for items in split(body, self._max_batch):
-                for start in range(0, len(items), SLICE):
-                    yield joined(
-                        self._one(item, received_at, f"$[{first + start + offset}]")
-                        for offset, item in enumerate(items[start : start + SLICE])
-                    )
-                first += len(items)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise BadReport(f"{_malformed(error, body)} - at $") from None
-
-    def _one(self, item: bytes | msgspec.Raw, received_at: float, path: str) -> Decoded:
-        try:
-            try:
-                wire = self._strict.decode(item)
-            except msgspec.ValidationError:
-                return self._leniently(item, received_at, path)
-            return Decoded([self._report(wire, received_at, self._provenances.of(self._said(wire)))], 0)
-        except msgspec.ValidationError as error:
-            fault = AheadOfClock if isinstance(error, _Ahead) else BadReport
-            raise fault(_located(str(error), path)) from None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise BadReport(f"{_malformed(error, item)} - at {path}") from None
-
-    def _leniently(self, item: bytes | msgspec.Raw, received_at: float, path: str) -> Decoded:
-        """Decode a report with names that are ignored.
-
-        They are those that are in no catalogue, and those of the provenance whose values are not valid: what is only
-        information refuses no report, and clients had these names for other things before we did. But where all that is
-        left is the node's id, the client thinks that it reports values, and is told that it does not.
-        """
-        wire = self._lenient.decode(item)
-        bytes(item).decode()  # msgspec passes over what is not asked for, and does not look whether it is text
-        if memoryview(item).nbytes > MAX_UNKNOWN:
-            raise BodyTooLarge(f"a report with unknown names is over the limit of {MAX_UNKNOWN} bytes - at {path}")
-        fields = self._fields.decode(item)
-        names = [name for name in fields if name not in self._known]
-        provenance = None
-        if not FIELDS.keys().isdisjoint(names):
-            said = [_valid(kind, fields.get(name)) for name, kind in FIELDS.items()]
-            provenance = self._provenances.of((said[0], said[1], said[2]))
-            used = {name for name, value in zip(FIELDS, said, strict=True) if value is not UNSET}
-            names = [name for name in names if name not in used]
-        if self._families.isdisjoint(fields):
-            unknown = {name: fields[name] for name in names if name not in FIELDS}
-            if unknown:
-                raise NoFamily(f"{explained(unknown, self._names)} - at {path}", names)
-        return Decoded([self._report(wire, received_at, provenance)], len(names), shortened(names))
-
-    def _report(self, wire: Any, received_at: float, provenance: Provenance | None) -> NodeReport:
-        values = self._values(wire)
-        if UNSET in values:
-            values = tuple(None if value is UNSET else value for value in values)
-            largest = max((value for value in values if value is not None), default=0)
-        else:
-            largest = max(values)
-        if largest > MAX_VALUE:
-            name = self._names[values.index(largest)]
-            raise msgspec.ValidationError(f"Expected a number up to 2^64-1 - at `$.{name}`")
-        timestamp = None if wire.timestamp is UNSET else wire.timestamp
-        if timestamp is not None and timestamp > received_at + MAX_AHEAD:
-            ahead = timestamp - received_at
-            raise _Ahead(
-                f"Expected a time at most {MAX_AHEAD} s ahead of this server's clock, got {ahead:.0f} s"
-                " - at `$.timestamp`"
-            )
-        node_id = wire.node_id
-        lines = self._render(node_id, values, received_at, timestamp, provenance)
-        row = b""
-        if self._pack is not None:
-            row = self._pack(node_id, values, received_at if timestamp is None else timestamp)
-        return NodeReport(node_id, values, timestamp, received_at, lines, row, provenance)
-
-
-class _Ahead(msgspec.ValidationError):
-    """A timestamp that is too far ahead of our clock."""
-
-
-def joined(parts: Iterable[Decoded]) -> Decoded:
-    """Return parts of a body as one."""
-    reports: list[NodeReport] = []
-    unknown = 0
-    ignored: tuple[str, ...] = ()
-    for part in parts:
-        reports += part.reports
-        if part.unknown_names:
-            unknown += part.unknown_names
-            ignored = shortened((*ignored, *part.ignored))
-    return Decoded(reports, unknown, ignored)
-
-
-def shortened(names: Iterable[str]) -> tuple[str, ...]:
-    """Return the first names, once each and cut, as they may be told and logged."""
-    return tuple(dict.fromkeys([name[:MAX_IGNORED_LENGTH] for name in islice(names, MAX_IGNORED * 2)]))[:MAX_IGNORED]
-
-
-def is_batch(body: bytes) -> bool:
-    """Return whether a body is an array of reports, if it is anything."""
-    return _ARRAY.match(body) is not None
-
-
-def _wire_type(families: Families, more: Mapping[str, Any], *, forbid_unknown_fields: bool) -> type[msgspec.Struct]:
-    fields: list[Any] = [("node_id", NodeId)]
-    fields += [(family.name, _number(family) | UnsetType, UNSET) for family in families]
-    fields.append(("timestamp", Annotated[float, Meta(ge=0)] | UnsetType, UNSET))
-    fields += [(name, kind | UnsetType, UNSET) for name, kind in more.items()]
-    return msgspec.defstruct("Report", fields, frozen=True, gc=False, forbid_unknown_fields=forbid_unknown_fields)
-
-
-def _number(family: Family) -> Any:
-    """Whole numbers stay whole, so that 2^64-1 can be told from 2^64, which is the same as a float."""
-    low = family.minimum
-    whole = Meta() if low is None else Meta(ge=max(_ceil(low), -(2**63)))
-    real = Meta(gt=-(2.0**64), lt=2.0**64) if low is None else Meta(ge=float(low), lt=2.0**64)
-    return Annotated[int, whole] | Annotated[float, real]
-
-
-def _ceil(value: float) -> int:
-    return int(-(-value // 1))
-
-
-def _valid(kind: Any, value: msgspec.Raw | None) -> Any:
-    """Return a field's value, UNSET if there is none that is valid."""
-    try:
-        return UNSET if value is None else msgspec.json.decode(value, type=kind)
-    except msgspec.ValidationError:
-        return UNSET
-
-
-def _single(name: str) -> Any:
-    get = attrgetter(name)
-    return lambda wire: (get(wire),)
-
-
-def _located(text: str, path: str) -> str:
-    """Give msgspec's error text the path that the contract promises: bare, and within the batch."""
-    what, found, where = text.rpartition(" - at `$")
-    if not found:
-        return f"{text} - at {path}"
-    return f"{what} - at {path}{where.removesuffix('`')}"
-
-
-def _malformed(error: Exception, body: bytes | msgspec.Raw) -> str:
-    if _BLANK.fullmatch(bytes(body)):
-        return "the body is empty: a report is a JSON object"
-    if isinstance(error, UnicodeDecodeError):
-        return f"the body is not UTF-8 ({error.reason})"
-    if isinstance(error, RecursionError):
-        return "the JSON is nested too deeply"
-    return str(error)

@@ -1,4 +1,4 @@
-"""Where a snapshot is kept: one file that is replaced whole or not at all, by one process at a time."""
+"""The snapshot file: it is replaced as a whole or not at all, by one process at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class SnapshotFile:
-    """The file `snapshot` in a directory, which need not be there yet.
+    """The file `snapshot` in a directory, which may not exist yet.
 
     Every method may block for as long as the disk does, and raise OSError. One thread at a time may use it.
     """
@@ -25,25 +25,25 @@ class SnapshotFile:
         self._lock = DirectoryLock(directory)
 
     def acquire(self) -> None:
-        """Make the directory, and keep other processes from using it until this one ends; raise InUse if one does."""
+        """Make and lock the directory; raise InUse if another process has locked it."""
         self._lock.acquire()
 
     def release(self) -> None:
-        """Let other processes use the directory."""
+        """Unlock the directory."""
         self._lock.release()
 
     def open(self) -> BinaryIO | None:
-        """Open the snapshot to be read; None if there is none."""
+        """Open the snapshot for reading; return None if there is none."""
         try:
             return self.path.open("rb")
         except FileNotFoundError:
             return None
 
     def replace(self, parts: Iterable[bytes]) -> int:
-        """Put a new snapshot, of these parts, in the place of the old one, and return its size in bytes.
+        """Replace the snapshot by one of these parts, and return its size in bytes.
 
-        When this returns it is on the disk; if it raises, or the process or the machine stops meanwhile, the old one
-        is there as it was.
+        On return the new snapshot is on the disk. If this raises, or the process or the machine stops meanwhile, the
+        old snapshot is unchanged.
         """
         new = self.path.with_name("snapshot.new")
         size = 0
@@ -66,7 +66,7 @@ class SnapshotFile:
         return size
 
     def set_aside(self) -> Path:
-        """Rename the snapshot, so that someone may look at it; of several only the last is there. Return its name."""
+        """Rename the snapshot to `snapshot.bad` for an operator, replacing an earlier one; return the path."""
         aside = self.path.with_name("snapshot.bad")
         self.path.replace(aside)
         return aside

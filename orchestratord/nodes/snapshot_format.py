@@ -1,10 +1,10 @@
-"""The bytes that the table is kept in across restarts: entries in, a file's parts out, and back, whole or not at all.
+"""The format of a snapshot of the table: entries to the parts of a file and back, all of them or none.
 
-    magic, version       what tells it from a foreign file
+    magic, version       tell it from other files
     frames               4 bytes of length, then MessagePack: first a head, then blocks of records, then length 0
     digest               BLAKE2b of everything before it
 
-Pure: it is given files and clocks' readings, and opens and asks none itself.
+Pure: files and times are arguments.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 VERSION = 1
 
-#: Records of a frame: encoding them holds the interpreter for a quarter of a millisecond.
+#: Records in a frame: encoding them holds the interpreter for a quarter of a millisecond.
 BLOCK = 250
 
-#: How far the wall clock may seem to have gone back since a snapshot was written, in seconds.
+#: The most seconds by which the wall clock may have gone back since a snapshot was written.
 MAX_BACK = 2.0
 
 _MAGIC = b"orchestratord snapshot "
@@ -43,13 +43,14 @@ _CHUNK = 1 << 20
 
 
 class BadSnapshot(Exception):
-    """A file is no snapshot that could be taken back; the text says why."""
+    """A file is not a snapshot that can be restored; the text says why."""
 
 
 class Moment(msgspec.Struct, frozen=True, array_like=True):
     """One moment by the clocks of a machine, in seconds.
 
-    `boot` names the time for which the machine has been up, in which alone `monotonic` can be compared; empty, in none.
+    `boot` identifies the boot of the machine. `monotonic` can be compared only within one boot; not at all if it is
+    empty.
     """
 
     unix: float
@@ -57,9 +58,9 @@ class Moment(msgspec.Struct, frozen=True, array_like=True):
     boot: str
 
     def since(self, earlier: Moment) -> float | None:
-        """Return the seconds since an earlier moment, perhaps of another run, or None if no clock can tell.
+        """Return the seconds since an earlier moment, perhaps of another process, or None if no clock can tell.
 
-        Within one uptime of the machine the wall clock may do what it likes.
+        Within one boot of the machine the wall clock is not used.
         """
         if self.boot and self.boot == earlier.boot and self.monotonic >= earlier.monotonic:
             return self.monotonic - earlier.monotonic
@@ -68,10 +69,10 @@ class Moment(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """An entry without the samples' text, which is rendered again; the fields are those of Entry and NodeReport.
+    """An entry without its rendered lines and row; the fields are those of Entry and NodeReport.
 
-    New fields come last and have a default: a snapshot of an older version lacks them, and an older version passes
-    them over.
+    New fields come last and have a default: an older snapshot lacks them, and an older version of the daemon skips
+    them.
     """
 
     node_id: NodeId
@@ -83,24 +84,24 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class _Description(msgspec.Struct, frozen=True, array_like=True):
-    """The first frame: the families that the records' values stand for, and when the table was looked at."""
+    """The first frame: the families of the records' values, and when the table was read."""
 
     families: tuple[str, ...]
     written: Moment
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """A table as it was at one moment. `families` are in the order of the records' values."""
+    """A table at one moment. `families` are in the order of the records' values."""
 
     families: tuple[str, ...]
     written: Moment
     records: list[Record]
 
     def entries(self, families: Families, render: Renderer, now: Moment, stale_after: float) -> list[Entry]:
-        """Return the entries that are fresh at `now`, `seen` by its clock, for a catalogue that may be another one.
+        """Return the entries that are fresh at `now`, with the `seen` of its clock, for families that may have changed.
 
-        A family that the snapshot does not know is absent; one that the catalogue does not know is left out. Where no
-        clock can tell the age of the snapshot, nothing of it is fresh.
+        A family that is not in the snapshot has no values; one that is not in `families` is left out. If no clock can
+        tell the age of the snapshot, nothing is fresh.
         """
         silent = now.since(self.written)
         if silent is None:
@@ -130,9 +131,10 @@ class Snapshot(msgspec.Struct, frozen=True):
         return found
 
     def silent(self, now: Moment, stale_after: float, within: float) -> list[tuple[str, float]]:
-        """Return the nodes that are not fresh, and have not been for up to `within` seconds: ids and times of reports.
+        """Return the nodes that became stale in the last `within` seconds: ids and times of their last reports.
 
-        The times are by the clock of `now`, the oldest first. Nothing where no clock can tell the snapshot's age.
+        The times are in seconds of the monotonic clock of `now`, the oldest first. The list is empty if no clock can
+        tell the age of the snapshot.
         """
         since = now.since(self.written)
         if since is None:
@@ -145,9 +147,9 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 def encode(families: Sequence[str], written: Moment, blocks: Iterable[Sequence[Entry]]) -> Iterator[bytes]:
-    """Return a snapshot's bytes in parts, one for each block; a block is asked for when its part is.
+    """Yield a snapshot's bytes in parts, one for each block. For any thread.
 
-    Any thread may do so. `written` is the moment at which the table was looked at.
+    `written` is the moment at which the table was read.
     """
     digest = blake2b(digest_size=_DIGEST_SIZE)
 
@@ -164,7 +166,7 @@ def encode(families: Sequence[str], written: Moment, blocks: Iterable[Sequence[E
 
 
 def decode(file: BinaryIO) -> Snapshot:
-    """Read a snapshot, which is looked at twice: as bytes, whose digest must be right, and then as records.
+    """Read a snapshot: once to check the digest of its bytes, and again to decode its records.
 
     Raises BadSnapshot, or OSError from the file.
     """
@@ -177,11 +179,11 @@ def decode(file: BinaryIO) -> Snapshot:
         while payload := _payload(file, end):
             records += decoder.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadSnapshot(f"it holds what no snapshot does ({error})") from None
+        raise BadSnapshot(f"its content is not valid ({error})") from None
     if file.tell() != end:
-        raise BadSnapshot("there is more after its end")
+        raise BadSnapshot("there are bytes after its end")
     if any(len(record.values) != len(description.families) for record in records):
-        raise BadSnapshot("it has records of other families than it says")
+        raise BadSnapshot("it has a record whose values do not match its families")
     if not all(map(_is_sound, records)):
         raise BadSnapshot("it has numbers that no report may have")
     return Snapshot(description.families, description.written, records)
@@ -217,10 +219,10 @@ def _payload(file: BinaryIO, end: int) -> bytes:
 
 
 def _verify(file: BinaryIO) -> int:
-    """Return where the digest begins; raise BadSnapshot if it is not that of the bytes before it."""
+    """Return the offset of the digest; raise BadSnapshot if it is not the digest of the bytes before it."""
     head = file.read(len(_HEAD))
     if not head.startswith(_MAGIC):
-        raise BadSnapshot("it is empty" if not head else "it is no snapshot of orchestratord")
+        raise BadSnapshot("it is empty" if not head else "it is not a snapshot of orchestratord")
     if head != _HEAD:
         raise BadSnapshot(f"it is not of version {VERSION}")
     end = file.seek(0, 2) - _DIGEST_SIZE
@@ -229,7 +231,7 @@ def _verify(file: BinaryIO) -> int:
     while (left := end - file.tell()) > 0:
         chunk = file.read(min(_CHUNK, left))
         if not chunk:
-            break  # cut off under our eyes
+            break  # the file was cut off meanwhile
         digest.update(chunk)
     if end < len(_HEAD) or file.read() != digest.digest():
         raise BadSnapshot("it is torn or damaged: its digest is not that of its content")

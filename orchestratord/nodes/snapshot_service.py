@@ -1,4 +1,4 @@
-"""The table across restarts: taken back before the ports open, written every so often and at the end."""
+"""Snapshots keep the table across restarts: loaded before the ports open, written regularly and at the end."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ log = Logger()
 
 T = TypeVar("T")
 
-#: How soon a forgotten node is forgotten on the disk too, in seconds.
+#: Seconds after which a forgotten node is removed from the file too.
 SOON = 1.0
-#: How long the last snapshot may hold up the end, in seconds: a disk may hang.
+#: Seconds that the last snapshot may delay the end of the process: a disk may hang.
 LAST_SECONDS = 5.0
-#: The writer sleeps so long after each block, in seconds, for the interpreter's lock is the reactor's.
+#: Seconds that the writer sleeps after each block, so that the reactor gets the interpreter lock.
 PAUSE_SECONDS = 0.0005
 
 
 class SnapshotService(Service):
     """Keeps the table in a file: every `every` seconds if it has changed, and at the end.
 
-    `now` reads the clocks. `departed` is told of the nodes in the file that are stale. `in_thread` runs blocking work
-    off the reactor thread, and returns a Deferred of its result.
-    A file that cannot be written costs nothing but the snapshot: it is said once, counted, and tried again.
+    `now` reads the clocks. `departed` gets the nodes in the file that are stale. `in_thread` runs blocking work off the
+    reactor thread and returns a Deferred of its result. If the file cannot be written, this is logged once, counted,
+    and tried again; the daemon works on without a snapshot.
     """
 
     def __init__(
@@ -73,16 +73,16 @@ class SnapshotService(Service):
         self._in_thread = in_thread
         self._failing: str | None = None
         self._begun = 0.0
-        #: What the table had counted when it was last written.
+        #: The counters of the table when it was last written.
         self._changes = self._forgotten = 0
         self._loop = LoopingCall(self._look)
         self._loop.clock = reactor
         self._writing: Deferred[None] = succeed(None)
-        #: Set at the end, when there is nobody left to make room for.
+        #: Set at the end, when the reactor has no other work to do.
         self._hurry = Event()
 
     def load(self) -> None:
-        """Take back what is on the disk and still fresh; never fails. Blocks, so it comes before the ports open."""
+        """Restore the nodes in the file that are still fresh. Never fails. Blocks: call it before the ports open."""
         try:
             self._file.acquire()
             file = self._file.open()
@@ -91,7 +91,7 @@ class SnapshotService(Service):
             return
         if file is None:
             return
-        gc.disable()  # nothing here is garbage, and looking for some takes as long again
+        gc.disable()  # there is no garbage here, and collections would double the time
         try:
             with file:
                 snapshot = decode(file)
@@ -106,28 +106,28 @@ class SnapshotService(Service):
         if self._departed is not None and (taken or silent):
             self._departed.silent(silent)
         log.info(
-            "{taken} nodes are back from {path}; {stale} were stale",
+            "restored {taken} nodes from {path}; {stale} were stale",
             taken=taken,
             path=str(self._file.path),
             stale=len(snapshot.records) - taken,
         )
 
     def startService(self) -> None:
-        """Begin to write."""
+        """Start writing."""
         super().startService()
         self._hurry.clear()
         self._begun = self._reactor.seconds()
         self._loop.start(self._tick, now=False)
 
     def stopService(self) -> Deferred[None]:
-        """Write a last time and leave the file to others; fires when that is done, or has failed or taken too long."""
+        """Write a last time and unlock the directory; fires when this is done, has failed, or takes too long."""
         super().stopService()
         if self._loop.running:
             self._loop.stop()
         done: Deferred[None] = Deferred()
 
         def give_up() -> None:
-            log.warn("the last snapshot takes longer than {seconds:g} s; the one before stays", seconds=LAST_SECONDS)
+            log.warn("the last snapshot takes longer than {seconds:g} s; the old one stays", seconds=LAST_SECONDS)
             done.callback(None)
 
         def end(_: None) -> None:
@@ -142,7 +142,7 @@ class SnapshotService(Service):
         return done
 
     def _look(self) -> Deferred[None] | None:
-        """Write if it is time to, or a node was forgotten, which should not come back."""
+        """Write if it is due, or if a node was forgotten, which must not come back after a restart."""
         due = self._reactor.seconds() - self._begun > self._every - self._tick / 2
         if not due and self._nodes.forgotten == self._forgotten:
             return None
@@ -169,18 +169,18 @@ class SnapshotService(Service):
                 self._failing = None
 
         def failed(failure: Failure) -> None:
-            # A forgotten node is worth an early try, not one a second as long as the disk is full.
+            # A forgotten node starts one early write, and no more of them while the disk is full.
             self._forgotten = forgotten
             reason = _reason(failure.value)
             if not failure.check(OSError) and reason != self._failing:
                 log.failure("a snapshot could not be made", failure)
             self._failed(reason)
 
-        # There may be no thread to be had.
+        # It may be impossible to start a thread.
         return maybeDeferred(self._in_thread, work).addCallbacks(written, failed)
 
     def _parts(self) -> Iterator[bytes]:
-        """Return the snapshot, with a moment for the reactor between its parts. For any thread."""
+        """Yield the snapshot, and let the reactor run between its parts. For any thread."""
         now = self._now()
         for part in encode(self._families.names, now, self._nodes.blocks(now.monotonic, BLOCK)):
             yield part
@@ -202,17 +202,17 @@ class SnapshotService(Service):
             where = f"it is now {self._file.set_aside()}"
         except OSError as error:
             where = f"and cannot be renamed: {_reason(error)}"
-        log.warn("{path} is not taken back: {reason}; {where}", path=str(self._file.path), reason=reason, where=where)
+        log.warn("{path} is not restored: {reason}; {where}", path=str(self._file.path), reason=reason, where=where)
 
 
 def in_own_thread(reactor: Any, work: Callable[[], T]) -> Deferred[T]:
-    """Run work in a thread of its own, which keeps no process from ending: a disk may hang for ever."""
+    """Run work in a thread of its own, a daemon thread: a disk may hang, and the process must still end."""
     result: Deferred[T] = Deferred()
 
     def run() -> None:
         try:
             value = work()
-        except Exception:  # noqa: BLE001 - whatever it is, it is the caller's
+        except Exception:  # noqa: BLE001 - the caller gets every error
             reactor.callFromThread(result.errback, Failure())
         else:
             reactor.callFromThread(result.callback, value)
@@ -222,5 +222,5 @@ def in_own_thread(reactor: Any, work: Callable[[], T]) -> Deferred[T]:
 
 
 def _reason(error: object) -> str:
-    """Return what went wrong, without the path, which is said anyway."""
+    """Return the error's text without the path, which the log line has already."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """A node's latest report, and when it came by a clock that only moves forward, in seconds.
+    """A node's latest report, and `seen`, when it arrived, in seconds of a monotonic clock.
 
-    Not looked at by the garbage collector, which would hold the reactor for 70 ms over 100,000 of them.
+    The garbage collector skips entries: it would stop the reactor for 70 ms with 100,000 of them.
     """
 
     seen: float
@@ -27,7 +27,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 
 
 class Updated(NamedTuple):
-    """What became of the reports of one request."""
+    """How many reports of one request were stored."""
 
     accepted: int
     superseded: int
@@ -36,23 +36,23 @@ class Updated(NamedTuple):
 
 
 class Observer(Protocol):
-    """What is told of a table's changes, at once and on its thread; it may not change the table, nor raise."""
+    """Is called when a table changes, immediately and on its thread. Must not change the table, and must not raise."""
 
     def updated(self, reports: Sequence[NodeReport], replaced: Sequence[NodeReport | None]) -> None:
-        """Learn of the reports that were stored, one at least, in their order, and of those that they replace."""
+        """Get the reports that were stored, at least one, in order, and the reports that they replace."""
         ...
 
     def expired(self, entries: Sequence[Entry]) -> None:
-        """Learn of the nodes that were removed since they had been silent for too long, one at least."""
+        """Get the nodes that were removed because they were stale, at least one."""
         ...
 
 
 class NodeStore:
     """The latest report of every node.
 
-    Owned by the reactor thread: only it may call a method, save `snapshot`, which any thread may call at any time.
-    Every `now` is in seconds of one monotonic clock, so that a step of the wall clock ages no node. A node is fresh
-    while `now - seen < stale_after`; one that is not is in no answer, whether or not `expire` has removed it yet.
+    Belongs to the reactor thread: only this thread may call a method, except `snapshot` and `blocks`, which any thread
+    may call. Every `now` is in seconds of one monotonic clock, so that a step of the wall clock does not age a node. A
+    node is fresh while `now - seen < stale_after`. A stale node is in no answer, even before `expire` has removed it.
 
     `update`, `expire` and `forget` cost the same whatever the number of nodes.
     """
@@ -60,26 +60,26 @@ class NodeStore:
     def __init__(self, *, stale_after: float, max_nodes: int) -> None:
         self.stale_after = stale_after
         self.max_nodes = max_nodes
-        #: Reports stored and nodes forgotten, and the latter alone, since the beginning; the sweep adds to neither.
+        #: `changes`: how many reports were stored and nodes forgotten. `forgotten`: how many nodes were forgotten.
         self.changes = self.forgotten = 0
-        #: Who is told of `update` and `expire`; of the rest their callers know.
+        #: They are called for `update` and `expire`, not for `forget` and `restore`.
         self.observers: list[Observer] = []
-        # Two maps, not one ordered one: replacing a value in place never resizes a dict, and listing a dict's values is
-        # one call of a millisecond for 100,000 nodes, atomic under the interpreter lock; an OrderedDict takes 22 ms.
+        # Two maps instead of one OrderedDict: to list the values of a dict is one call, atomic under the interpreter
+        # lock, of a millisecond for 100,000 nodes; an OrderedDict takes 22 ms. And to replace a value never resizes it.
         self._entries: dict[str, Entry] = {}
         self._order: OrderedDict[str, None] = OrderedDict()
 
     def __len__(self) -> int:
-        """Return the number of nodes in the table, those included that are stale and not yet removed."""
+        """Return the number of nodes in the table, including stale nodes that are not removed yet."""
         return len(self._entries)
 
     def update(self, reports: Iterable[NodeReport], now: float) -> Updated:
-        """Store the reports, all of them or none.
+        """Store all reports, or none of them.
 
-        A report with a timestamp older than that of the fresh one in the table is superseded: not stored. An equal one
-        replaces it.
+        A report whose timestamp is older than that of the node's fresh report in the table is superseded: it is not
+        stored. With an equal timestamp it replaces that report.
 
-        Raises TableFull, with nothing stored, if the nodes among them that are not in the table do not fit.
+        Raises TableFull, with nothing stored, if the new nodes do not fit into the table.
         """
         reports = list(reports)
         entries, order = self._entries, self._order
@@ -114,10 +114,10 @@ class NodeStore:
         return Updated(len(stored), len(reports) - len(stored), new)
 
     def restore(self, entries: Iterable[Entry], now: float) -> int:
-        """Take back what an earlier table held, into this one, which is empty; return how many nodes that were.
+        """Restore the entries of an earlier table into this one, which is empty; return how many nodes it has now.
 
-        Each keeps the time at which it was seen, one from the future that of now. Stale ones are left out, of two of a
-        node the older one, and the longest silent nodes where there are more than fit.
+        Each entry keeps its `seen`; a time after `now` becomes `now`. Left out are stale entries, the older of two
+        entries of a node, and the longest silent nodes if they do not all fit.
 
         Raises ValueError if the table is not empty.
         """
@@ -135,7 +135,7 @@ class NodeStore:
         return len(latest)
 
     def expire(self, now: float, most: int) -> list[str]:
-        """Remove up to `most` nodes that are stale, the longest silent first, and return their ids."""
+        """Remove up to `most` stale nodes, the longest silent first, and return their ids."""
         limit = now - self.stale_after
         expired: list[Entry] = []
         while self._order and len(expired) < most:
@@ -165,7 +165,7 @@ class NodeStore:
         return entry if entry is not None and entry.seen > now - self.stale_after else None
 
     def count(self, now: float) -> int:
-        """Return the number of fresh nodes; it takes as long as there are stale ones that `expire` has not removed."""
+        """Return the number of fresh nodes; the time grows with the stale nodes that `expire` has not removed."""
         limit = now - self.stale_after
         stale = 0
         for node_id in self._order:
@@ -175,11 +175,11 @@ class NodeStore:
         return len(self._entries) - stale
 
     def snapshot(self, now: float) -> list[Entry]:
-        """Return the fresh entries, unordered. For any thread; the list is the caller's, its entries never change."""
+        """Return the fresh entries without order, in a new list. For any thread."""
         return [entry for block in self.blocks(now, len(self._entries) or 1) for entry in block]
 
     def blocks(self, now: float, size: int) -> Iterator[list[Entry]]:
-        """Return what `snapshot` does, in blocks, each filtered when it is asked for; the table is copied at once."""
+        """Return the fresh entries in blocks of up to `size`; the table is copied now, each block filtered later."""
         entries = list(self._entries.values())
         limit = now - self.stale_after
         return (

@@ -1,4 +1,4 @@
-"""Names in reports that are in no catalogue: what they may have meant, in words. Pure."""
+"""Unknown names in reports: which family each of them may mean, as text. Pure."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
     import msgspec
 
-#: Names that are explained in one error, and the length up to which a name is looked at.
+#: The most names that one error explains, and the characters of a name that count.
 _EXPLAINED, _LENGTH = 3, 64
-#: Families that a name is compared with: a comparison takes up to 30 us.
+#: The most families that a name is compared with: a comparison takes up to 30 us.
 _COMPARED = 40
 
 
 def nearest(name: str, known: tuple[str, ...]) -> str | None:
-    """Return the known name that is most like another, if one is. A fleet misspells one name: it is looked up once."""
+    """Return the known name that is most similar, or None. Cached, since a whole fleet may misspell one name."""
     return _nearest(name[:_LENGTH], known[:_COMPARED])
 
 
@@ -29,7 +29,7 @@ def _nearest(name: str, known: tuple[str, ...]) -> str | None:
 
 
 def explained(unknown: Mapping[str, msgspec.Raw], known: tuple[str, ...]) -> str:
-    """Return what is wrong with a report whose names are these, with their values' JSON, and no known family's."""
+    """Return the error text for a report without a known family; `unknown` has its names and their values' JSON."""
     said = []
     for name in list(unknown)[:_EXPLAINED]:
         shown = f"'{ascii(name)[1:-1][:_LENGTH]}'"

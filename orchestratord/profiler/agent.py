@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import socket
 import time
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from twisted.web.http_headers import Headers
 
 from orchestratord.http_client.agent import WholeBody, http_agent
 from orchestratord.http_client.urls import WrongUrl, http_url
+from orchestratord.nodes.report import NODE_ID, as_node_id
 from orchestratord.profiler.choice import PreferredSource
 from orchestratord.profiler.ebpf import EbpfSource
 from orchestratord.profiler.procfs import ProcfsSource, ProcTree
@@ -41,7 +41,6 @@ SOURCES = ("auto", "ebpf", "procfs")
 REPORT_PATH = "/update_metrics"
 _IDLE_SECONDS = 45
 """An idle connection is given up before the orchestrator, which waits 60 s, closes it under a report."""
-_NODE_ID = re.compile(r"[A-Za-z0-9._:-]{1,253}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +65,7 @@ class ProfilerSettings:
             url = http_url(self.orchestrator)
         except WrongUrl as error:
             raise ValueError(f"orchestrator {self.orchestrator!r} {error}") from None
-        if not _NODE_ID.fullmatch(self.node_id):
+        if not NODE_ID.fullmatch(self.node_id):
             raise ValueError(f"node_id {self.node_id!r} is not 1 to 253 characters of A-Z a-z 0-9 . _ : -")
         if not (math.isfinite(self.interval) and 1 <= self.interval <= 3600):
             raise ValueError(f"interval {self.interval:g} is not from 1 to 3600 seconds")
@@ -89,7 +88,7 @@ class ProfilerSettings:
 
 def host_node_id() -> str:
     """Return this host's name as a node id: what a node id may not hold is a `-`."""
-    return re.sub(r"[^A-Za-z0-9._:-]", "-", socket.gethostname())[:253] or "localhost"
+    return as_node_id(socket.gethostname()) or "localhost"
 
 
 class Profiler(Service):

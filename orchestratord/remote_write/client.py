@@ -1,4 +1,4 @@
-"""A remote-write receiver: one body goes there, and its answer says what becomes of what it held."""
+"""A client for a remote-write receiver: sends one body, and judges the answer."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
     from twisted.web.iweb import IAgent, IResponse
 
-#: Characters of a receiver's own words that are kept: a line of the log.
+#: The most characters of a receiver's error text that are kept: one line of the log.
 MAX_WORDS = 300
-#: Bytes of an answer that are read at most; after that the connection ends.
+#: The most bytes of an answer that are read; after that the connection is closed.
 _MAX_BODY = 65_536
-#: Refusals of what was sent, or of a part of it: bad data, a conflict, too much at once, unprocessable. Any other 4xx
-#: is about us (a wrong token, a wrong path), which an operator mends.
+#: Statuses that refuse the data, or a part of it: bad data, conflict, too large, unprocessable. Any other 4xx refuses
+#: the request as such (a wrong token, a wrong path), which an operator has to fix.
 _OF_DATA = frozenset({400, 409, 413, 422})
 
-#: What Prometheus says of a sample that no retry helps. Up to 2.42 it says the last of them with a 500.
+#: Prometheus' errors about a sample that a retry cannot help. Up to 2.42 it sends the last of them with status 500.
 _OF_A_SAMPLE = re.compile(rb"out of order sample|duplicate sample for timestamp|out of bounds|too old sample")
-#: What Prometheus, Thanos and Mimir say of a sample that is older than what they take of any series.
+#: Errors of Prometheus, Thanos and Mimir about a sample that is too old for any series.
 _TOO_OLD = re.compile(rb"out of bounds|too old|too-old", re.IGNORECASE)
 
 
@@ -39,17 +39,18 @@ class Verdict(Enum):
     """What a receiver did with a body."""
 
     ACCEPTED = "accepted"
-    #: It, or the way to it, is not well, or it refuses us; the same body may be accepted later.
+    #: The receiver or the network failed, or the receiver refuses our request as such; a retry may succeed.
     RETRY = "retried"
-    #: Something in the body is not taken, now or later.
+    #: The receiver refuses something in the body, now and later.
     REFUSED = "refused"
 
 
 @dataclass(frozen=True)
 class Reply:
-    """A verdict, and why, as one printable line: no answer, or the status and the receiver's own words.
+    """A verdict, and why.
 
-    `after` is how long it wants to be left alone, in seconds. `too_old`: it refuses a sample because of its age.
+    `words` is one printable line: why there is no answer, or the status and the receiver's error text. `after` is the
+    answer's Retry-After in seconds. `too_old`: the receiver refuses a sample because of its age.
     """
 
     verdict: Verdict
@@ -61,8 +62,8 @@ class Reply:
 class RemoteWriteClient:
     """A remote-write 1.0 receiver. `timeout` bounds a whole exchange, in seconds. Belongs to the reactor thread.
 
-    `authorization` gives the value of that header for each request; `now` the Unix time. The agent is used without
-    treq, whose bodies are produced by the global reactor, and whose answers are unpacked without a bound.
+    `authorization` returns the value of that header for each request; `now` returns the Unix time. The agent is used
+    without treq: treq produces bodies with the global reactor, and decompresses answers without a bound.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class RemoteWriteClient:
         self._now = now
 
     async def send(self, body: bytes) -> Reply:
-        """Post a body and return what became of it; raises CancelledError alone, when it is cancelled."""
+        """Post a body and return the receiver's reply; raises only CancelledError, when it is cancelled."""
         exchange = cancellable(Deferred.fromCoroutine(self._exchange(body)))
         exchange.addTimeout(self._timeout, self._reactor)
         try:
@@ -97,7 +98,7 @@ class RemoteWriteClient:
             raise
         except TimeoutError:
             return Reply(Verdict.RETRY, f"no whole answer within {self._timeout:g} s")
-        except Exception as error:  # noqa: BLE001 - whatever an Agent may raise: refused, no route, no such host, TLS
+        except Exception as error:  # noqa: BLE001 - an Agent raises many: refused, no route, no such host, TLS
             return Reply(Verdict.RETRY, reason_of(error))
 
     async def _exchange(self, body: bytes) -> Reply:
@@ -120,13 +121,13 @@ class RemoteWriteClient:
             words += f": {said}"
         if status in _OF_DATA or (status == 500 and _OF_A_SAMPLE.search(answer)):
             return Reply(Verdict.REFUSED, words, too_old=_TOO_OLD.search(answer) is not None)
-        # A redirect is not followed: whatever stands in the way now may be gone later. So may a wrong token be.
+        # A redirect is not followed. It may go away, and a wrong token may be replaced: so this is a retry.
         asked = (response.headers.getRawHeaders(b"Retry-After") or [b""])[0]
         return Reply(Verdict.RETRY, words, seconds_to_wait(asked.decode("latin-1"), self._now()))
 
 
 class _Words(Protocol):
-    """Reads an answer to its end, so that the connection can be kept, and keeps the beginning of it."""
+    """Reads an answer to its end, so that the connection can be reused, and keeps the beginning."""
 
     def __init__(self) -> None:
         self.done: Deferred[bytes] = Deferred(lambda _: self._abort())
@@ -142,7 +143,7 @@ class _Words(Protocol):
             self._abort()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Finish. Of an answer that broke off the status has been heard, which is all that counts."""
+        """Finish; an answer that broke off counts too, since its status is known."""
         del reason
         if not self.done.called:
             self.done.callback(self._kept)

@@ -1,4 +1,4 @@
-"""Rows to the body of a remote write request: Prometheus' protocol 1.0, a protobuf in snappy's block format. Pure."""
+"""Encodes rows as the body of a remote-write 1.0 request: a protobuf in snappy's block format. Pure."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
     from orchestratord.remote_write.sample_row import SampleRow
 
-#: The headers of a request, but those that HTTP itself asks for.
+#: The headers of a request, except those that HTTP itself needs.
 HEADERS = (
     ("Content-Type", "application/x-protobuf"),
     ("Content-Encoding", "snappy"),
     ("X-Prometheus-Remote-Write-Version", "0.1.0"),
 )
 
-#: What stands before a field: its number, and how it is written (2: its length comes first; 1: a double; 0: a varint).
+#: The tag before a field: its number and its wire type (2: with its length first; 1: a double; 0: a varint).
 _TIMESERIES = b"\x0a"  # WriteRequest.timeseries
 _LABELS, _SAMPLES = b"\x0a", b"\x12"  # TimeSeries.labels, .samples
 _LABEL_NAME, _LABEL_VALUE = b"\x0a", b"\x12"  # Label.name, .value
@@ -30,9 +30,9 @@ _SAMPLE_VALUE, _SAMPLE_TIMESTAMP = b"\x09", b"\x10"  # Sample.value, .timestamp
 _DOUBLE = len(ABSENT)
 #: The timestamps whose varint has 6 bytes: from 1971 until 2109.
 _USUAL = range(2**35, 2**42)
-#: Protobuf has a negative number as one of 64 bits. A store refuses such a timestamp, and only that one.
+#: Protobuf encodes a negative number in 64 bits. A store refuses a sample with such a timestamp, and no others.
 _64_BITS = 2**64 - 1
-#: Templates that are kept at most; there may be one for each length of an id, times the choices of absent values.
+#: The most templates that are kept; there may be one for each length of an id and each choice of absent values.
 _MAX_TEMPLATES = 1024
 
 
@@ -44,16 +44,16 @@ class Encoded(NamedTuple):
 
 
 class _Times(NamedTuple):
-    """What a node reported: the times, in order, and the values at each."""
+    """The samples of a node: for each time, in order, the values."""
 
     node_id: bytes
     times: Sequence[tuple[int, bytes]]
 
 
 class Encoder:
-    """Makes requests of rows. `names` are those of the rows' values, `labels` what each series has beside its own.
+    """Makes requests of rows. `names` are the names of the rows' values, `labels` the external labels of every series.
 
-    It belongs to one thread.
+    Belongs to one thread.
     """
 
     def __init__(self, names: Sequence[str], labels: Sequence[tuple[str, str]]) -> None:
@@ -69,9 +69,9 @@ class Encoder:
         self._templates: dict[int, list[bytes]] = {}
 
     def encode(self, rows: Sequence[SampleRow]) -> Encoded:
-        """Return the request for rows in the order of their arrival; of a node's rows of one time the last one counts.
+        """Return the request for rows in the order of their arrival; of a node's rows with one time, the last counts.
 
-        Each series is in it once, its samples in the order of their times.
+        Each series is in the request once, with its samples in the order of their times.
         """
         parts: list[bytes] = []
         samples = 0
@@ -90,7 +90,7 @@ class Encoder:
                 key |= sum(1 << index for index, value in enumerate(found, 8) if value == ABSENT)
                 found = tuple([value for value in found if value != ABSENT])
             pieces = templates.get(key) or self._template(key)
-            # The timestamp's varint by hand; its last four bytes are the same for 16 seconds.
+            # The timestamp's varint is made by hand; its last four bytes stay the same for 16 seconds.
             own = middle % (node_id, at & 0x7F | 0x80, at >> 7 & 0x7F | 0x80, high[at >> 14])
             pieces[1::3] = (own,) * len(found)
             pieces[2::3] = found
@@ -102,9 +102,9 @@ class Encoder:
         return Encoded(bytes(snappy.compress_raw(b"".join(parts))), samples)
 
     def _series(self, node: _Times) -> list[bytes]:
-        """Return the series of a node, whatever its times are."""
+        """Return the series of a node, for any number of times and any timestamps."""
         label = _node_label(node.node_id) + self._end
-        # The timestamp first, which is as good: what all series of a row have in common is then in one piece.
+        # The timestamp comes first, which protobuf allows: so the part that all series of a row share is in one piece.
         heads = [_SAMPLE_TIMESTAMP + _varint(timestamp & _64_BITS) + _SAMPLE_VALUE for timestamp, _ in node.times]
         heads = [_SAMPLES + _varint(len(head) + _DOUBLE) + head for head in heads]
         found: list[bytes] = []
@@ -118,10 +118,10 @@ class Encoder:
     def _template(self, key: int) -> list[bytes]:
         """Return the pieces of the series of a row, three for each series.
 
-        They are: all before the id, which is in its place; the id and what follows up to the value, the same for all
-        series of the row; the value.
+        They are: everything before the id; a place for the id and everything up to the value, which is the same for all
+        series of the row; a place for the value.
 
-        The key is the length of the id, and above its 8 bits one for each value: whether it is absent.
+        The lowest 8 bits of the key are the length of the id; each bit above them tells whether a value is absent.
         """
         length, absent = key & 0xFF, key >> 8
         label = _node_label(bytes(length))[:-length]
@@ -138,7 +138,7 @@ class Encoder:
 
 
 class _High(dict[int, bytes]):
-    """The last four bytes of a usual timestamp, by what is above its lowest 14 bits: the same for 16 seconds."""
+    """The last four bytes of the varint of a usual timestamp, by its bits above the lowest 14."""
 
     def __missing__(self, key: int) -> bytes:
         self[key] = high = _varint(key)
@@ -146,7 +146,7 @@ class _High(dict[int, bytes]):
 
 
 def _apart(rows: Iterable[SampleRow]) -> tuple[list[SampleRow], list[_Times]]:
-    """Return the rows that are their nodes' only ones, and what the other nodes reported."""
+    """Return the rows of nodes with a single row, and the samples of the other nodes."""
     nodes: dict[bytes, dict[int, SampleRow]] = {}
     for row in rows:
         nodes.setdefault(row.node_id, {})[row.timestamp] = row

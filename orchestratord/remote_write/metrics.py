@@ -1,4 +1,4 @@
-"""The metrics of remote write: what became of reports on their way to the store, and what waits in the spool."""
+"""The metrics of remote write: reports that were sent, retried or dropped, and those that wait in the spool."""
 
 from __future__ import annotations
 
@@ -15,55 +15,55 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
-#: Every outcome of a request to the store, so that each is exported from the start, as 0.
+#: Every outcome of a request to the store: each is exported from the start, as 0.
 REQUEST_OUTCOMES = ("accepted", "retried", "refused")
 
-#: What became of the series of a node that is gone: ended; left alone, since another replica had heard from the node or
-#: since they had been ended already; or left alone because the store did not say.
+#: The outcomes for a node that is gone: stale markers were sent; or none were, because another replica has heard from
+#: the node, because its series had ended already, or because the store did not answer.
 MARKER_OUTCOMES = ("sent", "heard_elsewhere", "ended_already", "unanswered")
 
 #: The bounds of the durations of requests to the store, in seconds.
 _REQUEST_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
-#: The bounds of the time from a report's arrival to its acceptance, in seconds: from a healthy store's to an outage's.
+#: The bounds of the time from a report's arrival to its acceptance, in seconds: up to the length of an outage.
 _LAG_BOUNDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600)
 
 
 class LogState(Protocol):
-    """What a spool says of itself, at once and on any thread."""
+    """The state of the write-ahead log; any thread may read it, and no property waits for the disk."""
 
     @property
     def bytes(self) -> int:
-        """Bytes in the spool, on the disk and in memory."""
+        """Bytes in the log, on the disk and in memory."""
 
     @property
     def held_bytes(self) -> int:
-        """Those of them in memory, since the disk refuses."""
+        """Those of them that are only in memory, because the disk fails."""
 
     @property
     def failures(self) -> int:
-        """How often the disk refused so far."""
+        """How often the disk has failed."""
 
     @property
     def oldest(self) -> float | None:
-        """When the oldest report that is not delivered was spooled, in Unix seconds; None if there is none."""
+        """When the oldest undelivered report was written, in Unix seconds; None if there is none."""
 
     @property
     def overflowed(self) -> int:
-        """Rows dropped so far because there was no room left."""
+        """Rows that were dropped because the log was full."""
 
     @property
     def unreadable(self) -> int:
-        """Rows, or frames of them, lost so far because the disk did not give back what had been written."""
+        """Frames or segments that were lost because they were damaged."""
 
 
 class RemoteWriteMetrics(Collector):
-    """Counts what delivery does, and looks at the spool at a scrape.
+    """Counts what delivery does, and reads the state of the log at each scrape.
 
     The reactor thread counts; any thread may collect.
     """
 
     def __init__(self, spool: LogState, now: Callable[[], float], *, limit_bytes: int, samples_per_row: int) -> None:
-        """`now` returns Unix seconds; `samples_per_row` is how many samples a report has that leaves no family out."""
+        """`now` returns Unix seconds; `samples_per_row` is the number of samples of a report with every family."""
         self._spool = spool
         self._now = now
         self._limit_bytes = limit_bytes
@@ -83,28 +83,28 @@ class RemoteWriteMetrics(Collector):
         self._request("accepted", seconds)
 
     def retried(self, samples: int, seconds: float) -> None:
-        """Count a request that was not answered, or answered 5xx, 429 or a refusal of us, and that is sent again."""
+        """Count a request that is sent again: no answer, 5xx, 429, or a 4xx that is not about the data."""
         self._retried += samples
         self._request("retried", seconds)
 
-    def refused(self, samples: int, seconds: float) -> None:  # noqa: ARG002 - dropped() has those that are given up
+    def refused(self, samples: int, seconds: float) -> None:  # noqa: ARG002 - `dropped` counts the dropped samples
         """Count a request that the store refused; its samples may be sent again in smaller ones."""
         self._request("refused", seconds)
 
     def dropped(self, samples: int) -> None:
-        """Count samples that are given up because the store refuses them."""
+        """Count samples that are dropped because the store refuses them."""
         self._refused += samples
 
     def lag(self, seconds: float, reports: int) -> None:
-        """Record that so many reports were accepted so long after their arrival."""
+        """Record that `reports` reports were accepted `seconds` seconds after their arrival."""
         self._lag.observe(seconds, reports)
 
     def up(self, up: bool) -> None:
-        """Record whether the last request was accepted or refused, and not to be tried again."""
+        """Record whether the last request was answered by a healthy store, which accepted or refused the data."""
         self._up = up
 
     def marker(self, outcome: str, count: int = 1) -> None:
-        """Count ends of nodes; `outcome` is one of MARKER_OUTCOMES."""
+        """Count nodes that are gone; `outcome` is one of MARKER_OUTCOMES."""
         self._markers[outcome] += count
 
     def describe(self) -> Iterator[Metric]:

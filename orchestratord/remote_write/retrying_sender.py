@@ -1,4 +1,4 @@
-"""Rows to the store: tried again until it takes them, and parted until those that it refuses are alone."""
+"""Sends rows to the store: retries until it answers, and divides a refused batch to find the refused rows."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ if TYPE_CHECKING:
 
 log = Logger()
 
-#: Seconds before an exchange is tried again: at first, and at most; doubled from one to the next, and jittered, so that
-#: many orchestrators do not come back in step.
+#: Seconds before a request is retried: the first wait, and the longest. Each wait is twice the one before, with jitter,
+#: so that many orchestrators do not retry at the same time.
 FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
-#: The longest pause after a request that looks for what the store refuses, in seconds. There is no bound on how many
-#: such requests a batch may take, since each delivers rows or leaves fewer to look at; but one at a time is made, and
-#: the reactor has as long for other work afterwards as it took.
+#: The longest pause after a request that looks for refused rows, in seconds. The number of such requests for a batch
+#: has no bound, since each of them delivers rows or leaves fewer rows to look at. Only one is made at a time, and the
+#: pause after it, for other work of the reactor, is as long as the request took.
 LONGEST_PAUSE = 0.02
-#: Seconds between lines of the log about what the store refuses.
+#: Seconds between log lines about refused reports.
 REFUSALS_EVERY = 60.0
 
 
 class Store(Protocol):
-    """Where bodies go: `orchestratord.remote_write.client.RemoteWriteClient`."""
+    """Where bodies are sent: `orchestratord.remote_write.client.RemoteWriteClient`."""
 
     url: str
 
     async def send(self, body: bytes) -> Reply:
-        """Post a body and return what became of it."""
+        """Post a body and return the reply."""
         ...
 
 
 class Counts(Protocol):
-    """What counts: `orchestratord.remote_write.metrics.RemoteWriteMetrics`. Durations are in seconds."""
+    """The counters: `orchestratord.remote_write.metrics.RemoteWriteMetrics`. Durations are in seconds."""
 
     def accepted(self, samples: int, seconds: float) -> None:
         """Count a request that the store accepted."""
         ...
 
     def retried(self, samples: int, seconds: float) -> None:
-        """Count a request that is to be made again."""
+        """Count a request that will be retried."""
         ...
 
     def refused(self, samples: int, seconds: float) -> None:
@@ -57,18 +57,18 @@ class Counts(Protocol):
         ...
 
     def dropped(self, samples: int) -> None:
-        """Count samples that are given up since the store refuses them."""
+        """Count samples that are dropped because the store refuses them."""
         ...
 
     def up(self, up: bool) -> None:
-        """Say whether the last request was answered by a store that is well."""
+        """Record whether the last request was answered by a healthy store."""
         ...
 
 
 class RetryingSender:
-    """Delivers batches of rows. Belongs to the reactor thread; any number of batches may be under way.
+    """Delivers batches of rows, any number of them at a time. Belongs to the reactor thread.
 
-    `random` gives numbers from 0 to 1.
+    `random` returns numbers from 0 to 1.
     """
 
     def __init__(
@@ -79,21 +79,21 @@ class RetryingSender:
         self._store = store
         self._counts = counts
         self._random = random
-        #: When the store was last found not to be well, by the reactor's clock; and since when it is so, if it is.
+        #: When the store last failed, by the reactor's clock; and since when it fails, None if it works.
         self.last_trouble = float("-inf")
         self._away_since: float | None = None
-        #: Why nothing gets to the store, in its own words if it has any; None while something does, or nothing is sent.
+        #: Why the store gets no reports: its error text, or the failure. None if it accepted or refused the last ones.
         self.trouble: str | None = None
         self._sieve = Sieve()
         self._sifting = DeferredLock()
-        self._told_refusal = float("-inf")
-        self._untold = 0
+        self._logged_refusal = float("-inf")
+        self._unlogged = 0
 
     async def deliver(self, rows: Sequence[SampleRow]) -> None:
-        """Return when each of the rows has been accepted by the store, or refused for good.
+        """Return when the store has accepted or finally refused each of the rows.
 
-        A row is given up if the store refuses it alone, or if it is not newer than one refused alone as too old. The
-        rows of a node stay in their order.
+        A row is dropped if the store refuses it in a request of its own, or if it is not newer than a row that was
+        refused in this way as too old. The rows of a node stay in order.
         """
         trusted, suspected = self._sieve.part(rows)
         await self._sift(trusted, first=True)
@@ -101,8 +101,8 @@ class RetryingSender:
             await self._look_at(left)
 
     async def _look_at(self, rows: list[SampleRow]) -> None:
-        """Deliver rows of nodes whose last row was refused: most of them will be again."""
-        # If even the newest is too old, the others are not worth a request.
+        """Deliver rows of nodes whose last row was refused: the store will refuse most of them."""
+        # If even the newest is too old, the others need no request.
         newest = oldest_of_each(rows, float("inf"))[-1]
         rows.remove(newest)
         reply = await self._ask([newest])
@@ -111,7 +111,7 @@ class RetryingSender:
             await self._sift(part)
 
     async def _sift(self, rows: Sequence[SampleRow], *, first: bool = False) -> None:
-        """Deliver what the store takes of some rows, and give up the others; `first`: it was not asked about them."""
+        """Deliver the rows that the store accepts and drop the others; `first`: they have not been sent before."""
         blocks = [rows]
         while blocks:
             block = self._new_enough(blocks.pop())
@@ -129,7 +129,7 @@ class RetryingSender:
                 blocks += (block[middle:], block[:middle])  # the older half is sent first
 
     async def _without_too_old(self, rows: list[SampleRow]) -> list[SampleRow]:
-        """Find by single rows how old is too old, and return the rows that are newer and not delivered yet."""
+        """Find the age limit with requests of single rows; return the rows that are newer and not delivered yet."""
         accepted_at = float("inf")
         while candidates := oldest_of_each(rows, accepted_at):
             row = candidates[len(candidates) // 2]
@@ -141,7 +141,7 @@ class RetryingSender:
         return rows
 
     async def _ask(self, rows: Sequence[SampleRow]) -> Reply:
-        """Make a request that looks for what the store refuses: one at a time, and then a pause for other work."""
+        """Make a request that looks for refused rows: one at a time, then a pause for other work."""
         await self._sifting.acquire()
         try:
             began = self._reactor.seconds()
@@ -153,7 +153,7 @@ class RetryingSender:
         return reply
 
     def _new_enough(self, rows: Sequence[SampleRow]) -> list[SampleRow]:
-        """Return the rows that are not known to be too old for the store, and give up the others."""
+        """Drop the rows that are known to be too old for the store, and return the others."""
         too_old, others = self._sieve.part_by_age(rows)
         if too_old:
             self._drop(too_old, self._sieve.words)
@@ -162,10 +162,10 @@ class RetryingSender:
     def _drop(self, rows: Sequence[SampleRow], words: str) -> None:
         self._sieve.refused(rows)
         self._counts.dropped(self._encoder.encode(rows).samples)
-        self._tell_refusal(len(rows), words)
+        self._log_refusal(len(rows), words)
 
     async def _judged(self, rows: Sequence[SampleRow]) -> Reply:
-        """Return the store's answer as soon as it is one: accepted, or refused; a row refused alone is given up."""
+        """Send rows until the store accepts or refuses them, and return its reply; drop a refused single row."""
         reply = await self._answered(self._encoder.encode(rows))
         if reply.verdict is Verdict.ACCEPTED:
             self._sieve.accepted(rows)
@@ -176,32 +176,32 @@ class RetryingSender:
         return reply
 
     async def _answered(self, encoded: Encoded) -> Reply:
-        """Return the store's answer as soon as it is one: accepted, or refused."""
+        """Send a request until the store accepts or refuses it, and return its reply."""
         wait = FIRST_WAIT
         while True:
             began = self._reactor.seconds()
             reply = await self._store.send(encoded.body)
             took = self._reactor.seconds() - began
-            # Where data is refused the store has looked at it, and takes other data.
+            # A store that refuses data works: it accepts other data.
             self.trouble = reply.words if reply.verdict is Verdict.RETRY else None
             if reply.verdict is not Verdict.RETRY:
-                self._well()
+                self._succeeded()
                 count = self._counts.accepted if reply.verdict is Verdict.ACCEPTED else self._counts.refused
                 count(encoded.samples, took)
                 return reply
             self._counts.retried(encoded.samples, took)
-            self._unwell(reply)
+            self._failed(reply)
             await deferLater(self._reactor, max(wait * (1 + self._random()) / 2, reply.after or 0.0))
             wait = min(2 * wait, LONGEST_WAIT)
 
-    def _well(self) -> None:
+    def _succeeded(self) -> None:
         self._counts.up(True)
         if self._away_since is not None:
             seconds = self._reactor.seconds() - self._away_since
             log.info("{store} takes reports again, after {seconds:.0f} s", store=self._store.url, seconds=seconds)
             self._away_since = None
 
-    def _unwell(self, reply: Reply) -> None:
+    def _failed(self, reply: Reply) -> None:
         self._counts.up(False)
         self._sieve.forget_age()
         self.last_trouble = self._reactor.seconds()
@@ -213,14 +213,14 @@ class RetryingSender:
                 reason=reply.words,
             )
 
-    def _tell_refusal(self, reports: int, words: str) -> None:
-        self._untold += reports
+    def _log_refusal(self, reports: int, words: str) -> None:
+        self._unlogged += reports
         now = self._reactor.seconds()
-        if now - self._told_refusal >= REFUSALS_EVERY:
+        if now - self._logged_refusal >= REFUSALS_EVERY:
             log.warn(
                 "{store} refuses {reports} reports, which are dropped: {reason}",
                 store=self._store.url,
-                reports=self._untold,
+                reports=self._unlogged,
                 reason=words,
             )
-            self._told_refusal, self._untold = now, 0
+            self._logged_refusal, self._unlogged = now, 0

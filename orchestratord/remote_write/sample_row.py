@@ -1,28 +1,26 @@
-"""A row: one report, or the end of a node's series, as it lies in the spool and goes to a store. Pure."""
+"""A row: the samples of one report, or the stale markers of a node, as the write-ahead log has them. Pure."""
 
 from __future__ import annotations
 
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
+from orchestratord.nodes.families import LAST_REPORT
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from orchestratord.nodes.families import Families
 
-#: The family that goes along with each report. In a row its value is the row's own timestamp, in seconds, and not the
-#: arrival: a report that is posted twice, to two replicas, is one and the same sample.
-LAST_REPORT = "orchestrator_node_last_report_timestamp_seconds"
-
-#: The double that ends a series, Prometheus' stale marker; it is a signalling NaN, so it is never made a Python float.
+#: Prometheus' stale marker, as a double. It is a signalling NaN, so it is never converted to a Python float.
 STALE = (0x7FF0000000000002).to_bytes(8, "little")
-#: The double that stands where there is no sample.
+#: The double for a value without a sample.
 ABSENT = (0x7FF8000000000000).to_bytes(8, "little")
 
 _NAN = float("nan")
-#: Where the values begin in the bytes of a row.
+#: The offset of the values in the bytes of a row.
 _VALUES_AT = struct.calcsize("<Bq")
-#: 2^47 milliseconds: the year 6429. A timestamp beyond is taken for it, one before 1970 for 1970; a store refuses both.
+#: 2^47 milliseconds: the year 6429. A later timestamp is replaced by it, one before 1970 by 1970; a store refuses both.
 MAX_MILLISECONDS = 2**47
 
 
@@ -38,18 +36,22 @@ class SampleRow(NamedTuple):
 
 
 def row_names(families: Families) -> tuple[str, ...]:
-    """Return the names of a row's values, in their order."""
+    """Return the names of a row's values, in their order.
+
+    The last value is the row's own timestamp, in seconds, and not the arrival: a report that is posted twice, to two
+    replicas, is one and the same sample.
+    """
     return (*families.names, LAST_REPORT)
 
 
 def with_value(row: bytes, index: int, value: bytes) -> bytes:
-    """Return the bytes of a row with another value in the place of one; the value is 8 bytes."""
+    """Return the bytes of a row with the value number `index` replaced; `value` has 8 bytes."""
     at = _VALUES_AT + 8 * index
     return row[:at] + value + row[at + 8 :]
 
 
 class SampleRowFormat:
-    """The bytes of rows of these names, LAST_REPORT the last.
+    """Packs and unpacks rows whose values have these names; the last name is LAST_REPORT.
 
     A row is `<length of the id: B><timestamp: q><values: 8 bytes each><id>`, little-endian, without padding.
     """
@@ -72,7 +74,7 @@ class SampleRowFormat:
         return self._row.pack(len(row.node_id), row.timestamp, row.values) + row.node_id
 
     def rows(self, payload: bytes) -> list[SampleRow]:
-        """Return the rows that lie one behind the other in a payload; ValueError if they are none."""
+        """Return the rows of a payload, in order; raise ValueError if it does not consist of rows."""
         rows: list[SampleRow] = []
         head, unpack = self._row.size, self._row.unpack_from
         at, end = 0, len(payload)

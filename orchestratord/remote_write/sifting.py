@@ -1,4 +1,4 @@
-"""Which rows of a batch a store may refuse, by what it has refused before. Pure."""
+"""Which rows of a batch a store will probably refuse, judged by what it refused before. Pure."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ if TYPE_CHECKING:
 
     from orchestratord.remote_write.sample_row import SampleRow
 
-#: Nodes that are remembered because a row of theirs was refused; above that the oldest are forgotten.
+#: The most nodes that are remembered because one of their rows was refused; beyond that the oldest are forgotten.
 MOST_SUSPECTS = 100_000
 
 
 class Sieve:
     """Remembers the nodes whose last row was refused, and up to which time the store refuses rows as too old.
 
-    A store's limit of age only moves forward: Prometheus reckons it from the newest sample that it has, for all series
-    alike. So a row that is older than one refused as too old is not worth a request.
+    A store's age limit only moves forward: Prometheus counts it from its newest sample, for all series together. So a
+    row that is older than one refused as too old is not sent.
     """
 
     def __init__(self) -> None:
-        #: The newest timestamp that the store has refused as too old, in milliseconds; -1 if there is none.
+        #: The newest timestamp that the store refused as too old, in milliseconds; -1 if it refused none.
         self.too_old = -1
-        #: The store's own words about it.
+        #: The store's error text about it.
         self.words = ""
         #: A dict for its order.
         self._suspects: dict[bytes, None] = {}
@@ -37,13 +37,13 @@ class Sieve:
         return trusted, [row for row in rows if row.node_id in suspects]
 
     def accepted(self, rows: Sequence[SampleRow]) -> None:
-        """Learn that the store has accepted rows."""
+        """Remember that the store accepted rows."""
         if self._suspects:
             for row in rows:
                 self._suspects.pop(row.node_id, None)
 
     def refused(self, rows: Sequence[SampleRow]) -> None:
-        """Learn that the store refuses each of some rows."""
+        """Remember that the store refuses each of these rows."""
         for row in rows:
             self._suspects.pop(row.node_id, None)
             self._suspects[row.node_id] = None
@@ -51,12 +51,12 @@ class Sieve:
             del self._suspects[next(iter(self._suspects))]
 
     def refused_as_too_old(self, row: SampleRow, words: str) -> None:
-        """Learn that the store refuses a row, and all that are not newer."""
+        """Remember that the store refuses a row, and so every row that is not newer."""
         self.refused([row])
         self.too_old, self.words = max(self.too_old, row.timestamp), words
 
     def forget_age(self) -> None:
-        """Forget what is too old: the store was away, and may have another limit now."""
+        """Forget the age limit: the store was down, and may have another one now."""
         self.too_old = -1
 
     def part_by_age(self, rows: Sequence[SampleRow]) -> tuple[list[SampleRow], list[SampleRow]]:
@@ -71,7 +71,7 @@ class Sieve:
 def oldest_of_each(rows: Sequence[SampleRow], below: float) -> list[SampleRow]:
     """Return the oldest row of each node, if it is older than `below`, the oldest first.
 
-    Any of them may be sent before the others: no series gets a sample that is older than one it has.
+    They may be sent in any order: no series gets a sample that is older than its newest.
     """
     found: dict[bytes, SampleRow] = {}
     for row in rows:
@@ -82,7 +82,7 @@ def oldest_of_each(rows: Sequence[SampleRow], below: float) -> list[SampleRow]:
 
 
 def by_node(rows: Sequence[SampleRow]) -> list[list[SampleRow]]:
-    """Return the rows of each node, in their order."""
+    """Return one list for each node, with its rows in order."""
     found: dict[bytes, list[SampleRow]] = {}
     for row in rows:
         found.setdefault(row.node_id, []).append(row)

@@ -1,4 +1,8 @@
-"""The ends of nodes' series: a stale marker for who is silent everywhere, so that instant queries stop answering."""
+"""Stale markers: for a node that no replica hears from, and for a family that a node reports no longer.
+
+Behind a stale marker an instant query returns nothing for the series. Without one it returns the last value for another
+five minutes.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +17,17 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from orchestratord.errors import QueryFault
-from orchestratord.remote_write.sample_row import ABSENT, LAST_REPORT, STALE, SampleRow
+from orchestratord.nodes.families import LAST_REPORT
+from orchestratord.remote_write.sample_row import ABSENT, STALE, SampleRow, with_value
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 
     from twisted.python.failure import Failure
 
-    from orchestratord.nodes.directory import Known
     from orchestratord.nodes.report import NodeReport
     from orchestratord.nodes.store import Entry, NodeStore
+    from orchestratord.remote_write.node_directory import Known
     from orchestratord.remote_write.sample_row import SampleRowFormat
     from orchestratord.runtime.clocks import Clocks
 
@@ -30,38 +35,39 @@ _T = TypeVar("_T")
 
 log = Logger()
 
-#: Seconds between looks at the nodes whose end is not settled.
+#: Seconds between two rounds of decisions about silent nodes.
 LOOK_EVERY = 1.0
-#: Nodes that are decided about at once: a millisecond or two.
+#: Nodes that are decided about in one go: a millisecond or two.
 AT_ONCE = 1000
-#: For how long the store must have been well, as far as is known here, and nothing have waited for it, before it is
-#: asked, in seconds: what other replicas have heard is in it then.
+#: Seconds for which the store must have been healthy, with no report waiting for it, before it is asked: then the
+#: reports to other replicas are in the store.
 QUIET = 10.0
-#: Seconds after which an answer is too late to go by.
+#: Seconds after which an answer of the store is too old to use.
 LATE = 2.0
-#: Seconds until the store is asked again if it gave no answer.
+#: Seconds until the store is asked again after it gave no answer.
 ASK_AGAIN = 5.0
-#: The store is asked no more often than this who is silent in it, in seconds: there may be nodes that no replica knows.
+#: Least seconds between two searches in the store for silent nodes: it may have nodes that no replica knows.
 LEAST_SEARCH_EVERY = 30.0
-#: Nodes at most that are asked about again when their end is due elsewhere, and how many seconds after that.
+#: At most so many nodes that another replica has heard from are asked about a second time, so many seconds after they
+#: become stale there.
 MOST_AGAIN, AGAIN_AFTER = 10_000, 2.0
 
 _MILLISECOND = 0.001
 
 
 class NodeLookup(Protocol):
-    """What the store knows: `orchestratord.nodes.directory.StoreDirectory`. Raises QueryFault."""
+    """Where the store is asked: `orchestratord.remote_write.node_directory.StoreDirectory`. Raises QueryFault."""
 
     async def heard(self, node_ids: Sequence[str]) -> Mapping[str, float]:
-        """Return when these nodes last reported, in Unix seconds; nothing of one that a query does not answer."""
+        """Return when these nodes last reported, in Unix seconds, without nodes that the store has nothing about."""
         ...
 
     async def known(self, node_ids: Sequence[str]) -> Mapping[str, Known]:
-        """Return what an instant query answers of these nodes; a node that it answers nothing of is left out."""
+        """Return what an instant query returns about these nodes, without the nodes that it returns nothing about."""
         ...
 
     async def silent(self, before: float) -> Mapping[str, float]:
-        """Return the nodes whose newest report is from before this Unix time, and its time."""
+        """Return the nodes whose newest report is older than this Unix time, each with the time of that report."""
         ...
 
 
@@ -69,7 +75,7 @@ class Outbox(Protocol):
     """Where markers go: `orchestratord.remote_write.delivery.Delivery`."""
 
     def quiet_for(self) -> float:
-        """Return for how long the store has been well, in seconds; 0 if something waits for it."""
+        """Return for how many seconds the store has been healthy with no report waiting for it."""
         ...
 
     def add(self, rows: Sequence[bytes]) -> None:
@@ -78,13 +84,14 @@ class Outbox(Protocol):
 
 
 class _Late(Exception):
-    """The store has taken long to answer: it has hung, or we have."""
+    """The store took more than LATE seconds to answer, or this process did not run for as long."""
 
 
 class _Silent(NamedTuple):
-    """A node to be ended: the time of the last report that is known here, and by how much its clock is behind ours.
+    """A silent node, whose series may get stale markers.
 
-    `again`: another replica had heard from it when the store was asked, and that was its last report.
+    `heard` is the Unix time of its last report that is known here, `behind` the seconds by which its clock is behind
+    ours. `again`: the store was asked before, and another replica had heard from the node at `heard`.
     """
 
     heard: float
@@ -93,17 +100,19 @@ class _Silent(NamedTuple):
 
 
 class StaleMarkers(Service):
-    """Ends the series of nodes that have expired or are forgotten. An `Observer` of the table.
+    """Writes stale markers for nodes that have expired or are forgotten. An `Observer` of the table.
 
-    The store is asked first: a node that any replica has heard from since is left alone, and one whose series an
-    instant query does not answer any more has ended already. A marker stands where the node became stale, `stale_after`
-    after its last report, so that a report that is under way is newer, and several replicas write the same one.
+    The store is asked first. A node that any replica has heard from since gets no marker, and neither does a node whose
+    series an instant query returns no longer. The timestamp of a marker is the time when the node became stale, which
+    is `stale_after` seconds after its last report. So a report that is still being sent is newer than the marker, and
+    several replicas write the same marker.
 
-    A replica that is no more cannot end what it has heard of. So a node that another one has heard from is asked about
-    once more, when its end is due there; the marker of both is the same. And now and then the store is asked who is
-    silent in it: such a node is ended if nothing has come from it between two searches; its clock may be behind.
+    A replica that has stopped writes no markers. So there is a second question about a node that another replica has
+    heard from, when it becomes stale there; the markers of both replicas are the same. From time to time the store is
+    searched for silent nodes. A node that is found twice with the same last report gets a marker: one search is not
+    enough, since the clock of the node may be behind.
 
-    `marked(outcome, count)` counts what became of nodes.
+    `marked(outcome, count)` counts nodes by outcome, one of `metrics.MARKER_OUTCOMES`.
     """
 
     def __init__(
@@ -126,45 +135,45 @@ class StaleMarkers(Service):
         self._names = names
         self._clocks = clocks
         self._marked = marked
-        #: The nodes to be ended.
+        #: The silent nodes that are not decided about yet.
         self._silent: dict[str, _Silent] = {}
-        #: A heap of those that others have heard from, each with the Unix time of the next question about it.
+        #: A heap of nodes that another replica has heard from, each with the Unix time of the second question.
         self._elsewhere: list[tuple[float, str, _Silent]] = []
         self._searched = self._asked = float("-inf")
-        #: Since when the store has answered, or this has run; None if it did not answer at last.
+        #: Since when the store has answered, or this service has run; None if the last question had no answer.
         self._answering: float | None = None
-        #: Who was silent at the last search, with the time of the newest report in the store.
+        #: The nodes that the last search found, each with the time of its newest report in the store.
         self._suspects: Mapping[str, float] = {}
         self._loop = LoopingCall(self._look)
         self._loop.clock = reactor
         self._looking: Deferred[None] | None = None
 
     def startService(self) -> None:
-        """Begin to look."""
+        """Start deciding about silent nodes."""
         super().startService()
         self._answering = self._reactor.seconds()
         self._loop.start(LOOK_EVERY, now=False)
 
     def stopService(self) -> None:
-        """Stop looking; the nodes that are left are found by another replica, or at the next start."""
+        """Stop; another replica finds the nodes that are left, or this one after its next start."""
         super().stopService()
         self._loop.stop()
         if self._looking is not None:
             self._looking.cancel()
 
     def updated(self, reports: Sequence[NodeReport], replaced: Sequence[NodeReport | None]) -> None:
-        """Leave alone who is back."""
+        """Drop the nodes that report again."""
         del replaced
         if self._silent:
             for report in reports:
                 self._silent.pop(report.node_id, None)
 
     def expired(self, entries: Sequence[Entry]) -> None:
-        """Take nodes whose series are to be ended."""
+        """Take nodes that went silent."""
         for entry in entries:
             heard = _time_of(entry)
             self._silent[entry.report.node_id] = _Silent(heard, entry.report.received_at - heard)
-        # If the store cannot be asked for long: the oldest have ended by themselves, or are found by a search.
+        # The store may not answer for long. Then the series of the oldest end by themselves, or a search finds them.
         excess = len(self._silent) - self._nodes.max_nodes
         if excess > 0:
             for node_id in list(islice(self._silent, excess)):
@@ -172,9 +181,9 @@ class StaleMarkers(Service):
             self._marked("unanswered", excess)
 
     async def forget(self, node_id: str) -> bool:
-        """Forget a node at once, here and in the store; return whether anybody knew it. Raises QueryFault."""
+        """Forget a node at once, here and in the store; return whether either knew it. Raises QueryFault."""
         known = (await self._store.known([node_id])).get(node_id)
-        # Now, for it may have reported meanwhile: the marker goes behind all that is forgotten.
+        # After the question, because the node may have reported meanwhile: the marker must be the newest sample.
         entry = self._nodes.get(node_id, self._clocks.monotonic())
         self._nodes.forget(node_id, self._clocks.monotonic())
         self._silent.pop(node_id, None)
@@ -187,15 +196,15 @@ class StaleMarkers(Service):
         return True
 
     def _look(self) -> Deferred[None]:
-        self._looking = Deferred.fromCoroutine(self._flush())
+        self._looking = Deferred.fromCoroutine(self._decide())
         return self._looking.addErrback(self._failed)
 
     def _failed(self, failure: Failure) -> None:
         if not failure.check(CancelledError):
-            log.failure("the ends of nodes could not be settled; the next try is in a second", failure)
+            log.failure("deciding about silent nodes failed; the next try is in a second", failure)
 
-    async def _flush(self) -> None:
-        """Decide about the nodes that are waiting for it, if the store can be asked now."""
+    async def _decide(self) -> None:
+        """Decide about the silent nodes, if the store can be asked now."""
         seconds = self._reactor.seconds()
         if seconds < self._asked:
             return
@@ -213,7 +222,7 @@ class StaleMarkers(Service):
                 await self._ask(list(islice(self._silent, AT_ONCE)))
                 self._remember()
         except _Late:
-            # What the other replicas had for it meanwhile may not be in it yet.
+            # The other replicas may not have delivered yet what they heard meanwhile.
             self._answering = self._reactor.seconds()
         except QueryFault:
             self._asked = seconds + ASK_AGAIN
@@ -221,7 +230,7 @@ class StaleMarkers(Service):
             self._marked("unanswered", len(self._silent))
 
     def _remember(self) -> None:
-        """Take the nodes whose end is due elsewhere, and that have not reported here since."""
+        """Take the nodes that are due for the second question and have not reported here since."""
         unix, now = self._clocks.time(), self._clocks.monotonic()
         while self._elsewhere and self._elsewhere[0][0] <= unix:
             _, node_id, silent = heapq.heappop(self._elsewhere)
@@ -237,7 +246,7 @@ class StaleMarkers(Service):
         self._suspects = found
 
     async def _ask(self, node_ids: Sequence[str]) -> None:
-        """Settle the ends of these nodes. Of most another replica has heard, which takes the store little to say."""
+        """Decide about these nodes. Another replica has heard from most of them, and this first question is cheap."""
         last = await self._heard(node_ids)
         outcomes: Counter[str] = Counter()
         silent = [node_id for node_id in node_ids if node_id in self._silent]
@@ -247,7 +256,7 @@ class StaleMarkers(Service):
             await self._end(ends)
 
     async def _end(self, node_ids: Sequence[str]) -> None:
-        """End the series of nodes of which nobody seems to have heard; what the store says now decides."""
+        """Write stale markers for nodes that no replica seems to have heard from, unless the store knows better now."""
         known = await self._timely(self._store.known(node_ids))
         outcomes: Counter[str] = Counter()
         rows: list[bytes] = []
@@ -256,7 +265,7 @@ class StaleMarkers(Service):
                 continue
             stored = known.get(node_id)
             if stored is None or LAST_REPORT not in stored.names:
-                # No marker where nothing says when the node last reported: another replica may have heard from it.
+                # Without the time of the last report there is no marker: another replica may have heard from the node.
                 self._left_alone(node_id, None, outcomes)
             elif not self._left_alone(node_id, stored.last_report, outcomes):
                 outcomes["sent"] += 1
@@ -276,9 +285,9 @@ class StaleMarkers(Service):
         return said
 
     def _left_alone(self, node_id: str, last: float | None, outcomes: Counter[str]) -> bool:
-        """Return whether a node's series are not to be ended, if the store says that it last reported at this time.
+        """Return whether a node gets no marker, given when it last reported according to the store (None: unknown).
 
-        It is forgotten here then, until it is asked about once more if another replica has heard from it.
+        Then it is dropped here, and comes back for the second question if another replica has heard from it.
         """
         silent = self._silent[node_id]
         if last is not None and last <= silent.heard + _MILLISECOND / 2:
@@ -296,12 +305,21 @@ class StaleMarkers(Service):
             self._marked(outcome, count)
 
     def _marker(self, node_id: str, names: Container[str], at: float) -> bytes:
-        """Return the row that ends the series of these names at a Unix time."""
+        """Return a row with stale markers for the series of these names, at a Unix time."""
         values = b"".join(STALE if name in names else ABSENT for name in self._names)
         return self._form.row(SampleRow(node_id.encode(), round(at * 1000), values))
 
 
+def with_stale_markers(report: NodeReport, old: NodeReport) -> bytes:
+    """Return the row of a report, with a stale marker for each family that the report lacks and `old` had."""
+    row = report.row
+    for index, (value, before) in enumerate(zip(report.values, old.values, strict=True)):
+        if value is None and before is not None:
+            row = with_value(row, index, STALE)
+    return row
+
+
 def _time_of(entry: Entry) -> float:
-    """Return the Unix time under which a report is in the store."""
+    """Return the Unix time that a report has in the store."""
     report = entry.report
     return report.received_at if report.timestamp is None else report.timestamp

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from orchestratord.nodes.exposition import Exposition, NodeCollector
-from orchestratord.nodes.report import ReportDecoder
+from orchestratord.nodes.report_decoder import ReportDecoder
 from orchestratord.security.tls import ServerFiles, ServerTls
 from orchestratord.web.api.admin import Admin
 from orchestratord.web.api.klein_app import Api, Root

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from twisted.application.service import MultiService
 
 from orchestratord.http_client.agent import connection_pool, http_agent
-from orchestratord.nodes.directory import StoreDirectory
 from orchestratord.nodes.snapshot_service import in_own_thread
 from orchestratord.remote_write.client import RemoteWriteClient
 from orchestratord.remote_write.codec import HEADERS, Encoder
 from orchestratord.remote_write.delivery import SHARDS, Delivery
 from orchestratord.remote_write.metrics import RemoteWriteMetrics
+from orchestratord.remote_write.node_directory import StoreDirectory
 from orchestratord.remote_write.retrying_sender import RetryingSender
 from orchestratord.remote_write.sample_row import SampleRowFormat, row_names
 from orchestratord.remote_write.staleness import StaleMarkers

@@ -255,8 +255,8 @@ def test_keys_of_tables(tmp_path: Path) -> None:
 def test_an_old_name_is_refused_with_the_new_one(tmp_path: Path) -> None:
     """This holds for variables and for keys; tests/test_tap.py has the flags."""
     said = "is now the key query_queue of the table .limits. in the --config file, or ORCHESTRATOR_LIMITS_QUERY_QUEUE"
-    with pytest.raises(SettingsError, match=f"^ORCHESTRATOR_LIMITS_QUERY_QUEUE {said}"):
-        load({}, {"ORCHESTRATOR_LIMITS_QUERY_QUEUE": "4"})
+    with pytest.raises(SettingsError, match=f"^ORCHESTRATOR_QUERY_QUEUE {said}"):
+        load({}, {"ORCHESTRATOR_QUERY_QUEUE": "4"})
     file = tmp_path / "o.toml"
     file.write_text("query-queue = 3")
     with pytest.raises(SettingsError, match=f"'query-queue' {said}"):
@@ -284,7 +284,7 @@ def test_an_old_name_is_refused_with_the_new_one(tmp_path: Path) -> None:
         ("[[families]]\nname = 1\nhelp = 'X.'", "families[0].name: 1 has the wrong type"),
         ("[[families]]\nname = 'x'\nhelp = 'X.'\nminimum = true", "families[0].minimum: True has the wrong type"),
         ("[[families]]\nname = '9'\nhelp = 'X.'", "families[0]: '9' is not a Prometheus metric name"),
-        ("[[families]]\nname = 'page_faults'\nhelp = 'X.'", "'page_faults' is there twice"),
+        ("[[families]]\nname = 'page_faults'\nhelp = 'X.'", "'page_faults' is defined twice"),
     ],
 )
 def test_a_wrong_file_is_one_line_with_its_name_and_key(tmp_path: Path, text: str, said: str) -> None:

@@ -14,7 +14,8 @@ from orchestratord import __version__, errors
 from orchestratord.config.options import OPTIONS
 from orchestratord.nodes.families import BUILT_IN, MAX_VALUE
 from orchestratord.nodes.provenance import FIELDS, MAX_INTERVAL, MAX_WORD
-from orchestratord.nodes.report import MAX_AHEAD, MAX_IGNORED, MAX_IGNORED_LENGTH, NodeId
+from orchestratord.nodes.report import MAX_AHEAD, NodeId
+from orchestratord.nodes.report_decoder import MAX_IGNORED, MAX_IGNORED_LENGTH
 from orchestratord.promql.params import MAX_POINTS, parse_duration
 from orchestratord.web.api.klein_app import Api
 from orchestratord.web.api.report_remarks import MAX_WARNINGS

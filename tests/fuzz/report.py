@@ -16,14 +16,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from orchestratord.errors import BadReport, Fault
 from orchestratord.nodes.batch import split
 from orchestratord.nodes.exposition import NODE_INFO, REPORT_DELAY, report_delay
+from orchestratord.nodes.families import LAST_REPORT
 from orchestratord.nodes.gunzip import MAX_MEMBERS, SLACK, STEP_IN, STEP_OUT, gunzip_in_steps
-from orchestratord.nodes.report import MAX_AHEAD, is_batch
-from orchestratord.remote_write.sample_row import LAST_REPORT
+from orchestratord.nodes.report import MAX_AHEAD
+from orchestratord.nodes.report_decoder import is_batch
 from tests import fakes
 from tests.fakes import FAMILIES, NOW
 
 if TYPE_CHECKING:
-    from orchestratord.nodes.report import Decoded, NodeReport
+    from orchestratord.nodes.report import NodeReport
+    from orchestratord.nodes.report_decoder import Decoded
 
 #: Bytes of an unpacked body.
 LIMIT = 65_536

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import requests
 
-from orchestratord.remote_write.sample_row import LAST_REPORT
+from orchestratord.nodes.families import LAST_REPORT
 from tests.certificates import Authority
 from tests.integration.daemon import FAMILIES, Daemon, full_report, report, until
 from tests.integration.stores import Prometheus, Store, VictoriaMetrics
@@ -239,7 +239,7 @@ def test_a_disk_that_refuses_costs_no_report(start: Callable[..., Daemon], store
     for gauge in ("oldest_seconds", "bytes", "held_bytes"):
         until(partial(is_zero, daemon, f"orchestrator_spool_{gauge}"), f"a spool whose {gauge} are 0")
     path = tmp_path / "file" / "data" / "spool"
-    assert daemon.output().count(f"the spool is kept in memory alone: {path}: Not a directory") == 1
+    assert daemon.output().count(f"the spool is only in memory: {path}: Not a directory") == 1
 
 
 def test_who_we_are_to_the_store(start: Callable[..., Daemon], tmp_path: Path) -> None:

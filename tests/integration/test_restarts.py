@@ -95,7 +95,7 @@ def test_clean_restart(start: Callable[..., Daemon], tmp_path: Path) -> None:
         return sorted(line for line in text.splitlines() if line.startswith(families))
 
     assert samples(again.get("/metrics").text) == samples(exposed)
-    again.said("2002 nodes are back from .*; 0 were stale")
+    again.said("restored 2002 nodes from .*; 0 were stale")
 
 
 def test_reports_until_the_stop(start: Callable[..., Daemon], tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_killed_while_reports_flow(start: Callable[..., Daemon], tmp_path: Path)
         for name, (sent, answered) in flow.answered.items():
             if name in found:
                 assert sent - 1 <= found[name]["last_report"] <= answered + 1
-        assert "is not taken back" not in daemon.output()
+        assert "is not restored" not in daemon.output()
 
 
 def test_stale_meanwhile(start: Callable[..., Daemon], tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_stale_meanwhile(start: Callable[..., Daemon], tmp_path: Path) -> None:
     until(lambda: time.monotonic() > answered + 2, "the end of the node's time")
     again = start(*kept)
     assert again.nodes() == []
-    again.said("0 nodes are back from .*; 1 were stale")
+    again.said("restored 0 nodes from .*; 1 were stale")
 
 
 def test_reports_of_before_are_not_forgotten(start: Callable[..., Daemon], tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_bad_file(start: Callable[..., Daemon], tmp_path: Path, what: str) -> 
         file.write_bytes(bad[what])
     again = start(*kept)
     assert again.nodes() == []
-    assert again.output().count("is not taken back") == (what != "folder")
+    assert again.output().count("is not restored") == (what != "folder")
     assert what == "folder" or (data / "snapshot.bad").read_bytes() == bad[what]
     again.post(report("n2")).raise_for_status()
     again.stop()

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from orchestratord.remote_write.sample_row import LAST_REPORT, STALE
+from orchestratord.nodes.families import LAST_REPORT
+from orchestratord.remote_write.sample_row import STALE
 from tests.integration.daemon import PATIENCE, free_port, report, until
 from tests.integration.samples import Sample, write
 from tests.integration.stores import Prometheus, VictoriaMetrics

@@ -87,7 +87,7 @@ def test_what_is_wrong_is_told_as_for_the_whole(end: bytes, count: int) -> None:
 def test_what_is_wrong_and_long_is_not_read_twice() -> None:
     """Where there are too many commas for one step, it is refused without the place."""
     body = many(FULL, MAX_COMMAS)[:-1]
-    with pytest.raises(BadReport, match=r"no array of flat reports, .* - at \$"):
+    with pytest.raises(BadReport, match=r"not an array of flat reports, .* - at \$"):
         items(body)
 
 

@@ -17,10 +17,9 @@ from orchestratord.nodes.exposition import (
     SampleRenderer,
     unrendered,
 )
-from orchestratord.nodes.families import BUILT_IN, Family
-from orchestratord.nodes.report import ReportDecoder
+from orchestratord.nodes.families import BUILT_IN, LAST_REPORT, Family
+from orchestratord.nodes.report_decoder import ReportDecoder
 from orchestratord.nodes.store import NodeStore
-from orchestratord.remote_write.sample_row import LAST_REPORT
 from tests.fakes import FAMILIES, NOW, Metrics, body, report
 
 if TYPE_CHECKING:

@@ -50,7 +50,7 @@ def test_a_family_that_no_scraper_would_take_is_refused(fields: dict[str, object
 
 def test_a_family_may_not_be_there_twice() -> None:
     """A family of the configuration cannot replace a built-in one unseen."""
-    with pytest.raises(ValueError, match="'page_faults' is there twice"):
+    with pytest.raises(ValueError, match="'page_faults' is defined twice"):
         BUILT_IN.with_more([Family("page_faults", "Again.")])
 
 

@@ -178,7 +178,7 @@ def test_a_stop_writes_the_last_reports(file: FakeFile) -> None:
     with capturedLogs() as logs:
         after = Run(file, began=1020).started()
     assert after.ages() == {"a": 20, "b": 5}
-    assert said(logs) == [f"2 nodes are back from {file.path}; 0 were stale"]
+    assert said(logs) == [f"restored 2 nodes from {file.path}; 0 were stale"]
 
 
 def test_a_killed_run_leaves_its_last_snapshot(file: FakeFile) -> None:
@@ -192,7 +192,7 @@ def test_a_killed_run_leaves_its_last_snapshot(file: FakeFile) -> None:
     with capturedLogs() as logs:
         after = Run(file, began=1062).started()
     assert after.ages() == {"new": 57}
-    assert said(logs) == [f"1 nodes are back from {file.path}; 1 were stale"]
+    assert said(logs) == [f"restored 1 nodes from {file.path}; 1 were stale"]
 
 
 def test_more_nodes_than_there_is_room_for(file: FakeFile) -> None:
@@ -308,7 +308,7 @@ def test_a_bad_file_is_set_aside(file: FakeFile, data: bytes) -> None:
     with capturedLogs() as logs:
         run = Run(file).started()
     (line,) = said(logs)
-    assert line.startswith(f"{file.path} is not taken back: it is ")
+    assert line.startswith(f"{file.path} is not restored: it is ")
     assert line.endswith(f"; it is now {file.path}.bad")
     assert run.ages() == {}
     assert file.aside == [data]
@@ -332,7 +332,7 @@ def test_a_disk_that_hangs_does_not_hold_up_the_end(file: FakeFile) -> None:
             assert not stopped.called
             run.clock.advance(0.2)
         assert stopped.called
-        assert said(logs) == ["the last snapshot takes longer than 5 s; the one before stays"]
+        assert said(logs) == ["the last snapshot takes longer than 5 s; the old one stays"]
 
 
 def test_a_stop_waits_for_the_snapshot_under_way(file: FakeFile) -> None:

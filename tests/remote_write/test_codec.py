@@ -8,9 +8,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from opentelemetry.exporter.prometheus_remote_write.gen import remote_pb2
 
-from orchestratord.nodes.families import BUILT_IN
+from orchestratord.nodes.families import BUILT_IN, LAST_REPORT
 from orchestratord.remote_write.codec import HEADERS, Encoded, Encoder
-from orchestratord.remote_write.sample_row import ABSENT, LAST_REPORT, STALE, SampleRow, row_names
+from orchestratord.remote_write.sample_row import ABSENT, STALE, SampleRow, row_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -13,7 +13,8 @@ from orchestratord.nodes.families import BUILT_IN
 from orchestratord.nodes.store import NodeStore
 from orchestratord.remote_write.delivery import BEHIND, MOST_ROWS, MOST_WAITING, SHARDS, Delivery
 from orchestratord.remote_write.sample_row import ABSENT, STALE, SampleRowFormat, row_names
-from orchestratord.remote_write.wal.log import Batch, Checkpoint
+from orchestratord.remote_write.wal.directory import Checkpoint
+from orchestratord.remote_write.wal.segments import Batch
 from tests.fakes import NOW, body, decoder
 
 FORMAT = SampleRowFormat(row_names(BUILT_IN))
@@ -289,7 +290,7 @@ def test_an_error_of_ours_holds_up_no_lane() -> None:
     with capturedLogs() as events:
         scene.sending.batches[0][1].errback(ValueError("ours"))
     assert scene.lags.dropped_samples == 9
-    assert any("are given up" in (event["log_format"] or "") for event in events)
+    assert any("are dropped" in (event["log_format"] or "") for event in events)
     scene.sending.at_once = True
     scene.post("a", at=NOW + 10)
     scene.wait()
@@ -371,8 +372,8 @@ def test_a_disk_that_refuses_is_told_once() -> None:
         scene.wait(1)
     told = [event["log_format"] for event in events if event["log_namespace"] == "orchestratord.remote_write.delivery"]
     assert told == [
-        "the spool is kept in memory alone: {path}: {problem}; trying again",
-        "reports are spooled to the disk again",
+        "the spool is only in memory: {path}: {problem}; trying again",
+        "the spool is on the disk again",
     ]
 
 

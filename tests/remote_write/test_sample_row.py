@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestratord.nodes.families import BUILT_IN
-from orchestratord.remote_write.sample_row import ABSENT, LAST_REPORT, STALE, SampleRow, SampleRowFormat, row_names
+from orchestratord.nodes.families import BUILT_IN, LAST_REPORT
+from orchestratord.remote_write.sample_row import ABSENT, STALE, SampleRow, SampleRowFormat, row_names
 from tests.fakes import FAMILIES, NOW, report
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
 from orchestratord.errors import QueryTimeout
-from orchestratord.nodes.directory import Known
-from orchestratord.nodes.families import BUILT_IN
+from orchestratord.nodes.families import BUILT_IN, LAST_REPORT
 from orchestratord.nodes.store import NodeStore
-from orchestratord.remote_write.sample_row import ABSENT, LAST_REPORT, STALE, SampleRowFormat, row_names
+from orchestratord.remote_write.node_directory import Known
+from orchestratord.remote_write.sample_row import ABSENT, STALE, SampleRowFormat, row_names
 from orchestratord.remote_write.staleness import ASK_AGAIN, LATE, LEAST_SEARCH_EVERY, MOST_AGAIN, QUIET, StaleMarkers
 from tests.fakes import NOW, report
 
@@ -507,7 +507,7 @@ def test_an_error_of_ours_does_not_end_the_looks() -> None:
     scene.store.fault = ValueError("ours")
     with capturedLogs() as events:
         scene.wait(62)
-    assert any("could not be settled" in (event["log_format"] or "") for event in events)
+    assert any("deciding about silent nodes failed" in (event["log_format"] or "") for event in events)
     scene.store.fault = None
     scene.wait(2)
     assert scene.markers() == {"a": NOW + 60}

@@ -13,7 +13,7 @@ from itertools import pairwise
 from math import inf
 from typing import TYPE_CHECKING
 
-from orchestratord.remote_write.sample_row import LAST_REPORT
+from orchestratord.nodes.families import LAST_REPORT
 from tests.benchmarks import payloads
 from tests.soak.readings import FAMILIES, node_number, values
 

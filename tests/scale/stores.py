@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote, urlencode
 
-from orchestratord.remote_write.sample_row import LAST_REPORT
+from orchestratord.nodes.families import LAST_REPORT
 from tests.benchmarks import payloads
 from tests.benchmarks.machine import ALL
 from tests.benchmarks.servers import ServerError, free_port

@@ -9,8 +9,8 @@ import time
 from math import inf
 from typing import TYPE_CHECKING
 
+from orchestratord.nodes.families import LAST_REPORT
 from orchestratord.remote_write.retrying_sender import LONGEST_WAIT
-from orchestratord.remote_write.sample_row import LAST_REPORT
 from orchestratord.remote_write.staleness import LEAST_SEARCH_EVERY, QUIET
 from tests.benchmarks import payloads
 from tests.scale.stores import EVERYTHING

@@ -16,7 +16,7 @@ from tests.fuzz.__main__ import CORPUS, MAX_LENGTH, TARGETS
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from orchestratord.nodes.report import Decoded
+    from orchestratord.nodes.report_decoder import Decoded
 
 SEEDS = [path for target in TARGETS for path in sorted((CORPUS / target).iterdir())]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from orchestratord.remote_write.sample_row import LAST_REPORT
+from orchestratord.nodes.families import LAST_REPORT
 from tests.benchmarks import payloads
 from tests.scale.book import NAMES, Book, Breach, Entry, Findings, Samples
 from tests.scale.plan import REPLICAS, Deed, Plan, ending, long, short

@@ -1,7 +1,7 @@
-"""The bytes of a segment, a piece of the spool: rows in, frames out, and back, whatever has become of them. Pure.
+"""The bytes of a segment of the write-ahead log: rows to frames and back, also from damaged bytes. Pure.
 
-magic, version       what tells it from a foreign file
-names                4 bytes of length, JSON, CRC-32: what the values of the rows stand for
+magic, version       tell it from other files
+names                4 bytes of length, JSON, CRC-32: the names of the values of a row
 frames               magic, CRC-32 of all that follows, length, number of rows, milliseconds since 1970, then the rows
 """
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 VERSION = 1
 
-#: Bytes of rows in a frame; a row that is longer has a frame to itself.
+#: Bytes of rows in a frame; a longer row gets a frame of its own.
 FRAME_BYTES = 65_536
-#: Bytes of the longest head of a file.
+#: The longest head of a file, in bytes.
 MAX_HEAD = 1 << 20
 
 _MAGIC = b"orchestratord spool "
@@ -32,25 +32,26 @@ _HEAD = _MAGIC + b"%d\n" % VERSION
 _LENGTH = struct.Struct("<I")
 _FRAME_MAGIC = b"\xf5row"
 _FRAME = struct.Struct("<4sIIIq")
-#: Where in a frame that begins which its checksum is of.
+#: The part of a frame's head that its checksum covers.
 _CHECKED = struct.Struct("<IIq")
 _BEFORE_CHECKED = _FRAME.size - _CHECKED.size
-#: Bytes of the longest frame that is believed.
+#: The longest frame that is accepted, in bytes.
 _MAX_FRAME = 1 << 24
-#: So many places that look like a frame's beginning are tried behind a damage, and of so many bytes in all: clients
-#: choose the values of rows, and the reactor waits for the reader.
+#: After damage, at most so many places that look like the beginning of a frame are tried, and so many bytes in all: the
+#: values of rows come from clients, and the reactor waits for the reader.
 _TRIES, _TRIED_BYTES = 1000, 1 << 22
 
 
 class BadSegment(Exception):
-    """A file is no segment that could be read; the text says why."""
+    """A file is not a readable segment; the text says why."""
 
 
 class Scan(NamedTuple):
-    """Frames that lie one behind the other.
+    """Consecutive frames.
 
-    `rows` is how many they say to hold, `written` when the first was made (milliseconds since 1970), `size` how many
-    bytes they take. `missing` is 0, or how many bytes a reader must have to see the frame behind them whole.
+    `payload` is their rows, `rows` the number of rows that their heads state, `written` the time of the first frame in
+    milliseconds since 1970, and `size` their length in bytes. `missing` is 0, or how many bytes from the end of these
+    frames a reader needs to get the next frame whole.
     """
 
     payload: bytes
@@ -61,9 +62,9 @@ class Scan(NamedTuple):
 
 
 class Content:
-    """What the rows of a segment that was written with some names are to a reader with others.
+    """Reads rows that were written with the names `written` as rows with the names `names`.
 
-    A name that the segment does not have is ABSENT; one that the reader does not have is left out.
+    The value of a name that was not written is ABSENT. The value of a name that is not among `names` is left out.
     """
 
     def __init__(self, written: Sequence[str], names: Sequence[str]) -> None:
@@ -74,7 +75,7 @@ class Content:
             self._order = [where.get(name) for name in names]
 
     def rows(self, payload: bytes) -> list[SampleRow]:
-        """Return the rows of a payload; ValueError if they are none."""
+        """Return the rows of a payload; raise ValueError if it does not consist of rows."""
         rows = self._format.rows(payload)
         order = self._order
         if order is None:
@@ -86,19 +87,19 @@ class Content:
 
 
 def head(names: Sequence[str]) -> bytes:
-    """Return what a segment begins with."""
+    """Return the head of a segment."""
     described = msgspec.json.encode(names)
     checked = _LENGTH.pack(len(described)) + described
     return _HEAD + checked + _LENGTH.pack(crc32(checked))
 
 
 def read_head(data: bytes) -> tuple[tuple[str, ...], int]:
-    """Return the names that a segment was written with, and where its frames begin; raise BadSegment.
+    """Return the names that a segment was written with, and the offset of its first frame; raise BadSegment.
 
-    `data` is the first MAX_HEAD bytes of it, or all.
+    `data` is the first MAX_HEAD bytes of the segment, or all of it.
     """
     if not data.startswith(_MAGIC):
-        raise BadSegment("it is empty" if not data else "it is no spool of orchestratord")
+        raise BadSegment("it is empty" if not data else "it is not a segment of orchestratord")
     if not data.startswith(_HEAD):
         raise BadSegment(f"it is not of version {VERSION}")
     at = len(_HEAD)
@@ -109,11 +110,11 @@ def read_head(data: bytes) -> tuple[tuple[str, ...], int]:
     try:
         return msgspec.json.decode(data[at + 4 : end], type=tuple[str, ...]), end + 4
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadSegment(f"its head is none ({error})") from None
+        raise BadSegment(f"its head is not valid ({error})") from None
 
 
 def frames(rows: Sequence[bytes], milliseconds: int, most: int = FRAME_BYTES) -> list[tuple[bytes, int]]:
-    """Return rows in frames of at most `most` bytes of rows, or of one row, each with the number of its rows."""
+    """Return frames with their numbers of rows; a frame has at most `most` bytes of rows, or a single row."""
     payload = b"".join(rows)
     if len(payload) <= most:
         return [(_frame(payload, len(rows), milliseconds), len(rows))]
@@ -129,7 +130,7 @@ def frames(rows: Sequence[bytes], milliseconds: int, most: int = FRAME_BYTES) ->
 
 
 def scan(data: bytes, most: int) -> Scan:
-    """Return the frames at the beginning of `data`, until they have `most` rows, or one is damaged or not whole."""
+    """Return the frames at the beginning of `data`, up to `most` rows, or up to a damaged or incomplete frame."""
     payloads: list[bytes] = []
     at = rows = written = missing = 0
     end, size = len(data), _FRAME.size
@@ -156,7 +157,7 @@ def scan(data: bytes, most: int) -> Scan:
 
 
 def resume(data: bytes) -> int | None:
-    """Return where in `data`, which begins with a damaged frame, the next good one begins; None if there is none."""
+    """Return the offset of the next good frame in `data`, which begins with a damaged one; None if there is none."""
     at, left = 0, _TRIED_BYTES
     for _ in range(_TRIES):
         at = data.find(_FRAME_MAGIC, at + 1)

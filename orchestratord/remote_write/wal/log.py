@@ -1,12 +1,12 @@
-"""Where rows wait for the store: on disk, across restarts; in memory as long as the disk refuses.
+"""The write-ahead log: rows wait here for the store, on disk across restarts, in memory while the disk fails.
 
-The rows are in segments, one after the other. A segment is a file or, in memory, the bytes that the file would have; so
-its frames are read alike, and it is written down as it is when the disk is back.
+The rows are in segments, one after the other. A segment is a file or, in memory, the bytes that the file would have. So
+both are read in the same way, and a segment in memory is written to a file unchanged when the disk works again.
 
-Who may do what: `_lock` guards all that is in memory, and is held by the reactor thread for a write or a read of the
-page cache at most. `_disk` is held by the one thread that opens, syncs or closes. Only that thread closes descriptors,
-so none is closed while it is synced, and it takes them from their segment under `_lock`, so none is closed while it is
-read. Only the last segment is written to. One that has left the list is touched by that thread alone.
+Threads: `_lock` guards everything in memory. The reactor thread holds it for a write to the page cache, or a read from
+it, at most. One thread at a time opens, syncs or closes, and holds `_disk`. Only this thread closes descriptors, so
+none is closed while it is synced. It takes a descriptor from its segment under `_lock`, so none is closed while it is
+read. Only the last segment is written to. A segment that was removed from the list belongs to this thread alone.
 """
 
 from __future__ import annotations
@@ -15,34 +15,28 @@ from contextlib import suppress
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from orchestratord.remote_write.wal.directory import PASSING, Checkpoint, LogDirectory
-from orchestratord.remote_write.wal.frames import FRAME_BYTES, Content, frames, head, resume, scan
+from orchestratord.remote_write.wal.directory import Checkpoint, LogDirectory
+from orchestratord.remote_write.wal.frames import FRAME_BYTES, Content, frames, head, scan
+from orchestratord.remote_write.wal.reader import LogReader
 from orchestratord.remote_write.wal.segments import Batch, Segment, Segments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-#: In the class itself the name is that of its size.
+#: Inside the class `bytes` is the name of a property.
 _Bytes = bytes
-
-__all__ = ["Batch", "Checkpoint", "WriteAheadLog"]
-
-#: Bytes that are read at a time: so many for each row asked for, within these bounds.
-_ROW_BYTES = 128
-_LEAST_READ = 4096
-_MOST_READ = 1 << 20
 
 
 class WriteAheadLog:
-    """Takes rows, and gives them back in their order until they are released; `names` are those of their values.
+    """Takes rows, and returns them in order until they are released; `names` are the names of a row's values.
 
-    It has at most `max_bytes`, of which `held_bytes` in memory; above that the oldest segments are dropped. On the disk
-    those dropped since the last `sync` are still there. `now` returns the Unix time. The disk may refuse whatever it
-    likes: nothing here raises OSError.
+    The log holds at most `max_bytes`, and at most `held_bytes` of them in memory; above either limit the oldest
+    segments are dropped. The files of dropped segments stay on the disk until the next `sync`. `now` returns the Unix
+    time. Nothing here raises OSError: see `problem`.
 
     `append`, `read` and `release` are for the reactor thread; `open`, `sync` and `close` block for as long as the disk
-    does. What is no method may be read by any thread.
+    does. Properties and attributes may be read by any thread.
     """
 
     def __init__(
@@ -67,45 +61,44 @@ class WriteAheadLog:
         self._frame_bytes = min(FRAME_BYTES, self._held_segment_bytes)
         self._lock, self._disk = Lock(), Lock()
         self._segments = Segments(max_bytes, max_held)
-        #: Whether the directory is ours, and its segments are in the list.
+        self._reader = LogReader(self._segments, self._files, self._failed)
+        #: `_entered`: this process has locked the directory, and its segments are in the list.
         self._entered = self._closed = False
-        #: There are files whose names are not synced.
+        #: There are new files, and the directory is not synced.
         self._new_names = False
-        self._oldest: tuple[Checkpoint, int, float] | None = None
-        #: The first position that is not released: where reading begins after a restart.
+        #: The end of what is released: reading begins here after a restart.
         self.start = Checkpoint(0, 0)
-        #: How often the disk has refused.
+        #: How often the disk has failed.
         self.failures = 0
-        #: Rows or frames lost to damage.
-        self.unreadable = 0
-        #: Why the disk refuses now; None when it does not.
+        #: Segments that were missing or damaged when they were found.
+        self._lost = 0
+        #: Why the disk fails now; None if it works.
         self.problem: str | None = None
 
     @property
     def held_bytes(self) -> int:
-        """Bytes that are not released and are in memory, since the disk refuses or has refused."""
+        """Bytes that are not released and are only in memory, because the disk fails or has failed."""
         with self._lock:
             return self._segments.waiting()[1]
 
     @property
     def overflowed(self) -> int:
-        """Rows dropped for want of room; those of a segment that had been read in part are counted at the next sync."""
+        """Rows dropped because the log was full; those of a partly read segment are counted at the next sync."""
         return self._segments.dropped
 
     @property
+    def unreadable(self) -> int:
+        """How many segments or frames were lost to damage."""
+        return self._lost + self._reader.damages
+
+    @property
     def oldest(self) -> float | None:
-        """The Unix time at which the oldest row that is not released was spooled; None if there is none."""
+        """The Unix time at which the oldest row that is not released was written; None if there is no such row."""
         with self._lock:
-            released, dropped = self._segments.released, self._segments.dropped
-            if self._oldest is None or self._oldest[:2] != (released, dropped):
-                batch = self._read(released, 1)
-                if batch is None:
-                    return None
-                self._oldest = (released, dropped, batch.written)
-            return self._oldest[2]
+            return self._reader.oldest()
 
     def open(self) -> None:
-        """Take the directory, and find what the last run has left. Comes before everything else."""
+        """Lock the directory and find the rows of an earlier process. Comes before every other call."""
         with self._disk:
             try:
                 self._enter(late=False)
@@ -115,7 +108,7 @@ class WriteAheadLog:
             self.start = self._segments.released
 
     def append(self, rows: Sequence[_Bytes]) -> None:
-        """Take the rows of one turn, as RowFormat has them; when this returns, the kernel or memory has them all."""
+        """Write the rows of one turn, as SampleRowFormat packs them: into the page cache, or into memory."""
         if not rows:
             return
         with self._lock:
@@ -123,15 +116,12 @@ class WriteAheadLog:
             self._segments.bound()
 
     def read(self, start: Checkpoint, most: int) -> Batch | None:
-        """Return about `most` rows from `start` on, whole frames and at least one; None if there is nothing (yet).
-
-        Where `start` has been dropped, the first that are there are returned.
-        """
+        """Return about `most` rows from `start` on, see `LogReader.read`; None if there are none yet."""
         with self._lock:
-            return self._read(start, most)
+            return self._reader.read(start, most)
 
     def release(self, end: Checkpoint) -> None:
-        """Give up all before `end`: it has been accepted."""
+        """Remove the rows before `end`: the store has accepted them."""
         with self._lock:
             if end <= self._segments.released:
                 return
@@ -143,13 +133,13 @@ class WriteAheadLog:
                     self._failed(error)
 
     def sync(self) -> None:
-        """Bring to the disk what is new, remove what has gone, and try again what the disk has refused."""
+        """Sync what is new, remove the files of removed segments, and retry what has failed."""
         with self._disk:
             if not self._closed:
                 self._sync()
 
     def close(self) -> None:
-        """Sync, and leave the directory to others. What the disk has not taken by now is lost when the process ends."""
+        """Sync, and unlock the directory. What is still only in memory is lost when the process ends."""
         with self._disk:
             if self._closed:
                 return
@@ -165,14 +155,14 @@ class WriteAheadLog:
 
     @property
     def bytes(self) -> int:
-        """Bytes that are not released, on disk and in memory; 0 when there is no row. The files may be larger."""
+        """Bytes that are not released, on disk and in memory; 0 if there is no row. The files may be larger."""
         with self._lock:
             return self._segments.waiting()[0]
 
-    # What follows is called with `_lock` held.
+    # The methods from here on are called with `_lock` held.
 
     def _write_in_pieces(self, made: list[tuple[_Bytes, int]]) -> None:
-        """Write frames, as many at a time as a segment has room for."""
+        """Write frames, as many at a time as fit into a segment."""
         parts: list[_Bytes] = []
         rows = size = 0
         for frame, count in made:
@@ -186,7 +176,7 @@ class WriteAheadLog:
         self._write(b"".join(parts), rows)
 
     def _limit(self) -> int:
-        """Return how large a segment may become, unless one frame is larger."""
+        """Return the largest size of a segment in bytes; a segment of one frame may be larger."""
         return self._segment_bytes if self.problem is None else self._held_segment_bytes
 
     def _write(self, data: _Bytes, rows: int) -> None:
@@ -200,7 +190,7 @@ class WriteAheadLog:
             try:
                 segment.write(written)
             except OSError as error:
-                # What the kernel has taken is cut off at the next sync, and nobody reads it until then.
+                # The next sync cuts off what was written in part; until then nothing reads it.
                 segment.torn = True
                 self._failed(error)
                 self._segments.seal()
@@ -211,7 +201,7 @@ class WriteAheadLog:
         self._segments.grow(segment, len(written), rows)
 
     def _begin(self) -> Segment:
-        """Return a new segment to be written to: a file if the disk does not refuse."""
+        """Return a new segment to write to: a file if the disk works."""
         segment = Segment(self._segments.next, len(self._head), 0, self._content, 0)
         if self.problem is None:
             try:
@@ -228,50 +218,7 @@ class WriteAheadLog:
         self.failures += 1
         self.problem = error.strerror or str(error)
 
-    def _read(self, start: Checkpoint, most: int) -> Batch | None:
-        for segment in self._segments.after(start.segment):
-            offset = max(segment.begin, start.offset) if segment.number == start.segment else segment.begin
-            if offset < segment.size:
-                try:
-                    batch = self._read_segment(segment, offset, most)
-                except OSError as error:
-                    if error.errno in PASSING:
-                        self._failed(error)
-                        return None
-                    self._damaged(segment, offset)
-                    continue
-                if batch is not None:
-                    return batch
-        return None
-
-    def _read_segment(self, segment: Segment, offset: int, most: int) -> Batch | None:
-        """Return what is behind an offset, or behind the damage there; None if that is nothing. Raises OSError."""
-        if segment.held is None and segment.descriptor < 0:
-            segment.descriptor = self._files.open(segment.number)
-        self._segments.reading = segment
-        wanted = min(max(most * _ROW_BYTES, _LEAST_READ), _MOST_READ)
-        while offset < segment.size:
-            found = scan(segment.part(offset, wanted), most)
-            if not found.size and wanted < found.missing <= segment.size - offset:
-                wanted = found.missing
-                continue
-            if found.size:
-                end = Checkpoint(segment.number, offset + found.size)
-                with suppress(ValueError):
-                    return Batch(segment.content.rows(found.payload), found.written / 1000, end)
-            self._damaged(segment, offset)
-            skipped = found.size or resume(segment.part(offset, segment.size - offset))
-            if skipped is None:
-                break
-            offset += skipped
-        return None
-
-    def _damaged(self, segment: Segment, offset: int) -> None:
-        if offset not in segment.damaged:
-            segment.damaged.add(offset)
-            self.unreadable += 1
-
-    # What follows is called with `_disk` held, and without `_lock`.
+    # The methods from here on are called with `_disk` held, and without `_lock`.
 
     def _sync(self) -> None:
         self._sweep()
@@ -280,10 +227,10 @@ class WriteAheadLog:
         self._flush()
 
     def _enter(self, *, late: bool) -> None:
-        """Take the directory and what is in it. Raises OSError.
+        """Lock the directory and list its segments. Raises OSError.
 
-        `late` is when rows may have come and gone without it: what is in it gets new numbers, so that it is read behind
-        them. They are given under the lock, so that no reader has gone past them before it could see them.
+        `late`: rows may have been written and released before. Then the segments found get new numbers, so that they
+        are read after those rows. The numbers are given under the lock, so that no reader is past them already.
         """
         self._files.acquire()
         found = self._files.find()
@@ -304,17 +251,17 @@ class WriteAheadLog:
                     continue
                 if late:
                     segment.number, segments.next = segments.next, segments.next + 1
-                    self._files.rename(number, segment.number)  # if it fails, all are found anew
+                    self._files.rename(number, segment.number)  # if this fails, the next try finds them all
                 adopted.append(segment)
             segments.adopt(adopted)
-            self.unreadable += found.lost
+            self._lost += found.lost
             self._entered = self._new_names = True
             segments.bound()
 
     def _retry(self) -> None:
-        """See whether the disk takes again what it has refused: there must be room for a frame, and for all in memory.
+        """Check whether the disk works again: there must be room for one frame, and for every segment in memory.
 
-        As long as it does not, rows go on being held, so that it is not asked at each turn.
+        Until it does, rows stay in memory, so that a failing disk is not tried in every turn.
         """
         try:
             if not self._entered:
@@ -334,7 +281,7 @@ class WriteAheadLog:
                 self._failed(error)
 
     def _write_down(self, segment: Segment) -> None:
-        """Make a segment in memory, which nobody writes to any more, a file. Raises OSError."""
+        """Write a segment that is in memory, and complete, to a file. Raises OSError."""
         file = Segment(segment.number, segment.begin, segment.size, segment.content, None)
         file.descriptor = self._files.create(segment.number)
         try:
@@ -350,7 +297,7 @@ class WriteAheadLog:
             self._new_names = True
 
     def _sweep(self) -> None:
-        """Remove the files of the segments that have gone, and count what was lost with them."""
+        """Remove the files of removed segments, and count the rows that were dropped with them."""
         with self._lock:
             gone, self._segments.gone = self._segments.gone, []
         for segment, offset in gone:
@@ -367,7 +314,7 @@ class WriteAheadLog:
                     self._files.remove(segment.number)
 
     def _flush(self) -> None:
-        """Bring to the disk what is new, and close what is not needed."""
+        """Sync what is new, and close the files that are not in use."""
         with self._lock:
             files = [segment for segment in self._segments if segment.descriptor >= 0]
             dirty = [segment for segment in files if segment.dirty]
@@ -397,5 +344,5 @@ class WriteAheadLog:
             with self._lock:
                 if segment.dirty or segment in (self._segments.current, self._segments.reading):
                     continue
-                # Nobody reads from it any more, nor will before it is opened anew.
+                # A reader opens the file again if it needs it.
                 segment.close()

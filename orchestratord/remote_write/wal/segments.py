@@ -1,4 +1,4 @@
-"""The segments of a spool and their order: which there are, how large, and which go. No lock of its own."""
+"""The segments of a write-ahead log in order: their sizes, and which of them are removed. No lock of its own."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _number = attrgetter("number")
 
 
 class Batch(NamedTuple):
-    """Rows in the order in which they were spooled.
+    """Rows in the order in which they were written.
 
-    `written` is the Unix time at which the oldest of them was, `end` where the next batch begins.
+    `written` is the Unix time at which the oldest row was written, `end` the place of the next batch.
     """
 
     rows: list[SampleRow]
@@ -31,10 +31,10 @@ class Batch(NamedTuple):
 
 
 class Segment:
-    """A piece of the spool. Its frames lie from `begin` to `size`; there are none yet where `size` is 0.
+    """A part of the log. Its frames lie from byte `begin` to byte `size`; `size` is 0 until something is written.
 
-    It is a file, which has a descriptor while it is written, synced or read, or `held` in memory. `rows` is how many it
-    has, None if that is not known. `dirty`: there is more to sync. `torn`: there may be part of a frame behind its end.
+    It is a file, which has a descriptor while it is written, synced or read, or it is `held` in memory. `rows` is its
+    number of rows, None if unknown. `dirty`: it is not synced. `torn`: part of a frame may lie after its end.
     """
 
     __slots__ = ("begin", "content", "damaged", "descriptor", "dirty", "held", "number", "rows", "size", "torn")
@@ -48,24 +48,24 @@ class Segment:
         self.descriptor = -1
         self.held: bytearray | None = None
         self.dirty = self.torn = False
-        #: Where it was found to be damaged, so that each damage is counted once.
+        #: The offsets of damage that was found, so that each is counted once.
         self.damaged: set[int] = set()
 
     def part(self, offset: int, most: int) -> bytes:
-        """Return bytes from an offset on, none behind the end. Raises OSError."""
+        """Return up to `most` bytes from an offset on. Raises OSError."""
         end = min(offset + most, self.size)
         if self.held is not None:
             return bytes(self.held[offset:end])
         return os.pread(self.descriptor, end - offset, offset)
 
     def write(self, data: bytes | bytearray) -> None:
-        """Write all of it to the file, where the kernel takes some, too. Raises OSError."""
+        """Write all of the data to the file, in several calls if necessary. Raises OSError."""
         written = os.write(self.descriptor, data)
         while written < len(data):
             written += os.write(self.descriptor, memoryview(data)[written:])
 
     def sync(self) -> None:
-        """Bring the file to the disk, without what is torn. Raises OSError."""
+        """Sync the file, and cut off a torn end first. Raises OSError."""
         if self.torn:
             os.ftruncate(self.descriptor, self.size)
         os.fdatasync(self.descriptor)
@@ -79,10 +79,10 @@ class Segment:
 
 
 class Segments:
-    """All segments, in the order of their numbers; only the last, `current`, is written to, if there is one.
+    """All segments, in the order of their numbers; only the last one, `current`, is written to. It may be None.
 
-    Of `bytes` in all `held_bytes` are in memory. Those that leave are put into `gone`, each with the offset from which
-    on its rows are still to be counted as dropped, or None.
+    They have `bytes` bytes, `held_bytes` of them in memory. A removed segment is put into `gone`, with the offset from
+    which its rows have to be counted as dropped, or None if they are counted or released.
     """
 
     def __init__(self, max_bytes: int, max_held: int) -> None:
@@ -96,7 +96,7 @@ class Segments:
         self.gone: list[tuple[Segment, int | None]] = []
         self.bytes = 0
         self.held_bytes = 0
-        #: Rows dropped, as far as they have been counted.
+        #: Rows that were dropped and counted.
         self.dropped = 0
 
     def __iter__(self) -> Iterator[Segment]:
@@ -111,17 +111,17 @@ class Segments:
             yield self._all[index]
 
     def held(self) -> Segment | None:
-        """Return the oldest that is in memory."""
+        """Return the oldest segment that is in memory, or None."""
         return next((segment for segment in self._all if segment.held is not None), None)
 
     def begin(self, segment: Segment) -> None:
-        """Put a new one at the end, to be written to."""
+        """Add a new segment at the end, and write to it from now on."""
         self.next = segment.number + 1
         self._all.append(segment)
         self.current = segment
 
     def adopt(self, segments: Sequence[Segment]) -> None:
-        """Put some that are whole where they belong."""
+        """Add complete segments in the order of their numbers."""
         self._all += segments
         self._all.sort(key=_number)
         for segment in segments:
@@ -129,7 +129,7 @@ class Segments:
             self.bytes += segment.size
 
     def grow(self, segment: Segment, size: int, rows: int) -> None:
-        """Count what was written to the current one."""
+        """Count bytes and rows that were written to the current segment."""
         segment.size += size
         segment.rows = (segment.rows or 0) + rows
         self.bytes += size
@@ -137,13 +137,13 @@ class Segments:
             self.held_bytes += size
 
     def written_down(self, segment: Segment) -> None:
-        """Count one as a file that was in memory."""
+        """Count a segment as a file that was in memory before."""
         segment.held = None
         if segment in self._all:
             self.held_bytes -= segment.size
 
     def seal(self) -> None:
-        """Write no more to the current one."""
+        """End the current segment: nothing is written to it any more."""
         segment, self.current = self.current, None
         if segment is None:
             return
@@ -154,13 +154,13 @@ class Segments:
             self._remove(segment)
 
     def release(self, end: Checkpoint) -> None:
-        """Let go of those that lie before a position, and keep it."""
+        """Remove the segments that lie before a checkpoint, and remember the checkpoint."""
         self.released = end
         while self._all and self._is_released(self._all[0]):
             self._remove(self._all[0])
 
     def waiting(self) -> tuple[int, int]:
-        """Return the bytes that are not released, and how many of them are in memory; 0 if there is no row in them."""
+        """Return the bytes that are not released, and how many of them are in memory; 0 if they hold no row."""
         if not self._all or Checkpoint(self._all[-1].number, self._all[-1].size) <= self.released:
             return 0, 0
         first = self._all[0]
@@ -168,7 +168,7 @@ class Segments:
         return self.bytes - done, self.held_bytes - (0 if first.held is None else done)
 
     def bound(self) -> None:
-        """Drop the oldest until the others fit; the current one stays."""
+        """Drop the oldest segments until the others fit; the current one stays."""
         while self.bytes > self._max_bytes and self._drop(self._all[0]):
             pass
         while self.held_bytes > self._max_held and (oldest := self.held()) is not None and self._drop(oldest):

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from orchestratord.nodes.provenance import Provenance
-    from orchestratord.nodes.report import Decoded, NodeReport
+    from orchestratord.nodes.report import NodeReport
+    from orchestratord.nodes.report_decoder import Decoded
 
 log = Logger()
 

@@ -11,9 +11,10 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from orchestratord.errors import Busy, Draining, Fault, Forbidden, NoFamily, UnsupportedBody
+from orchestratord.errors import Busy, Draining, Fault, NoFamily, UnsupportedBody
 from orchestratord.nodes.gunzip import gunzip_in_steps
-from orchestratord.nodes.report import is_batch, joined, shortened
+from orchestratord.nodes.intake import ReportIntake
+from orchestratord.nodes.report_decoder import shortened
 from orchestratord.web.server.responses import (
     ConstantAnswer,
     failure_body,
@@ -24,9 +25,9 @@ from orchestratord.web.server.responses import (
 from orchestratord.web.server.site import client_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
-    from orchestratord.nodes.report import Decoded, NodeReport, ReportDecoder
+    from orchestratord.nodes.report_decoder import Decoded, ReportDecoder
     from orchestratord.nodes.store import NodeStore, Updated
     from orchestratord.runtime.clocks import Clocks
     from orchestratord.runtime.time_slices import TimeSlices
@@ -43,8 +44,6 @@ AT_ONCE = 32_768
 DECODED_FACTOR = 8
 #: Long gzip bodies that are unpacked at a time; what comes out is held when it is whole.
 UNPACKED_AT_ONCE = 4
-#: Nodes that are named in the log when they first report, in a second.
-LOGGED_EACH_SECOND = 10
 
 _ONE: dict[str, Any] = {"status": "Metrics updated", "accepted": 1, "superseded": 0}
 _ACCEPTED = ConstantAnswer(_ONE)
@@ -55,12 +54,12 @@ _DRAINING = "the orchestrator is shutting down; report to its successor"
 
 
 class ReportsResource(Resource):
-    """Takes reports into the table.
+    """Answers requests that carry reports; `orchestratord.nodes.intake` stores the reports.
 
-    `remarks` finds what is to be said about those that were taken. `draining` says whether the service is about to
-    stop; then nothing is taken any more. `slices` has the turns of long bodies. `settle` hands what was stored
-    in this turn of the reactor to the kernel, if that is wanted before an answer goes out. `take` leaves that to its
-    caller, who knows whether the answer can go out before the turn ends.
+    `remarks` makes the remarks in an answer. `draining` says whether the service is about to stop; then every report is
+    refused. `max_bytes` bounds an unpacked body. `slices` gives the turns of long bodies. `flush` hands the reports of
+    this turn of the reactor to the kernel, where that has to come before the answer; None where it does not. `take`
+    leaves this to its caller, who knows whether the answer is sent before the turn ends.
     """
 
     isLeaf = True
@@ -82,15 +81,12 @@ class ReportsResource(Resource):
         super().__init__()
         self._slices = slices
         self._unpacking = DeferredSemaphore(UNPACKED_AT_ONCE)
-        self._decoder = decoder
-        self._nodes = nodes
+        self._intake = ReportIntake(reactor, decoder, nodes, telemetry, clocks, slices=slices)
         self._telemetry = telemetry
-        self._clocks = clocks
         self._remarks = remarks
         self._max_bytes = max_bytes
         self._draining = draining
         self._flush = flush
-        self._first_reports = FirstReportLog(reactor)
 
     def render(self, request: BoundedRequest) -> bytes | int:
         """Answer a request of any method."""
@@ -103,9 +99,9 @@ class ReportsResource(Resource):
             more = next(unpacking, None) if len(body) <= AT_ONCE else b""
             if more is None:
                 self._telemetry.report_body(len(body))
-                decoded = self._decoder.decode(body, self._clocks.time())
-                _check_node(request.node, decoded.reports, body)
-                return json_body(request, 200, self._stored(decoded, self._store_now(decoded)))
+                taken = self._intake.take(body, request.node)
+                self._flush_now()
+                return json_body(request, 200, self._stored(*taken))
         except Exception:  # noqa: BLE001 - a Fault, or one of ours
             return self._failure_body(request, Failure())
         finished = request.notifyFinish()
@@ -156,15 +152,9 @@ class ReportsResource(Resource):
         self._telemetry.report_body(len(body))
         # What is decoded of one alone fits always.
         _hold(request, min(DECODED_FACTOR * len(body), request.channel.site.arriving.limit // 2))
-        parts: list[Decoded] = []
-        count = 0
-        for part in self._decoder.decode_in_slices(body, self._clocks.time()):
-            _check_node(request.node, part.reports, body, count)
-            count += len(part.reports)
-            parts.append(part)
-            await self._slices.turn()
-        decoded = joined(parts)
-        request.write(json_body(request, 200, self._stored(decoded, self._store_now(decoded))))
+        taken = await self._intake.take_in_slices(body, request.node)
+        self._flush_now()
+        request.write(json_body(request, 200, self._stored(*taken)))
         request.finish()
 
     def take(self, body: bytes, *, closes: bool, node: str | None) -> bytes:
@@ -176,10 +166,7 @@ class ReportsResource(Resource):
         """
         if self._draining():
             raise Draining(_DRAINING)
-        decoded = self._decoder.decode(body, self._clocks.time())
-        if node is not None:
-            _check_node(node, decoded.reports, body)
-        updated = self._store(decoded)
+        decoded, updated = self._intake.take(body, node)
         self._telemetry.report_body(len(body))
         answer = self._stored(decoded, updated)
         if answer is _ONE:
@@ -194,40 +181,22 @@ class ReportsResource(Resource):
         counts = {"status": "Metrics updated", "accepted": updated.accepted, "superseded": updated.superseded}
         return {**counts, **remarks}
 
-    def _store_now(self, decoded: Decoded) -> Updated:
-        """Store the reports, and hand them to the kernel too."""
-        updated = self._store(decoded)
+    def _flush_now(self) -> None:
+        """Hand the stored reports to the kernel, if the write-ahead log wants them before the answer."""
         if self._flush is not None:
             self._flush()
-        return updated
-
-    def _store(self, decoded: Decoded) -> Updated:
-        """Store the reports and count them; raise TableFull with nothing stored."""
-        updated = self._nodes.update(decoded.reports, self._clocks.monotonic())
-        if decoded.unknown_names:
-            self._telemetry.unknown_metrics(decoded.unknown_names)
-        if updated.accepted:
-            self._telemetry.reports("accepted", updated.accepted)
-        if updated.superseded:
-            self._telemetry.reports("superseded", updated.superseded)
-        if updated.new:
-            self._first_reports.log(updated.new)
-        return updated
 
     def _failure_body(self, request: BoundedRequest, failure: Failure) -> bytes:
         """Count what was not stored, and return the answer."""
         error = failure.value
+        self._intake.count_refused(error)
         if isinstance(error, Fault):
-            self._telemetry.reports(error.outcome)
             if isinstance(error, NoFamily):
-                self._telemetry.unknown_metrics(len(error.names))
                 self._remarks.log_ignored(shortened(error.names))
             if request.channel.site.access_log:
                 # It may quote what the client has sent, and a token may be where none belongs.
                 reason = request.channel.site.redacted(str(error).encode()).decode()
                 log.info("report from {client} refused: {reason}", client=client_of(request), reason=reason)
-        else:
-            self._telemetry.reports("failed")
         return failure_body(request, failure)
 
     def _answer_failure(self, request: BoundedRequest, failure: Failure) -> None:
@@ -241,37 +210,3 @@ def _hold(request: BoundedRequest, size: int) -> None:
     """Hold so much more memory for a long body. Raises Busy."""
     if not request.channel.hold_more(size):
         raise Busy("the batches that are being read fill their memory; try again")
-
-
-def _check_node(node: str | None, reports: Sequence[NodeReport], body: bytes, first: int = 0) -> None:
-    """Raise Forbidden if one of the reports, the first of which is number `first`, is not of the one node."""
-    if node is None:
-        return
-    for index, report in enumerate(reports, first):
-        if report.node_id != node:
-            where = f"$[{index}].node_id" if is_batch(body) else "$.node_id"
-            raise Forbidden(f"the token's claim kubernetes.io/node/name is another: {node[:253]!a} - at {where}")
-
-
-class FirstReportLog:
-    """Logs each node's first report, but no more than LOGGED_EACH_SECOND: a fleet that starts is a few lines."""
-
-    def __init__(self, reactor: Any) -> None:
-        self._reactor = reactor
-        self._logged = 0
-        self._unlogged = 0
-
-    def log(self, node_ids: list[str]) -> None:
-        """Log that these nodes report for the first time, or again after they were gone."""
-        if not self._logged:
-            self._reactor.callLater(1, self._next_second)
-        for node_id in node_ids[: LOGGED_EACH_SECOND - self._logged]:
-            log.info("node {node_id} reports for the first time", node_id=node_id)
-        named = min(len(node_ids), LOGGED_EACH_SECOND - self._logged)
-        self._logged += named
-        self._unlogged += len(node_ids) - named
-
-    def _next_second(self) -> None:
-        if self._unlogged:
-            log.info("{count} more nodes report for the first time", count=self._unlogged)
-        self._logged = self._unlogged = 0

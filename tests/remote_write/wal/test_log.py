@@ -16,9 +16,9 @@ import pytest
 
 from orchestratord.nodes.families import BUILT_IN
 from orchestratord.remote_write.sample_row import ABSENT, STALE, SampleRow, SampleRowFormat, row_names
-from orchestratord.remote_write.wal.directory import LogDirectory
+from orchestratord.remote_write.wal.directory import Checkpoint, LogDirectory
 from orchestratord.remote_write.wal.frames import BadSegment, frames, head, read_head, resume
-from orchestratord.remote_write.wal.log import Checkpoint, WriteAheadLog
+from orchestratord.remote_write.wal.log import WriteAheadLog
 from orchestratord.runtime.directory_lock import InUse
 from tests.fakes import NOW, report
 

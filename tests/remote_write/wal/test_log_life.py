@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from orchestratord.remote_write.wal.log import Checkpoint
+from orchestratord.remote_write.wal.directory import Checkpoint
 from tests.remote_write.wal.test_log import no_more_bytes, read, row, segments, spool
 
 

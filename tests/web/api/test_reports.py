@@ -9,9 +9,10 @@ import pytest
 from twisted.logger import capturedLogs, formatEvent
 
 from orchestratord.nodes.gunzip import STEP_OUT
-from orchestratord.nodes.report import SLICE
+from orchestratord.nodes.intake import LOGGED_EACH_SECOND
+from orchestratord.nodes.report_decoder import SLICE
 from orchestratord.web.api.report_remarks import MAX_LOGGED, ReportRemarks
-from orchestratord.web.api.reports import AT_ONCE, LOGGED_EACH_SECOND, UNPACKED_AT_ONCE
+from orchestratord.web.api.reports import AT_ONCE, UNPACKED_AT_ONCE
 from tests.fakes import FAMILIES, NOW, body
 from tests.wire import Wire, request, turn
 

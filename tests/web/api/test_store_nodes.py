@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestratord.errors import Overloaded, QueryTimeout, UpstreamUnavailable
-from orchestratord.nodes.directory import StoreDirectory
-from orchestratord.nodes.families import BUILT_IN
+from orchestratord.nodes.families import BUILT_IN, LAST_REPORT
 from orchestratord.promql.upstreams import Answer as Fetched
-from orchestratord.remote_write.sample_row import LAST_REPORT
+from orchestratord.remote_write.node_directory import StoreDirectory
 from tests.fakes import NOW, body
-from tests.nodes.test_directory import FakeStore
+from tests.remote_write.fake_store import FakeStore
 from tests.wire import Answer, Wire
 
 if TYPE_CHECKING:

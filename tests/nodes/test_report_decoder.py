@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from typing import Any
 
@@ -15,9 +14,8 @@ from msgspec import UNSET
 from orchestratord.errors import AheadOfClock, BadReport, BodyTooLarge, NoFamily
 from orchestratord.nodes.exposition import SampleRenderer
 from orchestratord.nodes.families import BUILT_IN, Families, Family
-from orchestratord.nodes.gunzip import gunzip
 from orchestratord.nodes.provenance import MAX_KNOWN, Provenances
-from orchestratord.nodes.report import MAX_IGNORED, SLICE, ReportDecoder
+from orchestratord.nodes.report_decoder import MAX_IGNORED, SLICE, ReportDecoder
 from tests.fakes import FAMILIES, NOW, body, decoder
 
 NUMBERS = st.one_of(
@@ -287,31 +285,6 @@ def test_a_report_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         report.node_id = "other"  # type: ignore[misc]  # on purpose
     assert isinstance(report, msgspec.Struct)
-
-
-def test_gunzip_unpacks_every_member() -> None:
-    """As gzip files may be: several members, one after the other."""
-    assert gunzip(gzip.compress(b"one") + gzip.compress(b"two"), 100) == b"onetwo"
-    assert gunzip(b"", 100) == b""
-
-
-def test_gunzip_never_unpacks_more_than_the_limit() -> None:
-    """Exactly the limit passes; a bomb does not, nor one in many members."""
-    assert gunzip(gzip.compress(b"x" * 100), 100) == b"x" * 100
-    for bomb in (gzip.compress(b"\0" * 10_000_000), gzip.compress(b"x" * 60) * 2):
-        with pytest.raises(BodyTooLarge, match="over the limit of 100 bytes"):
-            gunzip(bomb, 100)
-
-
-@pytest.mark.parametrize(
-    "data",
-    [b"plain", gzip.compress(b"x" * 50, mtime=0)[:-9], gzip.compress(b"x", mtime=0)[:-8] + b"\0" * 8],
-    ids=["plain", "cut", "checksum"],
-)
-def test_gunzip_names_what_is_no_gzip(data: bytes) -> None:
-    """Plain text, a member that ends early, a wrong checksum."""
-    with pytest.raises(BadReport, match=r"gzip.* - at \$"):
-        gunzip(data, 100)
 
 
 def test_unknown_names_are_bounded() -> None:
