@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from twisted.logger import Logger
 
-from orchestratord.config.environment import misspelt
 from orchestratord.config.options import GROUPS, OPTIONS, RENAMED
 from orchestratord.config.settings import SettingsError, load, renamed
+from orchestratord.runtime.environment import misspelt
 from orchestratord.runtime.twistd import Options as OneLineOptions
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from twisted.application.service import MultiService
 from twisted.logger import Logger
 from twisted.python import usage
 
-from orchestratord.config.environment import misspelt
 from orchestratord.profiler.agent import SOURCES, ProfilerSettings, host_node_id, profiler_service
 from orchestratord.profiler.ebpf import Machine
+from orchestratord.runtime.environment import misspelt
 from orchestratord.runtime.file_reload import FilesError, ReloadedFile
 from orchestratord.runtime.twistd import Options as OneLineOptions
 from orchestratord.security.gate import parse_tokens
