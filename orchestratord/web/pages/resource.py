@@ -11,19 +11,19 @@ from orchestratord.promql.probe import PrometheusProbe
 from orchestratord.promql.range_vector import error_text, found
 from orchestratord.runtime.gil_yield import let_go
 from orchestratord.runtime.single_flight import SingleFlight
-from orchestratord.web.pages import node_list as roster
-from orchestratord.web.pages import node_page as node
-from orchestratord.web.pages import nodes_page as table
-from orchestratord.web.pages import status_page as front
-from orchestratord.web.pages.address import address_of
 from orchestratord.web.pages.assets import Assets
 from orchestratord.web.pages.formatting import printable
-from orchestratord.web.pages.heatmap import fleet as picture_of
 from orchestratord.web.pages.layout import message, page
-from orchestratord.web.pages.medians import FleetMedians, medians
-from orchestratord.web.pages.mixed_sources import mixed_sources
-from orchestratord.web.pages.query_resource import Graphs, small
+from orchestratord.web.pages.nodes import list_page as table
+from orchestratord.web.pages.nodes import node_list as roster
+from orchestratord.web.pages.nodes import node_page as node
+from orchestratord.web.pages.nodes.medians import FleetMedians, medians
+from orchestratord.web.pages.nodes.sources import mixed_sources
+from orchestratord.web.pages.query.resource import Graphs, small
 from orchestratord.web.pages.rendering import MAX_MAKING, Drawn, PageMaker, drawn, html
+from orchestratord.web.pages.status import page as front
+from orchestratord.web.pages.status.heatmap import fleet as picture_of
+from orchestratord.web.pages.status.own_url import address_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestratord.nodes.store import Entry
-from orchestratord.web.pages.heatmap import MAX_CELLS, STEPS, TOP, fleet
+from orchestratord.web.pages.status.heatmap import MAX_CELLS, STEPS, TOP, fleet
 from tests.fakes import FAMILIES, report
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import pytest
 from orchestratord.errors import BadRequest
 from orchestratord.nodes.families import BUILT_IN
 from orchestratord.nodes.store import Entry
-from orchestratord.web.pages.medians import medians
-from orchestratord.web.pages.node_list import ROWS, listed, wanted
+from orchestratord.web.pages.nodes.medians import medians
+from orchestratord.web.pages.nodes.node_list import ROWS, listed, wanted
 from tests.fakes import body, report
 from tests.web.pages.test_resource import look, text, wired
 

@@ -10,8 +10,8 @@ import pytest
 
 from orchestratord.errors import BadQuery, UpstreamUnavailable
 from orchestratord.promql.range_vector import MAX_SERIES, Series, error_text, found
-from orchestratord.web.pages.chart import MAX_LINES, chart
-from orchestratord.web.pages.graph_params import asked
+from orchestratord.web.pages.query.chart import MAX_LINES, chart
+from orchestratord.web.pages.query.graph_params import asked
 from tests.fakes import NOW
 
 EVIL = '</style><script>alert("1")</script>&\x00\x1b\u202e'

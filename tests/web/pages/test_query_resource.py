@@ -15,8 +15,8 @@ from orchestratord.errors import BadQuery, UpstreamUnavailable
 from orchestratord.promql.range_vector import Series, present
 from orchestratord.promql.upstreams import Answer as Fetched
 from orchestratord.web.pages.assets import Assets
-from orchestratord.web.pages.chart import DARK, LIGHT, MAX_LINES, PHONE, chart
-from orchestratord.web.pages.graph_params import asked, instant, local
+from orchestratord.web.pages.query.chart import DARK, LIGHT, MAX_LINES, PHONE, chart
+from orchestratord.web.pages.query.graph_params import asked, instant, local
 from tests.fakes import NOW
 from tests.web.pages.test_resource import JSON, look, matrix, text, wired
 

@@ -8,10 +8,10 @@ from twisted.web.template import Tag, tags
 
 from orchestratord import __version__
 from orchestratord.web.pages.formatting import counted, lasting, printable, short, under
-from orchestratord.web.pages.heatmap_section import most_loaded, picture
 from orchestratord.web.pages.layout import message, sparkline
-from orchestratord.web.pages.notices import alerts_section, gone_section
-from orchestratord.web.pages.query_page import Form, query_form
+from orchestratord.web.pages.query.page import Form, query_form
+from orchestratord.web.pages.status.heatmap_section import most_loaded, picture
+from orchestratord.web.pages.status.notices import alerts_section, gone_section
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from orchestratord.promql.alerts import Alert
     from orchestratord.telemetry.self_metrics import UpstreamState
     from orchestratord.web.pages.activity import Activity
-    from orchestratord.web.pages.heatmap import Heatmap
+    from orchestratord.web.pages.status.heatmap import Heatmap
 
 #: The share of the table above which it is about to be full.
 _NEARLY_FULL = 0.9

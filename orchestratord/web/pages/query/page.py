@@ -9,16 +9,16 @@ from twisted.web.template import Tag, tags
 
 from orchestratord.promql.alerts import node_id
 from orchestratord.promql.params import parse_duration, parse_time
-from orchestratord.web.pages.chart import MAX_LINES, PHONE, size
 from orchestratord.web.pages.formatting import counted, plain
-from orchestratord.web.pages.graph_params import DEFAULT_RANGE, RANGES, local
 from orchestratord.web.pages.layout import message, node_path
+from orchestratord.web.pages.query.chart import MAX_LINES, PHONE, size
+from orchestratord.web.pages.query.graph_params import DEFAULT_RANGE, RANGES, local
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from orchestratord.promql.range_vector import Present, RangeAnswer
-    from orchestratord.web.pages.graph_params import GraphParams, Instant
+    from orchestratord.web.pages.query.graph_params import GraphParams, Instant
 
 _EXAMPLES = (
     ("topk(5, page_faults)", "the five nodes with the most page faults"),

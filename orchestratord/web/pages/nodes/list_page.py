@@ -10,13 +10,13 @@ from twisted.web.template import Tag, tags
 from orchestratord.runtime.gil_yield import breathing
 from orchestratord.web.pages.formatting import bare, counted, lasting, noun, printable
 from orchestratord.web.pages.layout import message, node_link
-from orchestratord.web.pages.node_list import AGE, ID, MAX_FIND
+from orchestratord.web.pages.nodes.node_list import AGE, ID, MAX_FIND
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from orchestratord.nodes.families import Families
-    from orchestratord.web.pages.node_list import Listed, SampleRow, Wanted
+    from orchestratord.web.pages.nodes.node_list import Listed, SampleRow, Wanted
 
 #: Rows written without a pause.
 _AT_ONCE = 10

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from orchestratord.errors import BadQuery
 from orchestratord.promql.params import parse, parse_duration, parse_time
-from orchestratord.web.pages.chart import MAX_WIDTH, MIN_WIDTH, WIDTH
+from orchestratord.web.pages.query.chart import MAX_WIDTH, MIN_WIDTH, WIDTH
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

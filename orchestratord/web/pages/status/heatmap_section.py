@@ -9,8 +9,8 @@ from twisted.web.template import Tag, tags
 
 from orchestratord.runtime.gil_yield import breathing
 from orchestratord.web.pages.formatting import bare, counted, lasting, measured, noun
-from orchestratord.web.pages.heatmap import MAX_TILES, STEPS, Cell, Heatmap
 from orchestratord.web.pages.layout import node_link, node_path
+from orchestratord.web.pages.status.heatmap import MAX_TILES, STEPS, Cell, Heatmap
 
 if TYPE_CHECKING:
     from orchestratord.nodes.families import Families, Family

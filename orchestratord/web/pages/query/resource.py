@@ -8,10 +8,10 @@ from orchestratord.errors import Busy, Overloaded, QueryFault
 from orchestratord.promql.params import parse_duration, parse_time
 from orchestratord.promql.range_vector import error_text, found, present
 from orchestratord.runtime.single_flight import SingleFlight
-from orchestratord.web.pages import query_page as graph
-from orchestratord.web.pages.chart import chart
 from orchestratord.web.pages.formatting import printable
-from orchestratord.web.pages.graph_params import asked, instant, wants_table
+from orchestratord.web.pages.query import page as graph
+from orchestratord.web.pages.query.chart import chart
+from orchestratord.web.pages.query.graph_params import asked, instant, wants_table
 from orchestratord.web.pages.rendering import MAX_MAKING, PICTURE_POLICY, answer, drawn, html
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from orchestratord.promql.params import Query
     from orchestratord.promql.upstreams import Answer, QueryClient
     from orchestratord.runtime.clocks import Clocks
-    from orchestratord.web.pages.graph_params import GraphParams
+    from orchestratord.web.pages.query.graph_params import GraphParams
     from orchestratord.web.pages.rendering import Drawn, PageMaker
     from orchestratord.web.server.request import BoundedRequest
 

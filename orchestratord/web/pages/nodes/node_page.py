@@ -10,10 +10,10 @@ from twisted.web.template import Tag, tags
 from orchestratord.nodes.departed import DELETED
 from orchestratord.promql.params import Query
 from orchestratord.web.pages.formatting import bare, clock, counted, lasting, measured, short, stamp
-from orchestratord.web.pages.graph_params import soon
-from orchestratord.web.pages.heatmap import LATE
 from orchestratord.web.pages.layout import message, sparkline
-from orchestratord.web.pages.mixed_sources import measured_by
+from orchestratord.web.pages.nodes.sources import measured_by
+from orchestratord.web.pages.query.graph_params import soon
+from orchestratord.web.pages.status.heatmap import LATE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from orchestratord.nodes.families import Families, Family
     from orchestratord.nodes.store import Entry
     from orchestratord.promql.range_vector import RangeAnswer
-    from orchestratord.web.pages.medians import FleetMedians
+    from orchestratord.web.pages.nodes.medians import FleetMedians
 
 #: Seconds that the lines go back, and between their points.
 HOUR = 3600
