@@ -18,7 +18,7 @@ class Asset:
     def __init__(self, name: str) -> None:
         self.content_type = _TYPES[name]
         self.body = files("orchestratord.web.pages").joinpath(name).read_bytes()
-        self.mark = hashlib.sha256(self.body).hexdigest()[:16]
+        self.content_hash = hashlib.sha256(self.body).hexdigest()[:16]
 
 
 class Assets:
@@ -29,7 +29,7 @@ class Assets:
 
     def __call__(self, name: str) -> str:
         """Return the path of a file."""
-        return f"/static/{name}?v={self._files[name].mark}"
+        return f"/static/{name}?v={self._files[name].content_hash}"
 
     def get(self, name: str) -> Asset | None:
         """Return a file, if there is one of that name."""

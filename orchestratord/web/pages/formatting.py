@@ -32,7 +32,7 @@ def short(value: float) -> str:
     return f"{text}{_NO_BREAK}{_PREFIXES[power]}" if power else text
 
 
-def measured(value: float, family: Family) -> str:
+def with_unit(value: float, family: Family) -> str:
     """Return a value of a family with its unit: `1.68 GB`, `52.1 k faults`."""
     if family.unit in _BYTES:
         text = short(value * _BYTES[family.unit])
@@ -40,17 +40,17 @@ def measured(value: float, family: Family) -> str:
     return f"{short(value)}{_NO_BREAK}{family.unit}" if family.unit else short(value)
 
 
-def bare(value: float, family: Family) -> str:
-    """Return what `measured` does, without the unit where that is a word that may be said once for all."""
-    return measured(value, family) if family.unit in _BYTES else short(value)
+def without_unit(value: float, family: Family) -> str:
+    """Return what `with_unit` does, without the unit where that is a word that may be said once for all."""
+    return with_unit(value, family) if family.unit in _BYTES else short(value)
 
 
-def noun(family: Family) -> str:
-    """Return the word that `bare` leaves out."""
+def unit_word(family: Family) -> str:
+    """Return the word that `without_unit` leaves out."""
     return "" if family.unit in _BYTES else family.unit
 
 
-def plain(value: float) -> str:
+def table_number(value: float) -> str:
     """Return a number as a table has it: all digits of a whole one, six of any other."""
     if math.isfinite(value) and value == int(value) and abs(value) < 1e15:
         return f"{int(value):,}"
@@ -59,7 +59,7 @@ def plain(value: float) -> str:
     return f"{value:,.6g}" if math.isfinite(value) else short(value)
 
 
-def lasting(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Return a duration in its two largest units: `2 d 4 h`."""
     whole = max(0, int(seconds))
     if whole < 60:
@@ -72,19 +72,19 @@ def lasting(seconds: float) -> str:
     raise AssertionError  # pragma: no cover - 60 s and more have a unit
 
 
-def under(seconds: float) -> str:
+def upper_bound(seconds: float) -> str:
     """Return a bound of durations: `under 25 ms`."""
     if math.isinf(seconds):
         return "over 10 s"
     return f"under {seconds * 1000:g}{_NO_BREAK}ms" if seconds < 1 else f"under {seconds:g}{_NO_BREAK}s"
 
 
-def clock(unix: float) -> str:
+def utc_time(unix: float) -> str:
     """Return a moment as `09:00:00 UTC`."""
     return datetime.fromtimestamp(unix, UTC).strftime("%H:%M:%S UTC")
 
 
-def stamp(unix: float) -> str:
+def iso_time(unix: float) -> str:
     """Return a moment as machines read it."""
     return datetime.fromtimestamp(unix, UTC).isoformat(timespec="seconds")
 

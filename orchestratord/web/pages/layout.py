@@ -8,7 +8,7 @@ from urllib.parse import quote
 from twisted.web.template import Tag, flattenString, tags
 
 from orchestratord import __version__
-from orchestratord.web.pages.formatting import clock, stamp
+from orchestratord.web.pages.formatting import iso_time, utc_time
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,15 +25,15 @@ class Frame(NamedTuple):
     """
 
     title: str
-    place: str
-    renew: float | None
-    made: float
+    menu_path: str
+    refresh_seconds: float | None
+    rendered_at: float
     assets: Any
 
 
 def page(frame: Frame, *content: Any) -> bytes:
     """Return the HTML. Made in one go: nothing in it may be a Deferred."""
-    body_attributes = {"data-renew": f"{frame.renew:g}"} if frame.renew else {}
+    body_attributes = {"data-renew": f"{frame.refresh_seconds:g}"} if frame.refresh_seconds else {}
     document = tags.html(
         tags.head(
             tags.meta(charset="utf-8"),
@@ -47,12 +47,12 @@ def page(frame: Frame, *content: Any) -> bytes:
         tags.body(
             tags.a("Skip to the content", href="#main", class_="skip"),
             tags.header(
-                tags.a(_mark(), "orchestratord", href="/", class_="brand"),
+                tags.a(_logo(), "orchestratord", href="/", class_="brand"),
                 tags.nav(
                     tags.ul(
-                        _place("Fleet", "/", frame.place),
-                        _place("Nodes", "/fleet", frame.place),
-                        _place("Query", "/graph", frame.place),
+                        _menu_item("Fleet", "/", frame.menu_path),
+                        _menu_item("Nodes", "/fleet", frame.menu_path),
+                        _menu_item("Query", "/graph", frame.menu_path),
                     ),
                     **{"aria-label": "Pages"},
                 ),
@@ -60,7 +60,7 @@ def page(frame: Frame, *content: Any) -> bytes:
                     tags.span(role="status", id="liveness"),
                     tags.span(
                         "as of ",
-                        tags.time(clock(frame.made), datetime=stamp(frame.made)),
+                        tags.time(utc_time(frame.rendered_at), datetime=iso_time(frame.rendered_at)),
                         id="made",
                     ),
                     tags.span(id="age"),
@@ -87,10 +87,10 @@ def page(frame: Frame, *content: Any) -> bytes:
         ),
         lang="en",
     )
-    return b"<!DOCTYPE html>\n" + flat(document)
+    return b"<!DOCTYPE html>\n" + to_html(document)
 
 
-def flat(tag: Tag) -> bytes:
+def to_html(tag: Tag) -> bytes:
     """Return a tag's HTML."""
     flattening: Deferred[bytes] = flattenString(None, tag)
     result: Any = flattening.result
@@ -154,14 +154,14 @@ def sparkline(points: Sequence[float | None], *, low: float | None = None) -> Ta
     return svg
 
 
-def _place(name: str, href: str, place: str) -> Tag:
+def _menu_item(name: str, href: str, current: str) -> Tag:
     link = tags.a(name, href=href)
-    if href == place:
+    if href == current:
         link(**{"aria-current": "page"})
     return tags.li(link)
 
 
-def _mark() -> Tag:
+def _logo() -> Tag:
     """Return the sign of the house: nine nodes, some of them busy."""
     cells = [
         Tag(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from orchestratord.web.server.request import BoundedRequest
 
 #: Pages made at a time; more wait for their turn with 503.
-MAX_MAKING = 4
+MAX_RENDERING = 4
 
 #: Nothing but our own files, and no script or style in the markup, whatever may get into it.
 _POLICY = (
@@ -31,53 +31,53 @@ _POLICY = (
 PICTURE_POLICY = b"default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; sandbox"
 
 
-class Drawn(NamedTuple):
+class RenderedBody(NamedTuple):
     """A page or picture, as it is, and compressed."""
 
     plain: bytes
     compressed: bytes
 
 
-class PageMaker:
+class PageRenderer:
     """Makes pages. Belongs to the reactor thread; `in_thread` runs a function on a pool thread."""
 
     def __init__(self, clocks: Clocks, assets: Assets, in_thread: Callable[[Callable[[], Any]], Deferred[Any]]) -> None:
         self._clocks = clocks
         self._assets = assets
-        self._single = 0
+        self._unshared = 0
         self.in_thread = in_thread
 
-    def frame(self, title: str, place: str, renew: float | None) -> Frame:
+    def frame(self, title: str, menu_path: str, refresh_seconds: float | None) -> Frame:
         """Return what is around a page made now."""
-        return Frame(title, place, renew, self._clocks.time(), self._assets)
+        return Frame(title, menu_path, refresh_seconds, self._clocks.time(), self._assets)
 
-    async def single(self, title: str, place: str, content: Callable[[], list[Any]]) -> Drawn:
+    async def render_unshared(self, title: str, menu_path: str, content: Callable[[], list[Any]]) -> RenderedBody:
         """Make a page that is nobody else's; raises Overloaded."""
-        frame = self.frame(title, place, None)
-        if self._single >= MAX_MAKING:
-            raise Overloaded(f"{MAX_MAKING} pages are in the making already; try again")
-        self._single += 1
+        frame = self.frame(title, menu_path, None)
+        if self._unshared >= MAX_RENDERING:
+            raise Overloaded(f"{MAX_RENDERING} pages are in the making already; try again")
+        self._unshared += 1
         try:
-            made: Drawn = await self.in_thread(lambda: drawn(page(frame, *content())))
+            made: RenderedBody = await self.in_thread(lambda: compressed(page(frame, *content())))
         finally:
-            self._single -= 1
+            self._unshared -= 1
         return made
 
 
-def drawn(body: bytes) -> Drawn:
+def compressed(body: bytes) -> RenderedBody:
     """Compress what was made; on a pool thread."""
     compressor = isal_zlib.compressobj(1, isal_zlib.DEFLATED, 16 + isal_zlib.MAX_WBITS)
-    return Drawn(body, compressor.compress(body) + compressor.flush())
+    return RenderedBody(body, compressor.compress(body) + compressor.flush())
 
 
-def html(request: BoundedRequest, status: int, made: Drawn) -> bytes:
+def respond_html(request: BoundedRequest, status: int, made: RenderedBody) -> bytes:
     """Answer a page."""
     request.setResponseCode(status)
     request.setHeader(b"Content-Type", b"text/html; charset=utf-8")
-    return answer(request, made, _POLICY)
+    return respond(request, made, _POLICY)
 
 
-def answer(request: BoundedRequest, made: Drawn, policy: bytes) -> bytes:
+def respond(request: BoundedRequest, made: RenderedBody, policy: bytes) -> bytes:
     """Answer a page or a picture, compressed for those who take that."""
     request.setHeader(b"Content-Security-Policy", policy)
     request.setHeader(b"X-Content-Type-Options", b"nosniff")

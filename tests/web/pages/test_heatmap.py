@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestratord.nodes.store import Entry
-from orchestratord.web.pages.status.heatmap import MAX_CELLS, STEPS, TOP, fleet
+from orchestratord.web.pages.status.heatmap import MAX_CELLS, STEPS, TOP, heatmap
 from tests.fakes import FAMILIES, report
 
 if TYPE_CHECKING:
@@ -41,13 +41,13 @@ def numbered(count: int) -> list[Entry]:
 
 def test_no_node() -> None:
     """Nothing to draw, and nothing fails."""
-    drawn = fleet([], FAULTS, 1000, 60)
+    drawn = heatmap([], FAULTS, 1000, 60)
     assert (drawn.nodes, drawn.cells, drawn.top, drawn.scale) == (0, [], [], None)
 
 
 def test_a_cell_a_node_in_the_order_that_people_count() -> None:
     """2 comes before 10."""
-    drawn = fleet(entries({"n10": 1, "n2": 2, "m": 3}), FAULTS, 1000, 60)
+    drawn = heatmap(entries({"n10": 1, "n2": 2, "m": 3}), FAULTS, 1000, 60)
     assert [cell.node_id for cell in drawn.cells] == ["m", "n2", "n10"]
     assert {cell.size for cell in drawn.cells} == {1}
 
@@ -55,7 +55,7 @@ def test_a_cell_a_node_in_the_order_that_people_count() -> None:
 @pytest.mark.parametrize("count", [5_000, 100_000])
 def test_many_nodes_share_cells(count: int) -> None:
     """No more cells than can be drawn; each shows its highest node, and none is left out."""
-    drawn = fleet(numbered(count), FAULTS, 1000, 60)
+    drawn = heatmap(numbered(count), FAULTS, 1000, 60)
     assert len(drawn.cells) <= MAX_CELLS
     assert drawn.group == math.ceil(count / MAX_CELLS)
     assert sum(cell.size for cell in drawn.cells) == drawn.nodes == count
@@ -66,7 +66,7 @@ def test_many_nodes_share_cells(count: int) -> None:
 
 def test_what_stands_out_stands_out() -> None:
     """One node of a hundred times the load of all others has a colour of its own."""
-    drawn = fleet(entries({f"n{index}": 1000 + index for index in range(50)} | {"hot": 100_000}), FAULTS, 1000, 60)
+    drawn = heatmap(entries({f"n{index}": 1000 + index for index in range(50)} | {"hot": 100_000}), FAULTS, 1000, 60)
     steps = {cell.node_id: cell.step for cell in drawn.cells}
     assert steps.pop("hot") == STEPS - 1
     assert set(steps.values()) == {0}
@@ -74,13 +74,13 @@ def test_what_stands_out_stands_out() -> None:
 
 def test_small_differences_do_not_look_large() -> None:
     """Nodes that do nearly the same have nearly the same colour."""
-    drawn = fleet(entries({"a": 1000, "b": 1010, "c": 1050}), FAULTS, 1000, 60)
+    drawn = heatmap(entries({"a": 1000, "b": 1010, "c": 1050}), FAULTS, 1000, 60)
     assert len({cell.step for cell in drawn.cells}) == 1
 
 
 def test_zero_and_absent_are_not_the_same() -> None:
     """A node that did nothing has the lowest colour; one that did not report has none."""
-    drawn = fleet(entries({"idle": 0, "busy": 10, "silent": None}), FAULTS, 1000, 60)
+    drawn = heatmap(entries({"idle": 0, "busy": 10, "silent": None}), FAULTS, 1000, 60)
     cells = {cell.node_id: cell for cell in drawn.cells}
     assert (cells["idle"].step, cells["silent"].step, cells["silent"].value) == (0, None, None)
     assert drawn.without == 1
@@ -89,7 +89,7 @@ def test_zero_and_absent_are_not_the_same() -> None:
 
 def test_late_nodes_are_marked() -> None:
     """Those whose age is two thirds of the limit, or more."""
-    drawn = fleet([*entries({"late": 1}, age=40), *entries({"fine": 1}, age=39.9)], FAULTS, 1000, 60)
+    drawn = heatmap([*entries({"late": 1}, age=40), *entries({"fine": 1}, age=39.9)], FAULTS, 1000, 60)
     assert [(cell.node_id, cell.late) for cell in drawn.cells] == [("fine", 0), ("late", 1)]
     assert drawn.late == 1
     assert [load.late for load in drawn.top if load.node_id == "late"] == [True]
@@ -98,7 +98,7 @@ def test_late_nodes_are_marked() -> None:
 @given(st.lists(st.floats(0, MAX_VALUE) | st.just(0.0), min_size=1, max_size=50))
 def test_every_value_has_a_colour(values: list[float]) -> None:
     """Whatever nodes report; a higher one never a lower colour."""
-    drawn = fleet(entries({f"n{index:03}": value for index, value in enumerate(values)}), FAULTS, 1000, 60)
+    drawn = heatmap(entries({f"n{index:03}": value for index, value in enumerate(values)}), FAULTS, 1000, 60)
     assert drawn.scale is not None
     assert list(drawn.scale.bounds) == sorted(drawn.scale.bounds)
     by_value = sorted(drawn.cells, key=lambda cell: cell.value or 0)
@@ -115,7 +115,7 @@ def test_families_below_zero_have_equal_steps() -> None:
         Entry(1000, type(entry.report)(entry.report.node_id, value, None, 0.0, ()))
         for entry, value in zip(cold, values, strict=True)
     ]
-    drawn = fleet(changed, 0, 1000, 60)
+    drawn = heatmap(changed, 0, 1000, 60)
     assert drawn.scale is not None
     assert not drawn.scale.logarithmic
     assert [cell.step for cell in drawn.cells] == [0, STEPS - 1]

@@ -13,7 +13,7 @@ from orchestratord.errors import BadRequest
 from orchestratord.nodes.families import BUILT_IN
 from orchestratord.nodes.store import Entry
 from orchestratord.web.pages.nodes.medians import medians
-from orchestratord.web.pages.nodes.node_list import ROWS, listed, wanted
+from orchestratord.web.pages.nodes.node_list import ROWS, parse_node_query, select_page
 from tests.fakes import body, report
 from tests.web.pages.test_resource import look, text, wired
 
@@ -33,8 +33,8 @@ FLEET = entries(("b", 3, 20), ("A", 1, 5), ("c", 40, None), ("ab", 2, 20), ("d",
 
 def names(**parameters: str) -> list[str]:
     """Return the ids that a table with these parameters shows, in its order."""
-    asked = wanted({name.strip("_"): [value] for name, value in parameters.items()}, BUILT_IN)
-    return [row.node_id for row in listed(list(FLEET), asked, NOW).rows]
+    asked = parse_node_query({name.strip("_"): [value] for name, value in parameters.items()}, BUILT_IN)
+    return [row.node_id for row in select_page(list(FLEET), asked, NOW).rows]
 
 
 @pytest.mark.parametrize(
@@ -88,12 +88,12 @@ def test_pages_of_a_large_fleet() -> None:
     fleet = entries(*values)
     shown: list[str] = []
     for page in range(1, 27):
-        asked = wanted({"sort": ["page_faults"], "page": [str(page)]}, BUILT_IN)
-        found = listed(fleet, asked, NOW)
+        asked = parse_node_query({"sort": ["page_faults"], "page": [str(page)]}, BUILT_IN)
+        found = select_page(fleet, asked, NOW)
         assert (found.page, found.pages, found.matching, found.nodes) == (page, 26, 2550, 2550)
         shown += [row.node_id for row in found.rows]
     assert shown == [name for name, _, value in sorted(values, key=lambda one: (-one[2], one[0]))]
-    beyond = listed(fleet, wanted({"page": ["99"]}, BUILT_IN), NOW)
+    beyond = select_page(fleet, parse_node_query({"page": ["99"]}, BUILT_IN), NOW)
     assert (beyond.page, len(beyond.rows)) == (26, 50)
 
 

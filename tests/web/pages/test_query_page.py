@@ -11,7 +11,7 @@ import pytest
 from orchestratord.errors import BadQuery, UpstreamUnavailable
 from orchestratord.promql.range_vector import MAX_SERIES, Series, error_text, found
 from orchestratord.web.pages.query.chart import MAX_LINES, chart
-from orchestratord.web.pages.query.graph_params import asked
+from orchestratord.web.pages.query.graph_params import parse_graph_params
 from tests.fakes import NOW
 
 EVIL = '</style><script>alert("1")</script>&\x00\x1b\u202e'
@@ -29,19 +29,22 @@ def one(values: list[tuple[float, str]], **labels: str) -> dict[str, Any]:
 
 def test_the_last_hour_unless_told_otherwise() -> None:
     """To a mark that all who look within seconds share, with what is newest before it."""
-    wanted = asked({"q": ["up"]}, NOW + 7, max_length=100)
+    wanted = parse_graph_params({"q": ["up"]}, NOW + 7, max_length=100)
     assert (wanted.start, wanted.end, wanted.step) == (f"{NOW - 3590:.0f}", f"{NOW + 10:.0f}", "15")
     assert wanted.relative == "1h"
-    assert asked({"q": ["up"], "range": ["6h"]}, NOW, max_length=100).step == "120"
+    assert parse_graph_params({"q": ["up"], "range": ["6h"]}, NOW, max_length=100).step == "120"
 
 
 def test_a_time_may_be_named() -> None:
     """Both ends, or one and the range."""
     args = {"q": ["up"], "start": ["2026-11-23T09:00:00Z"], "end": ["1795428000"], "step": ["1m"]}
-    wanted = asked(args, NOW, max_length=100)
+    wanted = parse_graph_params(args, NOW, max_length=100)
     assert (wanted.start, wanted.end, wanted.step) == ("2026-11-23T09:00:00Z", "1795428000", "1m")
     assert wanted.relative is None
-    assert asked({"q": ["up"], "end": ["1795428000"], "range": ["5m"]}, NOW, max_length=100).start == "1795427700"
+    assert (
+        parse_graph_params({"q": ["up"], "end": ["1795428000"], "range": ["5m"]}, NOW, max_length=100).start
+        == "1795427700"
+    )
 
 
 @pytest.mark.parametrize(
@@ -63,7 +66,7 @@ def test_a_time_may_be_named() -> None:
 def test_what_cannot_be_asked(args: dict[str, list[str]], named: str) -> None:
     """The error names the parameter."""
     with pytest.raises(BadQuery, match=named):
-        asked(args, NOW, max_length=100)
+        parse_graph_params(args, NOW, max_length=100)
 
 
 def test_series_are_named_by_what_tells_them_apart() -> None:

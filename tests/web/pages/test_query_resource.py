@@ -16,7 +16,7 @@ from orchestratord.promql.range_vector import Series, present
 from orchestratord.promql.upstreams import Answer as Fetched
 from orchestratord.web.pages.assets import Assets
 from orchestratord.web.pages.query.chart import DARK, LIGHT, MAX_LINES, PHONE, chart
-from orchestratord.web.pages.query.graph_params import asked, instant, local
+from orchestratord.web.pages.query.graph_params import form_time, parse_graph_params, parse_instant_params
 from tests.fakes import NOW
 from tests.web.pages.test_resource import JSON, look, matrix, text, wired
 
@@ -108,13 +108,13 @@ def test_names_of_series_lead_to_their_node() -> None:
 def test_a_time_from_a_browsers_form() -> None:
     """It has no zone, and is UTC; what is left empty is not asked for."""
     args = {"q": ["up"], "range": ["6h"], "start": ["2026-11-23T08:30"], "end": ["2026-11-23 09:00:30"], "step": [""]}
-    wanted = asked(args, NOW, max_length=100)
+    wanted = parse_graph_params(args, NOW, max_length=100)
     assert (wanted.start, wanted.end) == ("2026-11-23T08:30:00Z", "2026-11-23T09:00:30Z")
     assert wanted.relative is None
-    empty = asked({"q": ["up"], "range": ["6h"], "start": [""], "end": [""]}, NOW, max_length=100)
+    empty = parse_graph_params({"q": ["up"], "range": ["6h"], "start": [""], "end": [""]}, NOW, max_length=100)
     assert empty.relative == "6h"
-    assert instant({"q": ["up"], "end": [""]}, max_length=100).query.params == (("query", "up"),)
-    assert (local("1795424400"), local("2026-11-23T09:00"), local("soon")) == (
+    assert parse_instant_params({"q": ["up"], "end": [""]}, max_length=100).query.params == (("query", "up"),)
+    assert (form_time("1795424400"), form_time("2026-11-23T09:00"), form_time("soon")) == (
         "2026-11-23T09:00:00",
         "2026-11-23T09:00:00",
         "",

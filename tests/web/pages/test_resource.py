@@ -16,8 +16,8 @@ from orchestratord.errors import QueryTimeout, UpstreamUnavailable
 from orchestratord.nodes.families import BUILT_IN
 from orchestratord.promql.upstreams import Answer as Fetched
 from orchestratord.security.gate import Gate, Role
-from orchestratord.web.pages.query.resource import MAX_DRAWN_BYTES
-from orchestratord.web.pages.rendering import MAX_MAKING
+from orchestratord.web.pages.query.resource import MAX_ANSWER_BYTES
+from orchestratord.web.pages.rendering import MAX_RENDERING
 from tests.fakes import NOW, body, report
 from tests.wire import Answer, Wire, request
 
@@ -220,7 +220,7 @@ def test_ten_operators_cost_as_much_as_one() -> None:
     for connection in same:
         connection.send(request("GET", "/", Accept=BROWSER))
     assert len(pending) == 1
-    others = [wire.connect() for _ in range(MAX_MAKING)]
+    others = [wire.connect() for _ in range(MAX_RENDERING)]
     for connection, name in zip(others, BUILT_IN.names[1:], strict=False):
         connection.send(request("GET", f"/?metric={name}", Accept=BROWSER))
     (refused,) = others[-1].answers()
@@ -330,7 +330,7 @@ def test_a_hostile_query_is_shown_and_not_obeyed() -> None:
         ("/graph?q=" + "x" * 1001, None, 400, "longer than 1000 characters"),
         ("/graph?q=up", UpstreamUnavailable("nobody there"), 502, "nobody there"),
         ("/graph?q=up", QueryTimeout("too late"), 504, "too late"),
-        ("/graph?q=up", Fetched(200, JSON, b"x" * (MAX_DRAWN_BYTES + 1)), 422, "too much for a chart"),
+        ("/graph?q=up", Fetched(200, JSON, b"x" * (MAX_ANSWER_BYTES + 1)), 422, "too much for a chart"),
         ("/graph?q=up", Fetched(200, JSON, b"{}"), 502, "not what its API promises"),
     ],
 )

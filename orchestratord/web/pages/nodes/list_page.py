@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 from twisted.web.template import Tag, tags
 
 from orchestratord.runtime.gil_yield import breathing
-from orchestratord.web.pages.formatting import bare, counted, lasting, noun, printable
+from orchestratord.web.pages.formatting import counted, duration, printable, unit_word, without_unit
 from orchestratord.web.pages.layout import message, node_link
 from orchestratord.web.pages.nodes.node_list import AGE, ID, MAX_FIND
 
@@ -16,67 +16,65 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from orchestratord.nodes.families import Families
-    from orchestratord.web.pages.nodes.node_list import Listed, SampleRow, Wanted
+    from orchestratord.web.pages.nodes.node_list import NodeListPage, NodeQuery, NodeRow
 
 #: Rows written without a pause.
-_AT_ONCE = 10
+_ROWS_PER_SLICE = 10
 
 
-def content(wanted: Wanted, listed: Listed | None, families: Families, error: str | None = None) -> list[Any]:
-    """Return what is on the page; `listed` is None where the parameters are wrong, and `error` says how."""
+def content(query: NodeQuery, listing: NodeListPage | None, families: Families, error: str | None = None) -> list[Any]:
+    """Return what is on the page; `listing` is None where the parameters are wrong, and `error` says how."""
     parts: list[Any] = [
         tags.h1("Nodes", class_="title"),
-        tags.section(_form(wanted, families), class_="card", **{"aria-label": "Find"}),
+        tags.section(_form(query, families), class_="card", **{"aria-label": "Find"}),
     ]
     if error is not None:
         parts.append(message("bad", printable(error)))
-    if listed is None:
+    if listing is None:
         return parts
-    if not listed.matching:
-        text = "No node matches." if listed.nodes else "No node reports."
+    if not listing.matching:
+        text = "No node matches." if listing.nodes else "No node reports."
         return [*parts, message("note", text)]
-    all_of_them = listed.matching == listed.nodes
+    all_of_them = listing.matching == listing.nodes
     heading = (
-        counted(listed.nodes, "node") if all_of_them else f"{listed.matching:,} of {counted(listed.nodes, 'node')}"
+        counted(listing.nodes, "node") if all_of_them else f"{listing.matching:,} of {counted(listing.nodes, 'node')}"
     )
     parts.append(
         tags.section(
             tags.h2(heading, id="nodes"),
             tags.div(
                 tags.table(
-                    tags.thead(tags.tr(*_heads(wanted, families))),
-                    tags.tbody(_row(row, families) for row in breathing(listed.rows, _AT_ONCE)),
-                    class_="roster",
+                    tags.thead(tags.tr(*_column_heads(query, families))),
+                    tags.tbody(_row(row, families) for row in breathing(listing.rows, _ROWS_PER_SLICE)),
+                    class_="nodes-table",
                 ),
                 class_="wide",
                 role="region",
                 tabindex="0",
                 **{"aria-labelledby": "nodes"},
             ),
-            _pages(wanted, listed),
+            _page_links(query, listing),
             class_="card",
         )
     )
     return parts
 
 
-def _form(wanted: Wanted, families: Families) -> Tag:
+def _form(query: NodeQuery, families: Families) -> Tag:
     options = [tags.option("any", value="")]
     for name in (AGE, *families.names):
         option = tags.option("age in seconds" if name == AGE else name, value=name)
-        if name == wanted.by:
+        if name == query.by:
             option(selected="selected")
         options.append(option)
-    hidden = [
-        tags.input(type="hidden", name=name, value=value) for name, value in _order(wanted.sort, wanted.descending)
-    ]
+    hidden = [tags.input(type="hidden", name=name, value=value) for name, value in _order(query.sort, query.descending)]
     return tags.form(
         tags.label("Name has", **{"for": "find"}),
         tags.input(
             type="search",
             name="find",
             id="find",
-            value=wanted.find,
+            value=query.find,
             maxlength=str(MAX_FIND),
             spellcheck="false",
             autocomplete="off",
@@ -84,8 +82,8 @@ def _form(wanted: Wanted, families: Families) -> Tag:
         ),
         tags.label("Value", **{"for": "by"}),
         tags.select(*options, name="by", id="by"),
-        *_bound("min", "from", wanted.low),
-        *_bound("max", "to", wanted.high),
+        *_bound("min", "from", query.low),
+        *_bound("max", "to", query.high),
         *hidden,
         tags.button("Show", type="submit"),
         action="/fleet",
@@ -105,27 +103,25 @@ def _order(sort: str, descending: bool) -> list[tuple[str, str]]:
     return [("sort", sort), ("order", "desc" if descending else "asc")]
 
 
-def _link(wanted: Wanted, sort: str, *, descending: bool, page: int = 1) -> str:
-    parts = [("find", wanted.find), ("by", wanted.by)]
-    parts += [
-        (name, f"{value:.15g}") for name, value in (("min", wanted.low), ("max", wanted.high)) if value is not None
-    ]
+def _link(query: NodeQuery, sort: str, *, descending: bool, page: int = 1) -> str:
+    parts = [("find", query.find), ("by", query.by)]
+    parts += [(name, f"{value:.15g}") for name, value in (("min", query.low), ("max", query.high)) if value is not None]
     parts += _order(sort, descending)
     if page > 1:
         parts.append(("page", str(page)))
     return f"/fleet?{urlencode([(name, value) for name, value in parts if value])}"
 
 
-def _heads(wanted: Wanted, families: Families) -> list[Tag]:
-    columns = [(ID, "Node", ""), (AGE, "Last report", ""), *((one.name, one.name, noun(one)) for one in families)]
+def _column_heads(query: NodeQuery, families: Families) -> list[Tag]:
+    columns = [(ID, "Node", ""), (AGE, "Last report", ""), *((one.name, one.name, unit_word(one)) for one in families)]
     heads = []
     for sort, name, unit in columns:
-        current = sort == wanted.sort
+        current = sort == query.sort
         # A second click turns the order round; the first on a metric shows the largest.
-        descending = not wanted.descending if current else sort not in {ID, AGE}
-        mark = ("▼" if wanted.descending else "▲") if current else ""
+        descending = not query.descending if current else sort not in {ID, AGE}
+        mark = ("▼" if query.descending else "▲") if current else ""
         head = tags.th(
-            tags.a(*_breakable(name), href=_link(wanted, sort, descending=descending)),
+            tags.a(*_breakable(name), href=_link(query, sort, descending=descending)),
             tags.span(f" {mark}", **{"aria-hidden": "true"}) if mark else "",
             tags.span(unit, class_="unit") if unit else "",
             scope="col",
@@ -133,7 +129,7 @@ def _heads(wanted: Wanted, families: Families) -> list[Tag]:
         if sort != ID:
             head(class_="number")
         if current:
-            head(**{"aria-sort": "descending" if wanted.descending else "ascending"})
+            head(**{"aria-sort": "descending" if query.descending else "ascending"})
         heads.append(head)
     return heads
 
@@ -147,27 +143,32 @@ def _breakable(name: str) -> Iterator[Any]:
     yield last
 
 
-def _row(row: SampleRow, families: Families) -> Tag:
+def _row(row: NodeRow, families: Families) -> Tag:
     cells = [
-        tags.td("-" if value is None else bare(value, family), class_="number")
+        tags.td("-" if value is None else without_unit(value, family), class_="number")
         for family, value in zip(families, row.values, strict=True)
     ]
     return tags.tr(
         tags.th(node_link(row.node_id), scope="row"),
-        tags.td(f"{lasting(row.age)} ago", class_="number"),
+        tags.td(f"{duration(row.age)} ago", class_="number"),
         *cells,
     )
 
 
-def _pages(wanted: Wanted, listed: Listed) -> Tag | str:
-    if listed.pages == 1:
+def _page_links(query: NodeQuery, listing: NodeListPage) -> Tag | str:
+    if listing.pages == 1:
         return ""
     links: list[Any] = []
-    for name, page in (("First", 1), ("Previous", listed.page - 1), ("Next", listed.page + 1), ("Last", listed.pages)):
-        inside = 1 <= page <= listed.pages and page != listed.page
-        href = _link(wanted, wanted.sort, descending=wanted.descending, page=page)
+    for name, page in (
+        ("First", 1),
+        ("Previous", listing.page - 1),
+        ("Next", listing.page + 1),
+        ("Last", listing.pages),
+    ):
+        inside = 1 <= page <= listing.pages and page != listing.page
+        href = _link(query, query.sort, descending=query.descending, page=page)
         links.append(tags.li(tags.a(name, href=href) if inside else tags.span(name)))
     return tags.nav(
-        tags.ul(tags.li(f"Page {listed.page:,} of {listed.pages:,}"), *links, class_="links"),
+        tags.ul(tags.li(f"Page {listing.page:,} of {listing.pages:,}"), *links, class_="links"),
         **{"aria-label": "Pages of nodes"},
     )

@@ -28,7 +28,7 @@ _NUMBER = re.compile(r"[+-]?(\d{1,18}(\.\d{0,18})?|\.\d{1,18})([eE][+-]?\d{1,2})
 ID, AGE = "id", "age"
 
 
-class Wanted(NamedTuple):
+class NodeQuery(NamedTuple):
     """Which nodes are wanted, in which order. `by`, `low` and `high` filter by the age or by a metric."""
 
     find: str = ""
@@ -43,7 +43,7 @@ class Wanted(NamedTuple):
     filtered_by: int = -1
 
 
-class SampleRow(NamedTuple):
+class NodeRow(NamedTuple):
     """A node: seconds since its last report, and its values in the catalogue's order."""
 
     node_id: str
@@ -51,17 +51,17 @@ class SampleRow(NamedTuple):
     values: Sequence[float | None]
 
 
-class Listed(NamedTuple):
+class NodeListPage(NamedTuple):
     """A page of the nodes that match, of so many pages, nodes that match, and nodes in all."""
 
-    rows: list[SampleRow]
+    rows: list[NodeRow]
     page: int
     pages: int
     matching: int
     nodes: int
 
 
-def wanted(args: Mapping[str, Sequence[str]], families: Families) -> Wanted:
+def parse_node_query(args: Mapping[str, Sequence[str]], families: Families) -> NodeQuery:
     """Return what the parameters ask for; raises BadRequest, with a text that names the wrong one."""
     given = {
         name: (args.get(name) or [""])[0].strip() for name in ("find", "sort", "order", "by", "min", "max", "page")
@@ -83,7 +83,7 @@ def wanted(args: Mapping[str, Sequence[str]], families: Families) -> Wanted:
     page = int(text) if text.isascii() and text.isdigit() and len(text) < 8 else 0
     if not 1 <= page <= _MAX_PAGE:
         raise BadRequest(f"invalid parameter 'page': must be 1 to {_MAX_PAGE}, not {text[:20]!a}")
-    return Wanted(
+    return NodeQuery(
         find=given["find"].lower(),
         sort=sort,
         descending=given["order"] == "desc" or (not given["order"] and sort in names),
@@ -96,29 +96,29 @@ def wanted(args: Mapping[str, Sequence[str]], families: Families) -> Wanted:
     )
 
 
-def listed(entries: list[Entry], wanted: Wanted, now: float) -> Listed:
+def select_page(entries: list[Entry], query: NodeQuery, now: float) -> NodeListPage:
     """Return a page of these entries, the last one if there are fewer; on a pool thread if they are many.
 
     Nodes that did not report the metric come last, and are not among those that a filter by it leaves.
     """
-    matches = _matcher(wanted, now)
+    matches = _matcher(query, now)
     matching = [entry for entry in breathing(entries, _BLOCK) if matches(entry)]
     pages = max(1, -(-len(matching) // ROWS))
-    page = min(wanted.page, pages)
-    key = _key(wanted)
-    reverse = wanted.sort == ID and wanted.descending
+    page = min(query.page, pages)
+    key = _key(query)
+    reverse = query.sort == ID and query.descending
     blocks = []
     for at in range(0, len(matching), _BLOCK):
         blocks.append(sorted(matching[at : at + _BLOCK], key=key, reverse=reverse))
         pause()
     ordered = breathing(merge(*blocks, key=key, reverse=reverse), _BLOCK)
     shown = islice(ordered, (page - 1) * ROWS, page * ROWS)
-    rows = [SampleRow(entry.report.node_id, max(0.0, now - entry.seen), entry.report.values) for entry in shown]
-    return Listed(rows, page, pages, len(matching), len(entries))
+    rows = [NodeRow(entry.report.node_id, max(0.0, now - entry.seen), entry.report.values) for entry in shown]
+    return NodeListPage(rows, page, pages, len(matching), len(entries))
 
 
-def _matcher(wanted: Wanted, now: float) -> Callable[[Entry], bool]:
-    find, at, low, high = wanted.find, wanted.filtered_by, wanted.low, wanted.high
+def _matcher(query: NodeQuery, now: float) -> Callable[[Entry], bool]:
+    find, at, low, high = query.find, query.filtered_by, query.low, query.high
 
     def matches(entry: Entry) -> bool:
         if find not in entry.report.node_id.lower():
@@ -131,11 +131,11 @@ def _matcher(wanted: Wanted, now: float) -> Callable[[Entry], bool]:
     return matches
 
 
-def _key(wanted: Wanted) -> Callable[[Entry], Any]:
-    at, sign = wanted.sorted_by, -1 if wanted.descending else 1
-    if wanted.sort == ID:
+def _key(query: NodeQuery) -> Callable[[Entry], Any]:
+    at, sign = query.sorted_by, -1 if query.descending else 1
+    if query.sort == ID:
         return lambda entry: entry.report.node_id
-    if wanted.sort == AGE:  # the oldest was seen first
+    if query.sort == AGE:  # the oldest was seen first
         return lambda entry: (-sign * entry.seen, entry.report.node_id)
 
     def by_value(entry: Entry) -> tuple[bool, float, str]:

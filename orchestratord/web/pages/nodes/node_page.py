@@ -9,10 +9,10 @@ from twisted.web.template import Tag, tags
 
 from orchestratord.nodes.departed import DELETED
 from orchestratord.promql.params import Query
-from orchestratord.web.pages.formatting import bare, clock, counted, lasting, measured, short, stamp
+from orchestratord.web.pages.formatting import counted, duration, iso_time, short, utc_time, with_unit, without_unit
 from orchestratord.web.pages.layout import message, sparkline
 from orchestratord.web.pages.nodes.sources import measured_by
-from orchestratord.web.pages.query.graph_params import soon
+from orchestratord.web.pages.query.graph_params import rounded_up
 from orchestratord.web.pages.status.heatmap import LATE
 
 if TYPE_CHECKING:
@@ -31,19 +31,19 @@ STEP = 30
 PATIENCE = "2s"
 
 
-class Past(NamedTuple):
-    """The last hour of each family, oldest point first and None where there is none; or why there is no past."""
+class NodeHistory(NamedTuple):
+    """The last hour of each family, oldest point first and None where there is none; or why there is no history."""
 
     lines: Mapping[str, list[float | None]]
     fault: str | None
 
 
-def past_query(node_id: str, families: Families, unix_now: float, matchers: str) -> Query:
+def history_query(node_id: str, families: Families, unix_now: float, matchers: str) -> Query:
     """Return the one query for all lines of a node; its id is one that a node can have, and so needs no escape.
 
     `matchers` is a Fleet's.
     """
-    end = int(soon(unix_now))
+    end = int(rounded_up(unix_now))
     promql = f'max by (__name__) ({{__name__=~"{"|".join(families.names)}",node_id="{node_id}"{matchers}}})'
     params = (
         ("query", promql),
@@ -55,8 +55,8 @@ def past_query(node_id: str, families: Families, unix_now: float, matchers: str)
     return Query("/api/v1/query_range", params, 2.0)
 
 
-def past(found: RangeAnswer, query: Query) -> Past:
-    """Return the lines in the answer to a past_query."""
+def parse_history(found: RangeAnswer, query: Query) -> NodeHistory:
+    """Return the lines in the answer to a history_query."""
     start = float(dict(query.params)["start"])
     lines: dict[str, list[float | None]] = {}
     for series in found.series:
@@ -66,13 +66,13 @@ def past(found: RangeAnswer, query: Query) -> Past:
             if 0 <= index < len(line):
                 line[index] = value if value == value and abs(value) != float("inf") else None  # noqa: PLR0124 - NaN
         lines[series.labels.get("__name__", "")] = line
-    return Past(lines, None)
+    return NodeHistory(lines, None)
 
 
 def content(
     entry: Entry,
     families: Families,
-    past: Past,
+    history: NodeHistory,
     medians: FleetMedians,
     *,
     now: float,
@@ -88,25 +88,25 @@ def content(
     age = max(0.0, now - entry.seen)
     last = unix_now - age
     late = age >= LATE * stale_after
-    when = tags.time(clock(last), datetime=stamp(last))
+    when = tags.time(utc_time(last), datetime=iso_time(last))
     parts: list[Any] = [
         tags.p(tags.a("Fleet", href="/"), " / ", tags.span("node"), class_="path"),
         tags.h1(node_id, class_="title id"),
         message(
             "warn" if late else "ok",
-            f"Last report {lasting(age)} ago, at ",
+            f"Last report {duration(age)} ago, at ",
             when,
-            f". Gone in {lasting(stale_after - age)} without another.",
+            f". Gone in {duration(stale_after - age)} without another.",
         ),
     ]
     parts += measured_by(entry.report.provenance)
-    if past.fault is not None:
-        parts.append(message("bad", "The last hour is not to be had: ", past.fault))
+    if history.fault is not None:
+        parts.append(message("bad", "The last hour is not to be had: ", history.fault))
     selected = f'{{node_id="{node_id}"{matchers}}}'
-    middle = medians.values or [None] * len(entry.report.values)
+    medians_or_none = medians.values or [None] * len(entry.report.values)
     cards = [
-        _card(family, value, past.lines.get(family.name), selected, known=past.fault is None, median=median)
-        for family, value, median in zip(families, entry.report.values, middle, strict=True)
+        _card(family, value, history.lines.get(family.name), selected, known=history.fault is None, median=median)
+        for family, value, median in zip(families, entry.report.values, medians_or_none, strict=True)
     ]
     parts.append(tags.ul(*cards, class_="metriccards"))
     if medians.nodes:
@@ -116,7 +116,7 @@ def content(
     return parts
 
 
-def unknown(node_id: str, gone: Gone | None, now: float, unix_now: float) -> list[Any]:
+def unknown_node_content(node_id: str, gone: Gone | None, now: float, unix_now: float) -> list[Any]:
     """Return the page of a node of which there is no fresh report; `gone` is what is known of it since the last hour.
 
     `now` and `unix_now` are one moment, as elsewhere.
@@ -125,8 +125,8 @@ def unknown(node_id: str, gone: Gone | None, now: float, unix_now: float) -> lis
     if gone is not None:
         last = unix_now - (now - gone.seen)
         why = "it was deleted" if gone.reason == DELETED else "it has been silent since"
-        when = tags.time(clock(last), datetime=stamp(last))
-        said.append(tags.p(f"Its last report came {lasting(now - gone.seen)} ago, at ", when, f"; {why}."))
+        when = tags.time(utc_time(last), datetime=iso_time(last))
+        said.append(tags.p(f"Its last report came {duration(now - gone.seen)} ago, at ", when, f"; {why}."))
     return [
         tags.p(tags.a("Fleet", href="/"), " / ", tags.span("node"), class_="path"),
         tags.h1(node_id[:253], class_="title id"),
@@ -136,11 +136,11 @@ def unknown(node_id: str, gone: Gone | None, now: float, unix_now: float) -> lis
     ]
 
 
-def _beside(value: float | None, median: float, family: Family) -> str:
+def _compared_to_median(value: float | None, median: float, family: Family) -> str:
     """Return the fleet's median, and how many times that this value is."""
     if value is None or median == 0 or (value < 0) != (median < 0):
-        return f"the fleet's median: {measured(median, family)}"
-    return f"{short(value / median)} times the fleet's median of {measured(median, family)}"
+        return f"the fleet's median: {with_unit(median, family)}"
+    return f"{short(value / median)} times the fleet's median of {with_unit(median, family)}"
 
 
 def _card(
@@ -155,14 +155,14 @@ def _card(
     drawn = [point for point in line or () if point is not None]
     parts: list[Any] = [
         tags.h2(tags.a(family.name, href=f"/graph?{urlencode({'q': family.name + selected})}")),
-        tags.p("not reported" if value is None else measured(value, family), class_="value"),
+        tags.p("not reported" if value is None else with_unit(value, family), class_="value"),
     ]
     if median is not None:
-        parts.append(tags.p(_beside(value, median, family), class_="more"))
+        parts.append(tags.p(_compared_to_median(value, median, family), class_="more"))
     if drawn:
         parts += [
             sparkline(line or [], low=min(0.0, *drawn)),
-            tags.p(f"last hour: {bare(min(drawn), family)} to {measured(max(drawn), family)}", class_="more"),
+            tags.p(f"last hour: {without_unit(min(drawn), family)} to {with_unit(max(drawn), family)}", class_="more"),
         ]
     elif known:
         parts.append(tags.p("nothing in Prometheus in the last hour", class_="more"))

@@ -8,7 +8,7 @@ from twisted.web.template import tags
 
 from orchestratord.nodes.provenance import sources
 from orchestratord.runtime.gil_yield import breathing
-from orchestratord.web.pages.formatting import lasting
+from orchestratord.web.pages.formatting import duration
 from orchestratord.web.pages.layout import message
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 #: Sources that are named.
 _NAMED = 5
 #: Nodes that are looked at without a pause: half a millisecond.
-_AT_ONCE = 5000
+_NODES_PER_SLICE = 5000
 
 
 def measured_by(provenance: Provenance | None) -> list[Tag]:
@@ -30,7 +30,7 @@ def measured_by(provenance: Provenance | None) -> list[Tag]:
     if provenance is None:
         return []
     by = f"Measured by {provenance.source}" if provenance.source else "Measured"
-    over = f" over {lasting(provenance.interval)} each time" if provenance.interval else ""
+    over = f" over {duration(provenance.interval)} each time" if provenance.interval else ""
     version = f", profiler {provenance.version}" if provenance.version else ""
     return [tags.p(f"{by}{over}{version}.", class_="notes")]
 
@@ -38,8 +38,8 @@ def measured_by(provenance: Provenance | None) -> list[Tag]:
 def mixed_sources(entries: Sequence[Entry]) -> list[Tag]:
     """Return a warning if the nodes are measured by different sources, else nothing; on a pool thread."""
     counts: dict[str, int] = {}
-    for start in breathing(range(0, len(entries), _AT_ONCE), 1):
-        part = sources(entry.report.provenance for entry in entries[start : start + _AT_ONCE])
+    for start in breathing(range(0, len(entries), _NODES_PER_SLICE), 1):
+        part = sources(entry.report.provenance for entry in entries[start : start + _NODES_PER_SLICE])
         for source, count in part.items():
             counts[source] = counts.get(source, 0) + count
     if len(counts) < 2:

@@ -41,7 +41,7 @@ class GraphParams(NamedTuple):
     width: int = WIDTH
 
 
-class Instant(NamedTuple):
+class InstantParams(NamedTuple):
     """An instant query, and the moment that it is about as it was given; empty: now."""
 
     q: str
@@ -49,64 +49,64 @@ class Instant(NamedTuple):
     end: str
 
 
-def instant(args: Mapping[str, Sequence[str]], *, max_length: int) -> Instant:
+def parse_instant_params(args: Mapping[str, Sequence[str]], *, max_length: int) -> InstantParams:
     """Return the query that `q` and `end` ask for; raises BadQuery."""
-    q, end = _one(args, "q"), utc(_one(args, "end"))
+    q, end = _first(args, "q"), with_zone(_first(args, "end"))
     if end:
-        _moment("end", end)
-    return Instant(q, parse({"q": [q], "time": [end]}, max_length=max_length), end)
+        _unix_time("end", end)
+    return InstantParams(q, parse({"q": [q], "time": [end]}, max_length=max_length), end)
 
 
 def wants_table(args: Mapping[str, Sequence[str]]) -> bool:
     """Return whether `view` asks for a table, rather than for a chart; raises BadQuery."""
-    view = _one(args, "view") or "chart"
+    view = _first(args, "view") or "chart"
     if view not in {"chart", "table"}:
         raise BadQuery(f"invalid parameter 'view': must be chart or table, not {view[:20]!a}")
     return view == "table"
 
 
-def utc(text: str) -> str:
+def with_zone(text: str) -> str:
     """Return a time with its zone, which is UTC where it has none."""
     local = _LOCAL.match(text)
     return f"{local[1]}T{local[2]}{local[3] or ':00'}Z" if local else text
 
 
-def local(text: str) -> str:
+def form_time(text: str) -> str:
     """Return a time as a browser's form has it, in UTC; empty if it is none."""
     try:
-        return datetime.fromtimestamp(_moment("start", utc(text)), UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        return datetime.fromtimestamp(_unix_time("start", with_zone(text)), UTC).strftime("%Y-%m-%dT%H:%M:%S")
     except BadQuery:
         return ""
 
 
-def asked(args: Mapping[str, Sequence[str]], now: float, *, max_length: int) -> GraphParams:
+def parse_graph_params(args: Mapping[str, Sequence[str]], now: float, *, max_length: int) -> GraphParams:
     """Return the query that `q`, `start`, `end`, `step` and `range` ask for; raises BadQuery.
 
     Without `start` it is the time of `range` (default 1h) before `end`; without `end`, up to now.
     """
-    q = _one(args, "q")
-    relative = _one(args, "range") or DEFAULT_RANGE
-    start, end, step = utc(_one(args, "start")), utc(_one(args, "end")), _one(args, "step")
+    q = _first(args, "q")
+    relative = _first(args, "range") or DEFAULT_RANGE
+    start, end, step = with_zone(_first(args, "start")), with_zone(_first(args, "end")), _first(args, "step")
     given = bool(start or end)
-    length = _length(relative)
-    last = _moment("end", end) if end else now
-    first = _moment("start", start) if start else last - length
+    length = _range_seconds(relative)
+    last = _unix_time("end", end) if end else now
+    first = _unix_time("start", start) if start else last - length
     if not step:
         step = str(next((size for size in _STEPS if last - first <= size * _POINTS), _STEPS[-1]))
     if not end:
-        last = soon(now)
+        last = rounded_up(now)
         first = first if start else last - length
     start, end = start or f"{first:.3f}".rstrip("0").rstrip("."), end or f"{last:.3f}".rstrip("0").rstrip(".")
     query = parse({"q": [q], "start": [start], "end": [end], "step": [step]}, max_length=max_length)
-    return GraphParams(q, query, start, end, step, None if given else relative, _width(_one(args, "width")))
+    return GraphParams(q, query, start, end, step, None if given else relative, _width(_first(args, "width")))
 
 
-def soon(now: float) -> float:
+def rounded_up(now: float) -> float:
     """Return the end of what is up to now: the same for all who look within seconds, and not before what is newest."""
     return math.ceil(now / _SHARED) * _SHARED
 
 
-def _one(args: Mapping[str, Sequence[str]], name: str) -> str:
+def _first(args: Mapping[str, Sequence[str]], name: str) -> str:
     return (args.get(name) or [""])[0].strip()
 
 
@@ -117,7 +117,7 @@ def _width(text: str) -> int:
     return width or WIDTH
 
 
-def _length(text: str) -> float:
+def _range_seconds(text: str) -> float:
     try:
         length = parse_duration(text)
     except (ValueError, OverflowError):
@@ -127,7 +127,7 @@ def _length(text: str) -> float:
     return length
 
 
-def _moment(name: str, text: str) -> float:
+def _unix_time(name: str, text: str) -> float:
     try:
         moment = parse_time(text)
     except (ValueError, OverflowError):

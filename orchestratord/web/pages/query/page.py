@@ -9,16 +9,16 @@ from twisted.web.template import Tag, tags
 
 from orchestratord.promql.alerts import node_id
 from orchestratord.promql.params import parse_duration, parse_time
-from orchestratord.web.pages.formatting import counted, plain
+from orchestratord.web.pages.formatting import counted, table_number
 from orchestratord.web.pages.layout import message, node_path
 from orchestratord.web.pages.query.chart import MAX_LINES, PHONE, size
-from orchestratord.web.pages.query.graph_params import DEFAULT_RANGE, RANGES, local
+from orchestratord.web.pages.query.graph_params import DEFAULT_RANGE, RANGES, form_time
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from orchestratord.promql.range_vector import Present, RangeAnswer
-    from orchestratord.web.pages.query.graph_params import GraphParams, Instant
+    from orchestratord.web.pages.query.graph_params import GraphParams, InstantParams
 
 _EXAMPLES = (
     ("topk(5, page_faults)", "the five nodes with the most page faults"),
@@ -51,7 +51,7 @@ class Form(NamedTuple):
         return f"/graph?{urlencode({name: value for name, value in parts.items() if value})}"
 
 
-def query_form(form: Form, error: str | None = None, *, whole: bool = True) -> Tag:
+def query_form(form: Form, error: str | None = None, *, time_fields: bool = True) -> Tag:
     """Return the query box; `error` is what is wrong with the query; `whole`: with a time of one's choice."""
     chosen = form.range or DEFAULT_RANGE
     options = []
@@ -80,18 +80,18 @@ def query_form(form: Form, error: str | None = None, *, whole: bool = True) -> T
         tags.select(*options, name="range", id="range"),
         tags.button("Run", type="submit"),
     ]
-    if whole:
-        parts.append(_own_time(form))
+    if time_fields:
+        parts.append(_time_fields(form))
     if form.table:
         parts.append(tags.input(type="hidden", name="view", value="table"))
     markup = tags.form(*parts, action="/graph", method="get", class_="ask", role="search")
     return markup if error is None else tags.div(markup, message("bad", error)(id="fault"))
 
 
-def _own_time(form: Form) -> Tag:
+def _time_fields(form: Form) -> Tag:
     fields: list[Any] = []
     for name, label, value in (("start", "From (UTC)", form.start), ("end", "Until (UTC)", form.end)):
-        field = tags.input(type="datetime-local", name=name, id=name, step="1", value=local(value))
+        field = tags.input(type="datetime-local", name=name, id=name, step="1", value=form_time(value))
         fields += [tags.label(label, **{"for": name}), field]
     details = tags.details(
         tags.summary("Another time"),
@@ -128,10 +128,10 @@ def _views(form: Form) -> Tag:
     return tags.nav(tags.ul(*links), class_="metrics", **{"aria-label": "View"})
 
 
-def chart(asked: GraphParams, found: RangeAnswer) -> Tag:
+def chart_section(params: GraphParams, found: RangeAnswer) -> Tag:
     """Return the chart of an answer, by its address."""
-    fixed = {"q": asked.q, "start": asked.start, "end": asked.end, "step": asked.step}
-    relative = fixed if asked.relative is None else {"q": asked.q, "range": asked.relative}
+    fixed = {"q": params.q, "start": params.start, "end": params.end, "step": params.step}
+    relative = fixed if params.relative is None else {"q": params.q, "range": params.relative}
     drawn = min(len(found.series), MAX_LINES)
     data = f"/query?{urlencode(fixed)}"
     links = [
@@ -140,7 +140,7 @@ def chart(asked: GraphParams, found: RangeAnswer) -> Tag:
         ("Link to this very moment", f"/graph?{urlencode(fixed)}"),
     ]
     width, height = size(drawn)
-    what = f"Chart of {asked.q[:200]}: {counted(drawn, 'series', 'series')}; the table below has the figures"
+    what = f"Chart of {params.q[:200]}: {counted(drawn, 'series', 'series')}; the table below has the figures"
     source = f"/graph.svg?{urlencode(fixed)}"
     return tags.figure(
         tags.div(
@@ -149,7 +149,7 @@ def chart(asked: GraphParams, found: RangeAnswer) -> Tag:
                 tags.img(src=source, alt=what, width=str(width), height=str(height), class_="chart"),
             ),
             id="chart",
-            **{"data-values": data, "data-start": _seconds(asked.start), "data-end": _seconds(asked.end)},
+            **{"data-values": data, "data-start": _seconds(params.start), "data-end": _seconds(params.end)},
         ),
         tags.figcaption(tags.ul(*[tags.li(tags.a(name, href=href)) for name, href in links], class_="links")),
         class_="card",
@@ -160,11 +160,11 @@ def _seconds(text: str) -> str:
     return f"{parse_time(text):.3f}"
 
 
-def figures(asked: GraphParams, found: RangeAnswer) -> Tag:
+def range_table(params: GraphParams, found: RangeAnswer) -> Tag:
     """Return the figures of each series; the latest only of those that are there at the end."""
     if not found.total:
         return _nothing("No series matches in this time.")
-    start, end, step = parse_time(asked.start), parse_time(asked.end), parse_duration(asked.step)
+    start, end, step = parse_time(params.start), parse_time(params.end), parse_duration(params.step)
     last = start + (end - start) // step * step
     rows, ended = [], False
     for index, one in enumerate(found.series):
@@ -178,7 +178,7 @@ def figures(asked: GraphParams, found: RangeAnswer) -> Tag:
         rows.append(
             tags.tr(
                 tags.th(mark, _series(one.name, one.labels), scope="row"),
-                *[tags.td("-" if number is None else plain(number), class_="number") for number in numbers],
+                *[tags.td("-" if number is None else table_number(number), class_="number") for number in numbers],
             )
         )
     notes = []
@@ -189,18 +189,18 @@ def figures(asked: GraphParams, found: RangeAnswer) -> Tag:
     return _table(("latest", "lowest", "mean", "highest"), rows, found.total, notes)
 
 
-def values(asked: Instant, present: Present) -> Tag:
+def instant_table(params: InstantParams, present: Present) -> Tag:
     """Return the values of one moment, in the order of the answer."""
     if not present.total:
         return _nothing("No series matches at this moment.")
     rows = [
         tags.tr(
             tags.th(_series(one.name, one.labels), scope="row"),
-            tags.td(plain(one.value), class_="number"),
+            tags.td(table_number(one.value), class_="number"),
         )
         for one in present.values
     ]
-    moment = {"q": asked.q, "time": asked.end} if asked.end else {"q": asked.q}
+    moment = {"q": params.q, "time": params.end} if params.end else {"q": params.q}
     return _table(("value",), rows, present.total, [], tags.a("Data (JSON)", href=f"/query?{urlencode(moment)}"))
 
 

@@ -9,10 +9,10 @@ from orchestratord.promql.params import parse_duration, parse_time
 from orchestratord.promql.range_vector import error_text, found, present
 from orchestratord.runtime.single_flight import SingleFlight
 from orchestratord.web.pages.formatting import printable
-from orchestratord.web.pages.query import page as graph
+from orchestratord.web.pages.query import page as query_page
 from orchestratord.web.pages.query.chart import chart
-from orchestratord.web.pages.query.graph_params import asked, instant, wants_table
-from orchestratord.web.pages.rendering import MAX_MAKING, PICTURE_POLICY, answer, drawn, html
+from orchestratord.web.pages.query.graph_params import parse_graph_params, parse_instant_params, wants_table
+from orchestratord.web.pages.rendering import MAX_RENDERING, PICTURE_POLICY, compressed, respond, respond_html
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,100 +23,108 @@ if TYPE_CHECKING:
     from orchestratord.promql.upstreams import Answer, QueryClient
     from orchestratord.runtime.clocks import Clocks
     from orchestratord.web.pages.query.graph_params import GraphParams
-    from orchestratord.web.pages.rendering import Drawn, PageMaker
+    from orchestratord.web.pages.rendering import PageRenderer, RenderedBody
     from orchestratord.web.server.request import BoundedRequest
 
 #: Seconds for which an answer, and a picture of it, is given to all who ask.
-_ANSWER_FRESH_FOR, _PICTURE_FRESH_FOR = 5.0, 2.0
+_ANSWER_CACHE_SECONDS, _CHART_CACHE_SECONDS = 5.0, 2.0
 #: Answers fetched at a time; more wait for their turn with 503.
 _MAX_FETCHING = 8
 #: Bytes of an answer that is drawn; reading a longer one would hold the interpreter.
-MAX_DRAWN_BYTES = 4_194_304
+MAX_ANSWER_BYTES = 4_194_304
 
 
-class TooMuch(QueryFault):
+class AnswerTooLarge(QueryFault):
     """The answer is longer than anybody could look at."""
 
     status = 422
     error_type = "execution"
 
 
-class Graphs:
+class QueryPages:
     """Answers with what `client` fetches. Belongs to the reactor thread. `max_length` is that of a query."""
 
-    def __init__(self, reactor: Any, press: PageMaker, client: QueryClient, clocks: Clocks, *, max_length: int) -> None:
-        self._press = press
+    def __init__(
+        self, reactor: Any, renderer: PageRenderer, client: QueryClient, clocks: Clocks, *, max_length: int
+    ) -> None:
+        self._renderer = renderer
         self._client = client
         self._clocks = clocks
         self._max_length = max_length
-        self._pictures: SingleFlight[Drawn] = SingleFlight(reactor, _PICTURE_FRESH_FOR, most=MAX_MAKING, kept=8)
-        self._answers: SingleFlight[Answer] = SingleFlight(reactor, _ANSWER_FRESH_FOR, most=_MAX_FETCHING, kept=4)
+        self._charts: SingleFlight[RenderedBody] = SingleFlight(
+            reactor, _CHART_CACHE_SECONDS, most=MAX_RENDERING, kept=8
+        )
+        self._answers: SingleFlight[Answer] = SingleFlight(reactor, _ANSWER_CACHE_SECONDS, most=_MAX_FETCHING, kept=4)
 
     async def page(self, request: BoundedRequest, args: Mapping[str, Sequence[str]]) -> bytes:
         """Answer the query page: what is wrong with a query stands on it, with the status that says so."""
-        form = graph.Form.of(args)
+        form = query_page.Form.of(args)
         if not form.q.strip():
-            return html(request, 200, await self._press.single("Query", "/graph", lambda: graph.content(form)))
+            return respond_html(
+                request, 200, await self._renderer.render_unshared("Query", "/graph", lambda: query_page.content(form))
+            )
         try:
-            return await self._answered(request, form, args)
+            return await self._answer_page(request, form, args)
         except QueryFault as fault:
             if fault.retry_after is not None:
                 request.setHeader(b"Retry-After", b"%d" % fault.retry_after)
-            return await self._refused(request, form, fault.status, str(fault))
+            return await self._error_page(request, form, fault.status, str(fault))
 
-    async def _answered(self, request: BoundedRequest, form: graph.Form, args: Mapping[str, Sequence[str]]) -> bytes:
+    async def _answer_page(
+        self, request: BoundedRequest, form: query_page.Form, args: Mapping[str, Sequence[str]]
+    ) -> bytes:
         if wants_table(args):
-            moment = instant(args, max_length=self._max_length)
+            moment = parse_instant_params(args, max_length=self._max_length)
             query = moment.query
         else:
-            wanted = asked(args, self._clocks.time(), max_length=self._max_length)
+            wanted = parse_graph_params(args, self._clocks.time(), max_length=self._max_length)
             query = wanted.query
-        answered = await self._answer(query)
+        answered = await self._fetch(query)
         if answered.status != 200:
-            return await self._refused(request, form, answered.status, error_text(answered.status, answered.body))
+            return await self._error_page(request, form, answered.status, error_text(answered.status, answered.body))
 
         def parts() -> list[Tag]:
             if form.table:
-                return [graph.values(moment, present(answered.body))]
+                return [query_page.instant_table(moment, present(answered.body))]
             series = found(answered.body)
-            return [graph.chart(wanted, series), graph.figures(wanted, series)]
+            return [query_page.chart_section(wanted, series), query_page.range_table(wanted, series)]
 
-        made = await self._press.single(
-            f"{printable(form.q)[:80]} · Query", "/graph", lambda: graph.content(form, *parts())
+        made = await self._renderer.render_unshared(
+            f"{printable(form.q)[:80]} · Query", "/graph", lambda: query_page.content(form, *parts())
         )
-        return html(request, 200, made)
+        return respond_html(request, 200, made)
 
-    async def _refused(self, request: BoundedRequest, form: graph.Form, status: int, error: str) -> bytes:
+    async def _error_page(self, request: BoundedRequest, form: query_page.Form, status: int, error: str) -> bytes:
         shown = form._replace(q=printable(form.q), range=printable(form.range)[:80])
-        made = await self._press.single("Query", "/graph", lambda: graph.content(shown, error=error))
-        return html(request, status, made)
+        made = await self._renderer.render_unshared("Query", "/graph", lambda: query_page.content(shown, error=error))
+        return respond_html(request, status, made)
 
     async def picture(self, request: BoundedRequest, args: Mapping[str, Sequence[str]]) -> bytes:
         """Answer a range query as a chart; a failure is a query's: Prometheus' own answer, or a QueryFault."""
-        wanted = asked(args, self._clocks.time(), max_length=self._max_length)
-        answered = await self._answer(wanted.query)
+        wanted = parse_graph_params(args, self._clocks.time(), max_length=self._max_length)
+        answered = await self._fetch(wanted.query)
         if answered.status != 200:
             request.setResponseCode(answered.status)
             if answered.content_type:
                 request.setHeader(b"Content-Type", answered.content_type)
                 request.setHeader(b"Content-Length", b"%d" % len(answered.body))
             return answered.body
-        made = await self._pictures.get(wanted, lambda: self._make_picture(wanted, answered.body))
+        made = await self._charts.get(wanted, lambda: self._draw_chart(wanted, answered.body))
         request.setHeader(b"Content-Type", b"image/svg+xml")
-        return answer(request, made, PICTURE_POLICY)
+        return respond(request, made, PICTURE_POLICY)
 
-    async def _make_picture(self, wanted: GraphParams, body: bytes) -> Drawn:
+    async def _draw_chart(self, wanted: GraphParams, body: bytes) -> RenderedBody:
         params = dict(wanted.query.params)
         start, end = (parse_time(params[name]) for name in ("start", "end"))
         step = parse_duration(params["step"])
-        made: Drawn = await self._press.in_thread(
-            lambda: drawn(chart(wanted.q, found(body).series, start, end, step, width=wanted.width))
+        made: RenderedBody = await self._renderer.in_thread(
+            lambda: compressed(chart(wanted.q, found(body).series, start, end, step, width=wanted.width))
         )
         return made
 
-    async def _answer(self, query: Query) -> Answer:
+    async def _fetch(self, query: Query) -> Answer:
         async def fetch() -> Answer:
-            return small(await self._client.fetch(query))
+            return checked_size(await self._client.fetch(query))
 
         try:
             return await self._answers.get(query, fetch)
@@ -124,9 +132,11 @@ class Graphs:
             raise Overloaded(str(fault)) from None
 
 
-def small(answer: Answer) -> Answer:
-    """Return an answer that may be read; raises TooMuch."""
-    if len(answer.body) > MAX_DRAWN_BYTES:
+def checked_size(answer: Answer) -> Answer:
+    """Return an answer that may be read; raises AnswerTooLarge."""
+    if len(answer.body) > MAX_ANSWER_BYTES:
         size = len(answer.body) / 1e6
-        raise TooMuch(f"the answer is {size:.1f} MB, too much for a chart: ask for fewer series, or a longer step")
+        raise AnswerTooLarge(
+            f"the answer is {size:.1f} MB, too much for a chart: ask for fewer series, or a longer step"
+        )
     return answer

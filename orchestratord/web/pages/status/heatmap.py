@@ -61,7 +61,7 @@ class Cell(NamedTuple):
     last: str
 
 
-class Load(NamedTuple):
+class LoadedNode(NamedTuple):
     """One of the most loaded nodes; `share` is its value as a part of the highest, 0 to 1."""
 
     node_id: str
@@ -82,10 +82,10 @@ class Heatmap(NamedTuple):
     group: int
     scale: Scale | None
     cells: list[Cell]
-    top: list[Load]
+    top: list[LoadedNode]
 
 
-def fleet(entries: list[Entry], family: int, now: float, stale_after: float) -> Heatmap:
+def heatmap(entries: list[Entry], family: int, now: float, stale_after: float) -> Heatmap:
     """Return the picture of the fresh entries by the family of that index; `now` as the table's clock has it."""
     late_before = now - LATE * stale_after
     ordered = _in_order(entries)
@@ -158,7 +158,7 @@ def _scale(values: Sequence[float]) -> Scale | None:
     return Scale(tuple(low * math.exp(ratio * step) for step in range(STEPS)), logarithmic=True)
 
 
-def _top(entries: Sequence[Entry], family: int, now: float, late_before: float) -> list[Load]:
+def _top(entries: Sequence[Entry], family: int, now: float, late_before: float) -> list[LoadedNode]:
     """Return the highest, each block's own first: one call of heapq over 100,000 would hold the interpreter."""
     best: list[tuple[float, Entry]] = []
     for at in breathing(range(0, len(entries), _BLOCK), 1):
@@ -168,7 +168,7 @@ def _top(entries: Sequence[Entry], family: int, now: float, late_before: float) 
         best = sorted([*best, *block], key=lambda pair: -pair[0])[:TOP]
     highest = max((value for value, _ in best), default=0.0)
     return [
-        Load(
+        LoadedNode(
             entry.report.node_id,
             value,
             max(0.0, now - entry.seen),

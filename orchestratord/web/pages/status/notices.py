@@ -8,7 +8,7 @@ from twisted.web.template import Tag, tags
 
 from orchestratord.nodes.departed import DELETED
 from orchestratord.promql.alerts import level
-from orchestratord.web.pages.formatting import clock, counted, lasting, printable, stamp
+from orchestratord.web.pages.formatting import counted, duration, iso_time, printable, utc_time
 from orchestratord.web.pages.layout import node_link
 
 if TYPE_CHECKING:
@@ -44,11 +44,11 @@ def gone_section(missing: Missing, now: float, unix_now: float, *, shared: bool)
 
 def _gone(gone: Gone, now: float, unix_now: float) -> Tag:
     age = now - gone.seen
-    last = tags.time(clock(unix_now - age), datetime=stamp(unix_now - age))
+    last = tags.time(utc_time(unix_now - age), datetime=iso_time(unix_now - age))
     why = "deleted; " if gone.reason == DELETED else ""
     return tags.li(
         node_link(gone.node_id),
-        tags.span(f"{why}last report {lasting(age)} ago, ", last, class_="more"),
+        tags.span(f"{why}last report {duration(age)} ago, ", last, class_="more"),
     )
 
 
@@ -77,7 +77,7 @@ def _alert(alert: Alert, unix_now: float) -> Tag:
     if alert.node_id:
         parts += [" ", node_link(alert.node_id)]
     if alert.since is not None:
-        parts.append(tags.span(f" for {lasting(unix_now - alert.since)}", class_="more"))
+        parts.append(tags.span(f" for {duration(unix_now - alert.since)}", class_="more"))
     if alert.summary:
         parts.append(tags.p(printable(alert.summary), class_="more"))
     return tags.li(*parts, class_=level(alert.severity))

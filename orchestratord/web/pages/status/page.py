@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from twisted.web.template import Tag, tags
 
 from orchestratord import __version__
-from orchestratord.web.pages.formatting import counted, lasting, printable, short, under
+from orchestratord.web.pages.formatting import counted, duration, printable, short, upper_bound
 from orchestratord.web.pages.layout import message, sparkline
 from orchestratord.web.pages.query.page import Form, query_form
-from orchestratord.web.pages.status.heatmap_section import most_loaded, picture
+from orchestratord.web.pages.status.heatmap_section import heatmap_section, most_loaded_section
 from orchestratord.web.pages.status.notices import alerts_section, gone_section
 
 if TYPE_CHECKING:
@@ -28,22 +28,22 @@ _NEARLY_FULL = 0.9
 #: The shares of the last hour's nodes that are missing from which on this is a warning, and a problem.
 _MISSING, _MOST_MISSING = 0.1, 0.5
 #: Points that make a line worth looking at.
-_LINE = 6
+_MIN_POINTS = 6
 
 
-class Health(NamedTuple):
-    """How the daemon stands: what is wrong with it, and with Prometheus; None is well.
+class DaemonStatus(NamedTuple):
+    """The state of the daemon and of Prometheus. A fault is a text for people, or None if there is no fault.
 
-    `query_fault` is why a query was not answered just now; `asking` is true until one was. `max_nodes` is the size of
-    this process' table. `shared` tells that the fleet is what a store knows of all replicas' nodes, `fleet_fault` why
-    it did not say so, `delivery_fault` why no report gets there. `missing` is who left in the last hour, `alerts` what
-    is firing by the upstream.
+    `query_fault` is why the latest query failed; `no_answer_yet` is true until the first query is answered. `max_nodes`
+    is the size of this process' table. `missing` has the nodes that left in the last hour, `alerts` what is firing
+    according to the upstream. `shared` is true if a store has the nodes of all replicas; then `fleet_fault` is why the
+    store did not list them, and `delivery_fault` why it takes no report.
     """
 
     unhealthy: str | None
     unready: str | None
     query_fault: str | None
-    asking: bool
+    no_answer_yet: bool
     upstreams: list[UpstreamState]
     max_nodes: int
     missing: Missing
@@ -53,86 +53,86 @@ class Health(NamedTuple):
     delivery_fault: str | None = None
 
 
-def verdict(fleet: Heatmap, activity: Activity, health: Health) -> tuple[str, str]:
+def summary(heatmap: Heatmap, activity: Activity, status: DaemonStatus) -> tuple[str, str]:
     """Return how all of it is, `ok`, `note`, `warn` or `bad`, and a sentence that says so: the worst comes first."""
-    return next(_findings(fleet, activity, health))
+    return next(_findings(heatmap, activity, status))
 
 
-def _findings(fleet: Heatmap, activity: Activity, health: Health) -> Iterator[tuple[str, str]]:
-    if health.unhealthy:
-        yield "bad", f"The orchestrator is not healthy: {health.unhealthy}."
-    if health.unready == "draining":
+def _findings(heatmap: Heatmap, activity: Activity, status: DaemonStatus) -> Iterator[tuple[str, str]]:
+    if status.unhealthy:
+        yield "bad", f"The orchestrator is not healthy: {status.unhealthy}."
+    if status.unready == "draining":
         yield "warn", "The orchestrator is about to stop; it takes no new reports."
-    if health.fleet_fault is not None:
+    if status.fleet_fault is not None:
         yield "bad", "The store does not say what it knows of the nodes; reports are still taken."
-    if not fleet.nodes:
-        yield from _all_gone(health)
-    if health.query_fault is not None:
-        reports = "reports are still taken" if fleet.nodes or health.shared else "no node has reported yet"
-        yield "bad", f"{'The store' if health.shared else 'Prometheus'} does not answer; {reports}."
-    if health.delivery_fault is not None:
+    if not heatmap.nodes:
+        yield from _no_fresh_node(status)
+    if status.query_fault is not None:
+        reports = "reports are still taken" if heatmap.nodes or status.shared else "no node has reported yet"
+        yield "bad", f"{'The store' if status.shared else 'Prometheus'} does not answer; {reports}."
+    if status.delivery_fault is not None:
         yield "bad", "No report gets from this replica to the store."
-    if not fleet.nodes:
-        yield "note", "The store knows of no node that reports." if health.shared else "No node has reported yet."
-    yield from _of_the_nodes(fleet, activity, health)
+    if not heatmap.nodes:
+        yield "note", "The store knows of no node that reports." if status.shared else "No node has reported yet."
+    yield from _node_findings(heatmap, activity, status)
 
 
-def _all_gone(health: Health) -> Iterator[tuple[str, str]]:
+def _no_fresh_node(status: DaemonStatus) -> Iterator[tuple[str, str]]:
     """Yield what there is to say where no node is fresh, though there have been some."""
-    silent, deleted = _silent(health), len(health.missing.nodes)
+    silent, deleted = _silent(status), len(status.missing.nodes)
     if silent:
         yield "bad", f"No node reports any more; {counted(silent, 'has', 'have')} gone silent in the last hour."
-    elif health.missing.heard and not health.shared:
+    elif status.missing.heard and not status.shared:
         if not deleted:
             yield "bad", "No node has reported for more than an hour."
         yield "note", f"No node reports; {counted(deleted, 'was', 'were')} deleted in the last hour."
 
 
-def _of_the_nodes(fleet: Heatmap, activity: Activity, health: Health) -> Iterator[tuple[str, str]]:
+def _node_findings(heatmap: Heatmap, activity: Activity, status: DaemonStatus) -> Iterator[tuple[str, str]]:
     """Yield what there is to say of the fresh nodes, of which there are some, and of those that are missing."""
-    fresh, silent = counted(fleet.nodes, "node"), _silent(health)
-    held = _held(fleet, activity, health)
-    missing = _share(fleet, health)
+    fresh, silent = counted(heatmap.nodes, "node"), _silent(status)
+    held = _table_size(heatmap, activity, status)
+    missing = _silent_share(heatmap, status)
     if missing >= _MOST_MISSING:
-        yield "bad", _gone_silent(fleet, silent)
-    if held >= _NEARLY_FULL * health.max_nodes:
-        whose = "This replica's table" if health.shared else "The table"
-        yield "warn", f"{whose} is nearly full: {counted(held, 'node')} of {health.max_nodes:,}."
+        yield "bad", _silent_sentence(heatmap, silent)
+    if held >= _NEARLY_FULL * status.max_nodes:
+        whose = "This replica's table" if status.shared else "The table"
+        yield "warn", f"{whose} is nearly full: {counted(held, 'node')} of {status.max_nodes:,}."
     if missing >= _MISSING:
-        yield "warn", _gone_silent(fleet, silent)
-    if fleet.late:
-        yield "warn", f"{fleet.late:,} of {fresh} {'is' if fleet.late == 1 else 'are'} late with a report."
-    answering = "" if health.asking else f", and {'the store' if health.shared else 'Prometheus'} answers"
+        yield "warn", _silent_sentence(heatmap, silent)
+    if heatmap.late:
+        yield "warn", f"{heatmap.late:,} of {fresh} {'is' if heatmap.late == 1 else 'are'} late with a report."
+    answering = "" if status.no_answer_yet else f", and {'the store' if status.shared else 'Prometheus'} answers"
     if silent:
         went = f"{counted(silent, 'node')} went silent in the last hour"
-        yield "ok", f"{fresh} report{'s' if fleet.nodes == 1 else ''}{answering}; {went}."
-    yield "ok", f"{'The one node reports' if fleet.nodes == 1 else f'All {fresh} report'}{answering}."
+        yield "ok", f"{fresh} report{'s' if heatmap.nodes == 1 else ''}{answering}; {went}."
+    yield "ok", f"{'The one node reports' if heatmap.nodes == 1 else f'All {fresh} report'}{answering}."
 
 
-def _gone_silent(fleet: Heatmap, silent: int) -> str:
-    of = f"{silent:,} of the {fleet.nodes + silent:,} nodes of the last hour"
+def _silent_sentence(heatmap: Heatmap, silent: int) -> str:
+    of = f"{silent:,} of the {heatmap.nodes + silent:,} nodes of the last hour"
     return f"{of} {'has' if silent == 1 else 'have'} gone silent."
 
 
-def _share(fleet: Heatmap, health: Health) -> float:
+def _silent_share(heatmap: Heatmap, status: DaemonStatus) -> float:
     """Return the share of the last hour's nodes that has gone silent."""
-    silent = _silent(health)
-    return silent / (fleet.nodes + silent) if silent else 0.0
+    silent = _silent(status)
+    return silent / (heatmap.nodes + silent) if silent else 0.0
 
 
-def _silent(health: Health) -> int:
-    return health.missing.silent if health.fleet_fault is None else 0
+def _silent(status: DaemonStatus) -> int:
+    return status.missing.silent if status.fleet_fault is None else 0
 
 
-def _held(fleet: Heatmap, activity: Activity, health: Health) -> int:
+def _table_size(heatmap: Heatmap, activity: Activity, status: DaemonStatus) -> int:
     """Return how many nodes there are in this process' table."""
-    return activity.nodes if health.shared else fleet.nodes
+    return activity.nodes if status.shared else heatmap.nodes
 
 
 def content(
-    fleet: Heatmap,
+    heatmap: Heatmap,
     activity: Activity,
-    health: Health,
+    status: DaemonStatus,
     *,
     families: Families,
     family: Family,
@@ -145,33 +145,33 @@ def content(
 
     `now` and `unix_now` are one moment, by the table's clock and the calendar's; `address` is where reports are taken.
     """
-    level, sentence = verdict(fleet, activity, health)
+    level, sentence = summary(heatmap, activity, status)
     parts: list[Any] = [message(level, sentence, heading=True)]
-    if health.query_fault is not None:
-        parts.append(tags.p(printable(health.query_fault), class_="reason"))
-    if health.fleet_fault is not None and health.fleet_fault != health.query_fault:
-        parts.append(tags.p(printable(health.fleet_fault), class_="reason"))
-    if health.delivery_fault is not None:
-        reason = f"The store takes no reports: {health.delivery_fault}"
+    if status.query_fault is not None:
+        parts.append(tags.p(printable(status.query_fault), class_="reason"))
+    if status.fleet_fault is not None and status.fleet_fault != status.query_fault:
+        parts.append(tags.p(printable(status.fleet_fault), class_="reason"))
+    if status.delivery_fault is not None:
+        reason = f"The store takes no reports: {status.delivery_fault}"
         parts.append(tags.p(printable(reason), class_="reason"))
-    parts.append(alerts_section(health.alerts, unix_now))
-    parts.append(_figures(fleet, activity, health))
+    parts.append(alerts_section(status.alerts, unix_now))
+    parts.append(_key_figures(heatmap, activity, status))
     gone: Tag | str = ""
-    if health.fleet_fault is None:
-        gone = gone_section(health.missing, now, unix_now, shared=health.shared)
-    if fleet.nodes:
+    if status.fleet_fault is None:
+        gone = gone_section(status.missing, now, unix_now, shared=status.shared)
+    if heatmap.nodes:
         # A few that are gone do not push the fleet out of sight.
-        cells = picture(fleet, families, family, stale_after)
-        parts += [gone, cells] if _share(fleet, health) >= _MISSING else [cells, gone]
-        parts.append(most_loaded(fleet, family))
+        cells = heatmap_section(heatmap, families, family, stale_after)
+        parts += [gone, cells] if _silent_share(heatmap, status) >= _MISSING else [cells, gone]
+        parts.append(most_loaded_section(heatmap, family))
     elif gone:
         parts.append(gone)
-    elif health.fleet_fault is None and health.delivery_fault is None and not health.missing.heard:
-        parts.append(_how_to_begin(stale_after, address))
+    elif status.fleet_fault is None and status.delivery_fault is None and not status.missing.heard:
+        parts.append(_getting_started(stale_after, address))
     parts.append(
         tags.section(
             tags.h2("Query in PromQL", id="ask"),
-            query_form(Form(), whole=False),
+            query_form(Form(), time_fields=False),
             class_="card",
             **{"aria-labelledby": "ask"},
         )
@@ -179,57 +179,57 @@ def content(
     return parts
 
 
-def _figures(fleet: Heatmap, activity: Activity, health: Health) -> Tag:
-    held = _held(fleet, activity, health)
-    here = ", this replica" if health.shared else ""
-    if health.query_fault is not None:
+def _key_figures(heatmap: Heatmap, activity: Activity, status: DaemonStatus) -> Tag:
+    held = _table_size(heatmap, activity, status)
+    here = ", this replica" if status.shared else ""
+    if status.query_fault is not None:
         prometheus, level = "down", "bad"
-    elif health.asking:
+    elif status.no_answer_yet:
         prometheus, level = "not asked yet", "note"
     else:
         prometheus, level = "up", "ok"
-    up = sum(upstream.up for upstream in health.upstreams)
-    several = f"{up} of {len(health.upstreams)} up" if len(health.upstreams) > 1 else None
+    up = sum(upstream.up for upstream in status.upstreams)
+    several = f"{up} of {len(status.upstreams)} up" if len(status.upstreams) > 1 else None
     refused = f"{short(activity.refused_rate)} refused" if activity.refused_rate >= 0.05 else "none refused"
-    if health.shared:
-        known = "unknown" if health.fleet_fault is not None else f"{fleet.nodes:,}"
+    if status.shared:
+        known = "unknown" if status.fleet_fault is not None else f"{heatmap.nodes:,}"
         nodes = _figure("Nodes", known, f"in the store; {held:,} at this replica")
     else:
-        used = held / health.max_nodes
+        used = held / status.max_nodes
         share = f"{used:.0%}" if used >= 0.01 or not held else "under 1%"
-        nodes = _figure("Nodes", f"{held:,}", f"{share} of {health.max_nodes:,}", activity.nodes_line)
+        nodes = _figure("Nodes", f"{held:,}", f"{share} of {status.max_nodes:,}", activity.nodes_line)
     return tags.dl(
         nodes,
-        _figure("Gone", f"{health.missing.silent:,}", f"in the last hour{here}"),
+        _figure("Gone", f"{status.missing.silent:,}", f"in the last hour{here}"),
         _figure("Reports", f"{short(activity.reports_rate)}/s", f"{refused}{here}", activity.reports_line),
         _figure(
             "Queries",
             f"{short(activity.queries_rate)}/s",
-            (f"p99 {under(activity.query_p99)}" if activity.query_p99 else "none in 5 min") + here,
+            (f"p99 {upper_bound(activity.query_p99)}" if activity.query_p99 else "none in 5 min") + here,
             activity.queries_line,
         ),
         _figure(
-            "Store" if health.shared else "Prometheus",
+            "Store" if status.shared else "Prometheus",
             tags.span(prometheus, class_=f"state {level}"),
-            several or _host(health),
+            several or _host(status),
         ),
-        _figure("Up for", lasting(activity.uptime), f"version {__version__}"),
+        _figure("Up for", duration(activity.uptime), f"version {__version__}"),
         class_="figures",
     )
 
 
 def _figure(name: str, value: Any, more: str, line: list[float] | None = None) -> Tag:
     parts = [tags.dt(name), tags.dd(value, class_="value"), tags.dd(more, class_="more")]
-    if line is not None and len(line) >= _LINE:
+    if line is not None and len(line) >= _MIN_POINTS:
         parts.append(tags.dd(sparkline(line, low=0.0), class_="trend"))
     return tags.div(*parts, class_="figure")
 
 
-def _host(health: Health) -> str:
-    return health.upstreams[0].base.partition("://")[2] if health.upstreams else ""
+def _host(status: DaemonStatus) -> str:
+    return status.upstreams[0].base.partition("://")[2] if status.upstreams else ""
 
 
-def _how_to_begin(stale_after: float, address: str) -> Tag:
+def _getting_started(stale_after: float, address: str) -> Tag:
     return tags.section(
         tags.h2("How to begin", id="begin"),
         tags.p("Start a profiler on each node, or post a report by hand:"),
@@ -241,7 +241,7 @@ def _how_to_begin(stale_after: float, address: str) -> Tag:
             ),
             tabindex="0",
         ),
-        tags.p(f"The node is here within seconds, and gone {lasting(stale_after)} after its last report."),
+        tags.p(f"The node is here within seconds, and gone {duration(stale_after)} after its last report."),
         class_="card",
         **{"aria-labelledby": "begin"},
     )
