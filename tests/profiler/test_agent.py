@@ -130,8 +130,8 @@ class TestReporter:
         reports.offer(bucket(1))
         reactor.pump([1] * 10)
         assert lines == [
-            f"{URL} does not take the reports: {code} this takes a token of the role report",
-            f"{URL} takes the reports again; 0 did not get there",
+            f"{URL} does not accept the reports: {code} this takes a token of the role report",
+            f"{URL} accepts the reports again; 0 were lost",
         ]
 
     def test_family_that_is_not_measured(self, reactor: FakeReactor) -> None:
@@ -151,9 +151,9 @@ class TestReporter:
         for second in range(3):
             reports.offer(bucket(second))
         assert lines == [
-            f"{URL} takes the reports of node-1",
-            f"{URL} says of the reports: too rare",
-            f"{URL} says of the reports: it ignores source",
+            f"{URL} accepts the reports of node-1",
+            f"{URL} warns about the reports: too rare",
+            f"{URL} warns about the reports: it ignores source",
         ]
 
     def test_warnings_without_end(self, reactor: FakeReactor, lines: list[str]) -> None:
@@ -196,7 +196,7 @@ class TestReporter:
         reports = reporter(reactor, Network())
         for second in range(5):
             reports.offer(bucket(second))
-        assert lines == [f"{URL} takes the reports of node-1"]
+        assert lines == [f"{URL} accepts the reports of node-1"]
 
     def test_retry(self, reactor: FakeReactor) -> None:
         """A report that the orchestrator could not take is sent again, each time after twice the pause."""
@@ -254,7 +254,7 @@ class TestReporter:
         reactor.advance(4.9)
         assert lines == []
         reactor.advance(0.1)
-        assert lines == [f"{URL} does not take the reports: no whole answer within 5 s"]
+        assert lines == [f"{URL} does not accept the reports: no whole answer within 5 s"]
         network.orchestrator.silent = network.orchestrator.half = False
         reactor.advance(1)
         assert len(network.orchestrator.reports) == 2
@@ -270,9 +270,9 @@ class TestReporter:
         reports.offer(bucket(1))
         assert reactor.getDelayedCalls() == []
         reports.offer(bucket(2))
-        assert lines == [f"{URL} does not take the reports: {code} Expected `int` - at $.page_faults"]
+        assert lines == [f"{URL} does not accept the reports: {code} Expected `int` - at $.page_faults"]
         reports.offer(bucket(3))
-        assert lines[1:] == [f"{URL} takes the reports again; 2 did not get there"]
+        assert lines[1:] == [f"{URL} accepts the reports again; 2 were lost"]
 
     @pytest.mark.parametrize("code", [401, 403, 408, 429, 500, 503])
     def test_busy(self, reactor: FakeReactor, code: int) -> None:
@@ -305,7 +305,7 @@ class TestReporter:
         assert "refused" in lines[0]
         network.broken = None
         reactor.advance(60)
-        assert lines[1:] == [f"{URL} takes the reports again; 49 did not get there"]
+        assert lines[1:] == [f"{URL} accepts the reports again; 49 were lost"]
 
     def test_endless_answer(self, reactor: FakeReactor, lines: list[str]) -> None:
         """An answer longer than any that an orchestrator gives is not read to its end."""
@@ -313,7 +313,7 @@ class TestReporter:
         network.orchestrator.answers = [(200, b"x" * (MAX_ANSWER_BYTES + 1), {})]
         reporter(reactor, network).offer(bucket(1))
         network.flush()
-        assert lines == [f"{URL} does not take the reports: more than {MAX_ANSWER_BYTES} bytes"]
+        assert lines == [f"{URL} does not accept the reports: more than {MAX_ANSWER_BYTES} bytes"]
 
     @pytest.mark.parametrize("waiting", ["answer", "retry"])
     def test_stop(self, reactor: FakeReactor, lines: list[str], waiting: str) -> None:
@@ -414,7 +414,7 @@ class TestProfiler:
         source = FakeSource("ebpf")
         Profiler(source, reporter(reactor, Network()), lambda: succeed(None)).startService()
         source.complain("bpftrace said: no")
-        assert lines == ["nothing to report, ebpf does not measure: bpftrace said: no"]
+        assert lines == ["nothing to report, ebpf cannot measure: bpftrace said: no"]
 
     def test_stop(self, reactor: FakeReactor) -> None:
         """The service has stopped when the source has ended and the connections are closed."""
