@@ -1,4 +1,4 @@
-"""Numbers and moments as people read them. Pure."""
+"""Formats numbers, times and durations for people. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from orchestratord.nodes.families import Family
 
 _PREFIXES = ("", "k", "M", "G", "T", "P", "E")
-#: Units that are bytes, and how many each is.
+#: The units of a family that are multiples of a byte, and how many bytes each is.
 _BYTES = {"bytes": 1, "kb": 1000}
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 
@@ -41,17 +41,17 @@ def with_unit(value: float, family: Family) -> str:
 
 
 def without_unit(value: float, family: Family) -> str:
-    """Return what `with_unit` does, without the unit where that is a word that may be said once for all."""
+    """Return what `with_unit` does, except for units that are words: those are left out, see `unit_word`."""
     return with_unit(value, family) if family.unit in _BYTES else short(value)
 
 
 def unit_word(family: Family) -> str:
-    """Return the word that `without_unit` leaves out."""
+    """Return the unit that `without_unit` leaves out, empty if it leaves out none."""
     return "" if family.unit in _BYTES else family.unit
 
 
 def table_number(value: float) -> str:
-    """Return a number as a table has it: all digits of a whole one, six of any other."""
+    """Return a number for a table: all digits of an integer, six digits of any other number."""
     if math.isfinite(value) and value == int(value) and abs(value) < 1e15:
         return f"{int(value):,}"
     if 1e5 <= abs(value) < 1e15:
@@ -73,19 +73,19 @@ def duration(seconds: float) -> str:
 
 
 def upper_bound(seconds: float) -> str:
-    """Return a bound of durations: `under 25 ms`."""
+    """Return an upper bound in seconds as text: `under 25 ms`."""
     if math.isinf(seconds):
         return "over 10 s"
     return f"under {seconds * 1000:g}{_NO_BREAK}ms" if seconds < 1 else f"under {seconds:g}{_NO_BREAK}s"
 
 
 def utc_time(unix: float) -> str:
-    """Return a moment as `09:00:00 UTC`."""
+    """Return a Unix time as `09:00:00 UTC`."""
     return datetime.fromtimestamp(unix, UTC).strftime("%H:%M:%S UTC")
 
 
 def iso_time(unix: float) -> str:
-    """Return a moment as machines read it."""
+    """Return a Unix time in ISO 8601, with its zone."""
     return datetime.fromtimestamp(unix, UTC).isoformat(timespec="seconds")
 
 
@@ -95,7 +95,7 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
 
 
 def printable(text: str) -> str:
-    """Return a text from outside without what is no character, or turns the order of those around it."""
+    """Replace characters that cannot be printed, or that change the direction of the text around them."""
     return "".join(
         "\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) in {"Cc", "Cf", "Cs", "Cn"} else c for c in text
     )

@@ -1,4 +1,4 @@
-"""What all pages share: the frame around them, and the small drawings in them. Markup by twisted.web.template."""
+"""The parts that all pages share: the frame around a page, messages, links and sparklines; by twisted.web.template."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ _LINE_WIDTH, _LINE_HEIGHT = 120.0, 32.0
 
 
 class Frame(NamedTuple):
-    """What is around a page: its title, which of the places of the menu it is, seconds until it renews itself.
+    """The data for the frame around a page.
 
-    `made` is when it was made, in Unix seconds; `assets` gives the path of a file under /static.
+    `menu_path` is the path of its entry in the menu, `refresh_seconds` how often page.js fetches it again (None:
+    never), `rendered_at` a Unix time. `assets` returns the path of a file under /static.
     """
 
     title: str
@@ -32,7 +33,7 @@ class Frame(NamedTuple):
 
 
 def page(frame: Frame, *content: Any) -> bytes:
-    """Return the HTML. Made in one go: nothing in it may be a Deferred."""
+    """Return the HTML of a page. No part of the content may be a Deferred."""
     body_attributes = {"data-renew": f"{frame.refresh_seconds:g}"} if frame.refresh_seconds else {}
     document = tags.html(
         tags.head(
@@ -50,7 +51,7 @@ def page(frame: Frame, *content: Any) -> bytes:
                 tags.a(_logo(), "orchestratord", href="/", class_="brand"),
                 tags.nav(
                     tags.ul(
-                        _menu_item("Fleet", "/", frame.menu_path),
+                        _menu_item("Status", "/", frame.menu_path),
                         _menu_item("Nodes", "/fleet", frame.menu_path),
                         _menu_item("Query", "/graph", frame.menu_path),
                     ),
@@ -91,7 +92,7 @@ def page(frame: Frame, *content: Any) -> bytes:
 
 
 def to_html(tag: Tag) -> bytes:
-    """Return a tag's HTML."""
+    """Return the HTML of a tag; raises what failed in it."""
     flattening: Deferred[bytes] = flattenString(None, tag)
     result: Any = flattening.result
     if not isinstance(result, bytes):
@@ -101,25 +102,25 @@ def to_html(tag: Tag) -> bytes:
 
 
 def node_path(node_id: str) -> str | None:
-    """Return where a node's page is; None for the two ids that a browser takes for a step in the path."""
+    """Return the path of a node's page; None for the ids `.` and `..`, which a browser resolves as steps in a path."""
     return None if node_id in {".", ".."} else f"/nodes/{quote(node_id, safe='')}"
 
 
 def node_link(node_id: str, **attributes: str) -> Tag:
-    """Return a node's id, as a link if there can be one."""
+    """Return a node's id, as a link to its page if there is a path."""
     path = node_path(node_id)
     return tags.span(node_id, **attributes) if path is None else tags.a(node_id, href=path, **attributes)
 
 
 def message(level: str, *text: Any, heading: bool = False) -> Tag:
-    """Return a line that says how things are: `ok`, `note`, `warn` or `bad`, in a word for those who see no colour."""
-    word = {"ok": "Well", "note": "Note", "warn": "Warning", "bad": "Problem"}[level]
+    """Return a message of a level: `ok`, `note`, `warn` or `bad`. It begins with a word, since not all see colours."""
+    word = {"ok": "OK", "note": "Note", "warn": "Warning", "bad": "Problem"}[level]
     kind = tags.h1 if heading else tags.p
     return kind(tags.span(f"{word}: ", class_="word"), *text, class_=f"message {level}")
 
 
 def sparkline(points: Sequence[float | None], *, low: float | None = None) -> Tag:
-    """Return a small line; it is an ornament of the figures beside it, and not read out. None is a gap."""
+    """Return a line chart without axes; None is a gap. Screen readers skip it: the numbers stand beside it."""
     drawn = [value for value in points if value is not None]
     svg = Tag(
         "svg",
@@ -162,7 +163,7 @@ def _menu_item(name: str, href: str, current: str) -> Tag:
 
 
 def _logo() -> Tag:
-    """Return the sign of the house: nine nodes, some of them busy."""
+    """Return the logo: nine nodes, some of them busy."""
     cells = [
         Tag(
             "rect",

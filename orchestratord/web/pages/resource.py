@@ -1,4 +1,4 @@
-"""The routes of the pages: what they need is gathered on the reactor thread, and made into HTML and SVG off it."""
+"""Answers the routes of the pages: collects the data on the reactor thread, and renders it on a pool thread."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ if TYPE_CHECKING:
     from orchestratord.web.pages.activity import ActivityRecorder
     from orchestratord.web.server.request import BoundedRequest
 
-#: Seconds for which a page is given to all who ask.
+#: Seconds for which a page is cached.
 PAGE_CACHE_SECONDS = 2.0
-#: Seconds that the front page waits for a store to say what it knows; it then says why there is no picture.
+#: Seconds to wait for the nodes from the store; then the status page shows the error instead of the heat map.
 STORE_TIMEOUT = 5.0
-#: Seconds for which the medians of the fleet are given to all pages of nodes.
+#: Seconds for which the medians of all nodes are cached.
 MEDIANS_CACHE_SECONDS = 10.0
-#: Seconds after which a page renews itself.
+#: Seconds after which page.js fetches the status page again, and the page of a node.
 _REFRESH_SECONDS, _REFRESH_NODE_SECONDS = 5.0, 10.0
 
 
 class Pages:
-    """Answers the routes for people. Belongs to the reactor thread; `in_thread` runs a function on a pool thread.
+    """Answers the routes of the pages. Belongs to the reactor thread; `in_thread` runs a function on a pool thread.
 
-    `unhealthy` and `unready` return the reason, or None while all is well; so does `undelivered`, where there is a
-    store that reports are to get to. `max_nodes` is the size of this process' table, `max_length` the most characters
-    of a query.
+    `unhealthy`, `unready` and `undelivered` return a reason, or None if all is well; `undelivered` is about the
+    delivery of reports to a store. `max_nodes` is the size of this process' table, `max_length` the longest query in
+    characters.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Pages:
         self._medians: SingleFlight[FleetMedians] = SingleFlight(reactor, MEDIANS_CACHE_SECONDS, most=1, kept=1)
 
     async def front(self, request: BoundedRequest, args: Mapping[str, Sequence[str]]) -> bytes:
-        """Answer the status page; `metric` is the family by which the nodes are coloured."""
+        """Answer the status page; `metric` is the family that colours the nodes. Raises BadRequest."""
         name = (args.get("metric") or [next(iter(self._by_name))])[0]
         family = self._by_name.get(name)
         if family is None:
@@ -108,7 +108,7 @@ class Pages:
         return respond_html(request, 200, made)
 
     async def table(self, request: BoundedRequest, args: Mapping[str, Sequence[str]]) -> bytes:
-        """Answer the table of all nodes; if a parameter is wrong, the page says so and has status 400."""
+        """Answer the list of nodes. If a parameter is wrong, the page says so and has status 400."""
         try:
             query = node_list.parse_node_query(args, self._families)
         except BadRequest as fault:
@@ -120,7 +120,7 @@ class Pages:
         return respond_html(request, 200, await self._rendered.get(query, lambda: self._render_list(query)))
 
     async def node(self, request: BoundedRequest, node_id: str) -> bytes:
-        """Answer the page of a node; raises UnknownNode."""
+        """Answer the page of a node, with status 404 if there is no fresh report from it."""
         entries = (await self._fleet.node(node_id)).entries()
         if not entries:
             name = printable(node_id)[:253]
@@ -135,7 +135,7 @@ class Pages:
         )
 
     def fault(self, request: BoundedRequest, fault: Fault) -> bytes:
-        """Answer a Fault to somebody at a browser."""
+        """Answer a fault as a page."""
         if fault.retry_after is not None:
             request.setHeader(b"Retry-After", b"%d" % fault.retry_after)
         content = [message("bad", printable(str(fault)), heading=True)]
@@ -143,7 +143,7 @@ class Pages:
         return respond_html(request, fault.status, RenderedBody(body, b""))
 
     def asset(self, request: BoundedRequest, name: str, version: str) -> bytes | None:
-        """Answer a file under /static; None if there is none of that name."""
+        """Answer a file under /static; None if there is no file of that name."""
         asset = self._assets.get(name)
         if asset is None:
             return None
@@ -201,7 +201,7 @@ class Pages:
                 stale_after=stale_after,
                 address=address,
             )
-            content[1:1] = mixed  # below the verdict
+            content[1:1] = mixed  # below the summary
             return compressed(page(frame, *content))
 
         made: RenderedBody = await self._renderer.in_thread(make)
@@ -244,7 +244,7 @@ class Pages:
             fault = str(error)
         try:
             fleet_medians = await self._medians.get("medians", self._find_medians)
-        except Fault:  # the page says all else
+        except Fault:  # the page is shown without medians
             fleet_medians = FleetMedians(0, ())
         now, unix_now = self._clocks.monotonic(), self._clocks.time()
         frame = self._renderer.frame(entry.report.node_id, "", _REFRESH_NODE_SECONDS)

@@ -47,7 +47,7 @@ def test_the_verdict(total: int, silent: int, level: str, sentence: str) -> None
     answer = look(fleet(total, silent), "/")
     assert f'class="message {level}"' in re.findall(r"<h1[^>]*>", answer.body.decode())[0]
     assert sentence in text(answer)
-    assert "How to begin" not in text(answer)
+    assert "Getting started" not in text(answer)
 
 
 def test_who_is_gone_and_since_when() -> None:
@@ -95,7 +95,7 @@ def test_silence_of_more_than_an_hour() -> None:
     answer = look(wire, "/")
     assert "No node has reported for more than an hour." in text(answer)
     assert 'class="message bad"' in answer.body.decode()
-    assert "How to begin" not in text(answer)
+    assert "Getting started" not in text(answer)
 
 
 def test_the_list_of_who_is_gone() -> None:

@@ -32,7 +32,7 @@ def test_a_fleet_of_different_sources() -> None:
         {"source": "ebpf-kprobe", "interval_seconds": 5},
         {},
     ]
-    assert f"{MIXED}, whose values do not compare: 2 by ebpf-kprobe, 1 by procfs." in text("/", *reports)
+    assert f"{MIXED}, whose values cannot be compared: 2 by ebpf-kprobe, 1 by procfs." in text("/", *reports)
 
 
 def test_many_sources() -> None:
@@ -52,6 +52,6 @@ def test_a_fleet_of_one_source(reports: list[dict[str, Any]]) -> None:
 def test_a_node() -> None:
     """Its page has what its report said of it, and no more."""
     said = {"source": "procfs", "interval_seconds": 10, "profiler_version": "0.1.0"}
-    assert "Measured by procfs over 10 s each time, profiler 0.1.0." in text("/nodes/n0", said)
-    assert "Measured over 10 s each time." in text("/nodes/n0", {"interval_seconds": 10})
+    assert "Measured by procfs in intervals of 10 s, profiler 0.1.0." in text("/nodes/n0", said)
+    assert "Measured in intervals of 10 s." in text("/nodes/n0", {"interval_seconds": 10})
     assert "Measured" not in text("/nodes/n0", {})

@@ -131,7 +131,7 @@ def test_a_chart_has_no_script_and_nothing_from_elsewhere() -> None:
 def test_a_chart_of_nothing_says_so() -> None:
     """No series, no points, no finite value: a picture all the same."""
     for series in ([], [Series("a", {}, [])], [Series("a", {}, [(NOW, float("nan")), (NOW, float("inf"))])]):
-        assert b"No data in this time" in chart("up", series, NOW - 60, NOW, 15)
+        assert b"No data in this time range" in chart("up", series, NOW - 60, NOW, 15)
 
 
 @pytest.mark.parametrize("value", [0.0, 5.0, -5.0, 1e300, 1e-300])

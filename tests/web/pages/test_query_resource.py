@@ -93,7 +93,7 @@ def test_the_latest_is_of_the_end() -> None:
     said = text(look(wire, f"/graph?q=up&start={end - 3600}&end={end}&step=15"))
     assert "there 3 1 2 3" in said
     assert "left - 7 8 9" in said
-    assert "Without a latest value: not in the answer at the end of this time." in said
+    assert "A series without a latest value has no sample at the end of this time range." in said
 
 
 def test_names_of_series_lead_to_their_node() -> None:

@@ -129,11 +129,11 @@ def test_what_is_not_well_comes_first() -> None:
     wire.clock.advance(20)
     wire.upstreams.answer = UpstreamUnavailable("no Prometheus could answer: <b>refused</b>")
     said = text(look(wire, "/"))
-    assert "Prometheus does not answer; reports are still taken." in said
+    assert "Prometheus does not answer; reports are still accepted." in said
     assert "&lt;b&gt;refused&lt;/b&gt;" in said
     wire.draining = True
     wire.clock.advance(3)
-    assert "about to stop" in text(look(wire, "/"))
+    assert "is stopping" in text(look(wire, "/"))
     wire.sick = "the sweep sleeps"
     wire.clock.advance(3)
     assert "not healthy: the sweep sleeps" in text(look(wire, "/"))
@@ -158,7 +158,7 @@ def test_a_prometheus_that_hangs_holds_up_no_page() -> None:
     wire.clock.advance(1)
     (answer,) = connection.answers()
     assert "The one node reports." in text(answer)
-    assert "not asked yet" in text(answer)
+    assert "not queried yet" in text(answer)
     hanging.errback(QueryTimeout("no whole answer within 3 s"))
     wire.clock.advance(2)
     assert "Prometheus does not answer" in text(look(wire, "/"))
@@ -239,7 +239,7 @@ def test_a_node() -> None:
     answer = look(wire, "/nodes/n1")
     said = text(answer)
     assert "Last report 5 s ago" in said
-    assert "Gone in 55 s" in said
+    assert "removed in 55 s" in said
     assert "52.1 k faults 1 times the fleet's median of 52.1 k faults last hour: 1 k to 1.12 k" in said
     assert "not reported" in said
     assert answer.body.count(b'<path class="line"') == 1
@@ -254,7 +254,7 @@ def test_a_node_without_a_prometheus() -> None:
     wire.upstreams.answer = UpstreamUnavailable("no Prometheus could answer: refused")
     answer = look(wire, "/nodes/n1")
     assert answer.status == 200
-    assert "The last hour is not to be had: no Prometheus could answer: refused" in text(answer)
+    assert "The last hour is not available: no Prometheus could answer: refused" in text(answer)
     assert "52.1 k faults" in text(answer)
     wire.clock.advance(3)
     wire.upstreams.answer = Fetched(422, JSON, b'{"error":"query <limit> hit"}')
@@ -270,7 +270,7 @@ def test_a_node_that_there_is_not(name: str) -> None:
     wire = wired()
     answer = look(wire, f"/nodes/{name}")
     assert answer.status == 404
-    assert "No fresh report of this node." in text(answer)
+    assert "No fresh report from this node." in text(answer)
     assert len(answer.body) < 10_000
     assert wire.upstreams.asked == []
 
@@ -330,7 +330,7 @@ def test_a_hostile_query_is_shown_and_not_obeyed() -> None:
         ("/graph?q=" + "x" * 1001, None, 400, "longer than 1000 characters"),
         ("/graph?q=up", UpstreamUnavailable("nobody there"), 502, "nobody there"),
         ("/graph?q=up", QueryTimeout("too late"), 504, "too late"),
-        ("/graph?q=up", Fetched(200, JSON, b"x" * (MAX_ANSWER_BYTES + 1)), 422, "too much for a chart"),
+        ("/graph?q=up", Fetched(200, JSON, b"x" * (MAX_ANSWER_BYTES + 1)), 422, "too large for a chart"),
         ("/graph?q=up", Fetched(200, JSON, b"{}"), 502, "not what its API promises"),
     ],
 )

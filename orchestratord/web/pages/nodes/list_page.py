@@ -1,4 +1,4 @@
-"""The page with all nodes in a table."""
+"""The markup of the list of nodes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from orchestratord.nodes.families import Families
     from orchestratord.web.pages.nodes.node_list import NodeListPage, NodeQuery, NodeRow
 
-#: Rows written without a pause.
+#: Rows rendered before other threads get a turn.
 _ROWS_PER_SLICE = 10
 
 
 def content(query: NodeQuery, listing: NodeListPage | None, families: Families, error: str | None = None) -> list[Any]:
-    """Return what is on the page; `listing` is None where the parameters are wrong, and `error` says how."""
+    """Return the content of the page; if the parameters are wrong, `listing` is None and `error` says why."""
     parts: list[Any] = [
         tags.h1("Nodes", class_="title"),
         tags.section(_form(query, families), class_="card", **{"aria-label": "Find"}),
@@ -69,7 +69,7 @@ def _form(query: NodeQuery, families: Families) -> Tag:
         options.append(option)
     hidden = [tags.input(type="hidden", name=name, value=value) for name, value in _order(query.sort, query.descending)]
     return tags.form(
-        tags.label("Name has", **{"for": "find"}),
+        tags.label("Name contains", **{"for": "find"}),
         tags.input(
             type="search",
             name="find",
@@ -117,7 +117,7 @@ def _column_heads(query: NodeQuery, families: Families) -> list[Tag]:
     heads = []
     for sort, name, unit in columns:
         current = sort == query.sort
-        # A second click turns the order round; the first on a metric shows the largest.
+        # A second click reverses the order; the first click on a metric shows the largest first.
         descending = not query.descending if current else sort not in {ID, AGE}
         mark = ("▼" if query.descending else "▲") if current else ""
         head = tags.th(
@@ -135,7 +135,7 @@ def _column_heads(query: NodeQuery, families: Families) -> list[Tag]:
 
 
 def _breakable(name: str) -> Iterator[Any]:
-    """Yield a name that may be broken after each underscore."""
+    """Yield a name with a place for a line break after each underscore."""
     *parts, last = name.split("_")
     for part in parts:
         yield f"{part}_"

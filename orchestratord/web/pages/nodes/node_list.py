@@ -1,4 +1,4 @@
-"""The nodes that a table shows: found, filtered and sorted, a page at a time. Pure."""
+"""Selects the nodes of the list: filters, sorts, and cuts into pages. No I/O; for a pool thread."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 #: Nodes on a page.
 ROWS = 100
-#: Characters of an id, or of a part of it.
+#: The longest search text in characters: as long as an id.
 MAX_FIND = 253
 _MAX_PAGE = 100_000
-#: Nodes looked at, or sorted, without a pause.
+#: Nodes that are filtered or sorted before other threads get a turn.
 _BLOCK = 1000
 _NUMBER = re.compile(r"[+-]?(\d{1,18}(\.\d{0,18})?|\.\d{1,18})([eE][+-]?\d{1,2})?\Z", re.ASCII)
 
@@ -29,7 +29,7 @@ ID, AGE = "id", "age"
 
 
 class NodeQuery(NamedTuple):
-    """Which nodes are wanted, in which order. `by`, `low` and `high` filter by the age or by a metric."""
+    """Filter and order of the list. `by`, `low` and `high` filter by the age in seconds or by a metric."""
 
     find: str = ""
     sort: str = ID
@@ -38,13 +38,13 @@ class NodeQuery(NamedTuple):
     low: float | None = None
     high: float | None = None
     page: int = 1
-    #: The index of the metrics among a node's values; -1 where it is none.
+    #: The index of the metric among a node's values; -1 if it is not a metric.
     sorted_by: int = -1
     filtered_by: int = -1
 
 
 class NodeRow(NamedTuple):
-    """A node: seconds since its last report, and its values in the catalogue's order."""
+    """A row: the id, seconds since the last report, and the values in the order of the families."""
 
     node_id: str
     age: float
@@ -52,7 +52,7 @@ class NodeRow(NamedTuple):
 
 
 class NodeListPage(NamedTuple):
-    """A page of the nodes that match, of so many pages, nodes that match, and nodes in all."""
+    """One page of the matching nodes. Pages count from 1; `matching` and `nodes` are numbers of nodes."""
 
     rows: list[NodeRow]
     page: int
@@ -62,7 +62,7 @@ class NodeListPage(NamedTuple):
 
 
 def parse_node_query(args: Mapping[str, Sequence[str]], families: Families) -> NodeQuery:
-    """Return what the parameters ask for; raises BadRequest, with a text that names the wrong one."""
+    """Parse the parameters of the page; raises BadRequest with a text that names the wrong parameter."""
     given = {
         name: (args.get(name) or [""])[0].strip() for name in ("find", "sort", "order", "by", "min", "max", "page")
     }
@@ -78,7 +78,7 @@ def parse_node_query(args: Mapping[str, Sequence[str]], families: Families) -> N
         raise BadRequest(f"invalid parameter 'order': must be asc or desc, not {given['order'][:20]!a}")
     low, high = _number("min", given["min"]), _number("max", given["max"])
     if not by and not (low is high is None):
-        raise BadRequest("invalid parameter 'by': 'min' and 'max' need to know what they are about: age or a metric")
+        raise BadRequest("invalid parameter 'by': 'min' and 'max' need it: age or a metric")
     text = given["page"] or "1"
     page = int(text) if text.isascii() and text.isdigit() and len(text) < 8 else 0
     if not 1 <= page <= _MAX_PAGE:
@@ -97,9 +97,9 @@ def parse_node_query(args: Mapping[str, Sequence[str]], families: Families) -> N
 
 
 def select_page(entries: list[Entry], query: NodeQuery, now: float) -> NodeListPage:
-    """Return a page of these entries, the last one if there are fewer; on a pool thread if they are many.
+    """Return a page of the matching entries, the last page if the number is too high. For a pool thread.
 
-    Nodes that did not report the metric come last, and are not among those that a filter by it leaves.
+    Nodes that did not report the metric come last; a filter by the metric does not match them.
     """
     matches = _matcher(query, now)
     matching = [entry for entry in breathing(entries, _BLOCK) if matches(entry)]

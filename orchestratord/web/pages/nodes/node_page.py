@@ -1,4 +1,4 @@
-"""The page of one node: how fresh it is, and each of its metrics with its last hour."""
+"""The page of one node: the age of its last report, and each metric with its last hour."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
     from orchestratord.promql.range_vector import RangeAnswer
     from orchestratord.web.pages.nodes.medians import FleetMedians
 
-#: Seconds that the lines go back, and between their points.
+#: The length of a line in seconds, and the seconds between two points.
 HOUR = 3600
 STEP = 30
-#: Seconds after which the page stands without the lines.
+#: The timeout of the query for the lines; the page is then shown without them.
 PATIENCE = "2s"
 
 
 class NodeHistory(NamedTuple):
-    """The last hour of each family, oldest point first and None where there is none; or why there is no history."""
+    """The last hour of each family, oldest point first, None for a gap. `fault` is why the query failed, or None."""
 
     lines: Mapping[str, list[float | None]]
     fault: str | None
 
 
 def history_query(node_id: str, families: Families, unix_now: float, matchers: str) -> Query:
-    """Return the one query for all lines of a node; its id is one that a node can have, and so needs no escape.
+    """Return one range query for all lines of a node. A valid node id needs no escape in PromQL.
 
-    `matchers` is a Fleet's.
+    `matchers` is that of the NodeDirectory: nothing, or `,name="value"` to add to the matchers.
     """
     end = int(rounded_up(unix_now))
     promql = f'max by (__name__) ({{__name__=~"{"|".join(families.names)}",node_id="{node_id}"{matchers}}})'
@@ -56,7 +56,7 @@ def history_query(node_id: str, families: Families, unix_now: float, matchers: s
 
 
 def parse_history(found: RangeAnswer, query: Query) -> NodeHistory:
-    """Return the lines in the answer to a history_query."""
+    """Return the lines in the answer to a `history_query`."""
     start = float(dict(query.params)["start"])
     lines: dict[str, list[float | None]] = {}
     for series in found.series:
@@ -80,9 +80,9 @@ def content(
     stale_after: float,
     matchers: str,
 ) -> list[Any]:
-    """Return what is on the page; `now` and `unix_now` are one moment, by the table's clock and the calendar's.
+    """Return the content of the page. `now` and `unix_now` are the same moment: the store's clock, and Unix time.
 
-    `medians` are those of the fleet, or of no node if they are not known; `matchers` is a Fleet's.
+    `medians` are over all nodes, or over 0 nodes if they are not known; `matchers` as for `history_query`.
     """
     node_id = entry.report.node_id
     age = max(0.0, now - entry.seen)
@@ -90,18 +90,18 @@ def content(
     late = age >= LATE * stale_after
     when = tags.time(utc_time(last), datetime=iso_time(last))
     parts: list[Any] = [
-        tags.p(tags.a("Fleet", href="/"), " / ", tags.span("node"), class_="path"),
+        tags.p(tags.a("Status", href="/"), " / ", tags.span("node"), class_="path"),
         tags.h1(node_id, class_="title id"),
         message(
             "warn" if late else "ok",
             f"Last report {duration(age)} ago, at ",
             when,
-            f". Gone in {duration(stale_after - age)} without another.",
+            f". The node is removed in {duration(stale_after - age)} if no other report arrives.",
         ),
     ]
     parts += measured_by(entry.report.provenance)
     if history.fault is not None:
-        parts.append(message("bad", "The last hour is not to be had: ", history.fault))
+        parts.append(message("bad", "The last hour is not available: ", history.fault))
     selected = f'{{node_id="{node_id}"{matchers}}}'
     medians_or_none = medians.values or [None] * len(entry.report.values)
     cards = [
@@ -111,15 +111,15 @@ def content(
     parts.append(tags.ul(*cards, class_="metriccards"))
     if medians.nodes:
         parts.append(
-            tags.p(f"Medians are those of {counted(medians.nodes, 'node')}, this one included.", class_="notes")
+            tags.p(f"The medians are over {counted(medians.nodes, 'node')}, including this one.", class_="notes")
         )
     return parts
 
 
 def unknown_node_content(node_id: str, gone: Gone | None, now: float, unix_now: float) -> list[Any]:
-    """Return the page of a node of which there is no fresh report; `gone` is what is known of it since the last hour.
+    """Return the content for a node without a fresh report; `gone` is its entry if it left in the last hour.
 
-    `now` and `unix_now` are one moment, as elsewhere.
+    `now` and `unix_now` as for `content`.
     """
     said: list[Any] = []
     if gone is not None:
@@ -128,16 +128,16 @@ def unknown_node_content(node_id: str, gone: Gone | None, now: float, unix_now: 
         when = tags.time(utc_time(last), datetime=iso_time(last))
         said.append(tags.p(f"Its last report came {duration(now - gone.seen)} ago, at ", when, f"; {why}."))
     return [
-        tags.p(tags.a("Fleet", href="/"), " / ", tags.span("node"), class_="path"),
+        tags.p(tags.a("Status", href="/"), " / ", tags.span("node"), class_="path"),
         tags.h1(node_id[:253], class_="title id"),
-        message("bad", "No fresh report of this node. It is gone, or its name is another."),
+        message("bad", "No fresh report from this node. It is gone, or the name is wrong."),
         *said,
-        tags.p(tags.a("Back to the fleet", href="/")),
+        tags.p(tags.a("Back to the status page", href="/")),
     ]
 
 
 def _compared_to_median(value: float | None, median: float, family: Family) -> str:
-    """Return the fleet's median, and how many times that this value is."""
+    """Return the median of all nodes, and the value as a multiple of it."""
     if value is None or median == 0 or (value < 0) != (median < 0):
         return f"the fleet's median: {with_unit(median, family)}"
     return f"{short(value / median)} times the fleet's median of {with_unit(median, family)}"
@@ -165,6 +165,6 @@ def _card(
             tags.p(f"last hour: {without_unit(min(drawn), family)} to {with_unit(max(drawn), family)}", class_="more"),
         ]
     elif known:
-        parts.append(tags.p("nothing in Prometheus in the last hour", class_="more"))
+        parts.append(tags.p("no data in Prometheus in the last hour", class_="more"))
     parts.append(tags.p(family.help, class_="help"))
     return tags.li(*parts, class_="card")

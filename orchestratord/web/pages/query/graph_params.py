@@ -1,4 +1,4 @@
-"""From the arguments of a graph to the query behind it. Pure."""
+"""Parses the parameters of `/graph` and `/graph.svg` into a query. Pure."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 
     from orchestratord.promql.params import Query
 
-#: Points of a graph whose step nobody asked for.
+#: Points at most if no step is given.
 _POINTS = 240
 _STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400, 604800, 2592000)
 _SHARED = 5.0
 DEFAULT_RANGE = "1h"
-#: What the page offers.
+#: The ranges that the page offers.
 RANGES = ("5m", "15m", "1h", "6h", "1d", "7d")
-#: A moment as a browser's form sends it, without a zone: it is taken for UTC.
+#: A time as a browser's form sends it, without a zone: it counts as UTC.
 _LOCAL = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d)(:\d\d(?:\.\d+)?)?\Z", re.ASCII)
-#: A decade: no Prometheus keeps more.
+#: Ten years, in seconds.
 _MAX_RANGE = 315_360_000
 
 
 class GraphParams(NamedTuple):
-    """A range query, and how it was asked for. Times are Unix seconds; `relative` is the range up to now, or None."""
+    """A range query. Times are text, as given or in Unix seconds; `relative` is the range up to now, or None."""
 
     q: str
     query: Query
@@ -42,7 +42,7 @@ class GraphParams(NamedTuple):
 
 
 class InstantParams(NamedTuple):
-    """An instant query, and the moment that it is about as it was given; empty: now."""
+    """An instant query; `end` is its time as it was given, empty for now."""
 
     q: str
     query: Query
@@ -50,7 +50,7 @@ class InstantParams(NamedTuple):
 
 
 def parse_instant_params(args: Mapping[str, Sequence[str]], *, max_length: int) -> InstantParams:
-    """Return the query that `q` and `end` ask for; raises BadQuery."""
+    """Return the instant query for `q` and `end`; raises BadQuery."""
     q, end = _first(args, "q"), with_zone(_first(args, "end"))
     if end:
         _unix_time("end", end)
@@ -58,7 +58,7 @@ def parse_instant_params(args: Mapping[str, Sequence[str]], *, max_length: int) 
 
 
 def wants_table(args: Mapping[str, Sequence[str]]) -> bool:
-    """Return whether `view` asks for a table, rather than for a chart; raises BadQuery."""
+    """Return whether `view` is table; raises BadQuery if it is neither chart nor table."""
     view = _first(args, "view") or "chart"
     if view not in {"chart", "table"}:
         raise BadQuery(f"invalid parameter 'view': must be chart or table, not {view[:20]!a}")
@@ -66,13 +66,13 @@ def wants_table(args: Mapping[str, Sequence[str]]) -> bool:
 
 
 def with_zone(text: str) -> str:
-    """Return a time with its zone, which is UTC where it has none."""
+    """Return a time with a zone: UTC if it has none."""
     local = _LOCAL.match(text)
     return f"{local[1]}T{local[2]}{local[3] or ':00'}Z" if local else text
 
 
 def form_time(text: str) -> str:
-    """Return a time as a browser's form has it, in UTC; empty if it is none."""
+    """Return a time for a browser's form, in UTC; empty if the text is not a time."""
     try:
         return datetime.fromtimestamp(_unix_time("start", with_zone(text)), UTC).strftime("%Y-%m-%dT%H:%M:%S")
     except BadQuery:
@@ -80,9 +80,9 @@ def form_time(text: str) -> str:
 
 
 def parse_graph_params(args: Mapping[str, Sequence[str]], now: float, *, max_length: int) -> GraphParams:
-    """Return the query that `q`, `start`, `end`, `step` and `range` ask for; raises BadQuery.
+    """Return the range query for `q`, `start`, `end`, `step` and `range`; raises BadQuery.
 
-    Without `start` it is the time of `range` (default 1h) before `end`; without `end`, up to now.
+    If `start` is missing, it is `range` (default 1h) before `end`. If `end` is missing, it is now.
     """
     q = _first(args, "q")
     relative = _first(args, "range") or DEFAULT_RANGE
@@ -102,7 +102,7 @@ def parse_graph_params(args: Mapping[str, Sequence[str]], now: float, *, max_len
 
 
 def rounded_up(now: float) -> float:
-    """Return the end of what is up to now: the same for all who look within seconds, and not before what is newest."""
+    """Round a Unix time up to 5 s: requests within that time share one query, which includes the newest samples."""
     return math.ceil(now / _SHARED) * _SHARED
 
 

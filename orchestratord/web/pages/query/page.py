@@ -1,4 +1,4 @@
-"""The query page: PromQL in, a chart and its figures out, or the values of one moment as a table."""
+"""The markup of the query page: the form, a chart with a table, or the table of an instant query."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 _EXAMPLES = (
     ("topk(5, page_faults)", "the five nodes with the most page faults"),
     ("avg_over_time(mem_bytes_allocated[5m]) and mem_bytes_allocated", "kernel memory, averaged over five minutes"),
-    ("sum(fs_read_size_kb + fs_write_size_kb)", "VFS reads and writes of the whole fleet"),
-    ("ctx_switches_forced / ctx_switches_graceful > 0.5", "nodes where tasks fight for the processor"),
+    ("sum(fs_read_size_kb + fs_write_size_kb)", "VFS reads and writes of all nodes"),
+    ("ctx_switches_forced / ctx_switches_graceful > 0.5", "nodes where tasks compete for the CPU"),
 )
 
 
 class Form(NamedTuple):
-    """What stands in the form: the query, the range up to now, and a start and an end of one's choice."""
+    """The fields of the form as text: the query, a range up to now, or a start and an end; `table`: no chart."""
 
     q: str = ""
     range: str = ""
@@ -39,12 +39,12 @@ class Form(NamedTuple):
 
     @staticmethod
     def of(args: Mapping[str, Sequence[str]]) -> Form:
-        """Return what was sent, right or wrong."""
+        """Return the fields as they were sent, valid or not."""
         q, relative, start, end, view = ((args.get(name) or [""])[0] for name in ("q", "range", "start", "end", "view"))
         return Form(q, relative, start, end, view == "table")
 
     def link(self, *, table: bool) -> str:
-        """Return the address of the same question, as a table or as a chart."""
+        """Return the URL of the same query, as a table or as a chart."""
         parts = {"q": self.q, "range": self.range, "start": self.start, "end": self.end}
         if table:
             parts["view"] = "table"
@@ -52,7 +52,7 @@ class Form(NamedTuple):
 
 
 def query_form(form: Form, error: str | None = None, *, time_fields: bool = True) -> Tag:
-    """Return the query box; `error` is what is wrong with the query; `whole`: with a time of one's choice."""
+    """Return the form. `error` is what is wrong with the query; `time_fields`: with fields for start and end."""
     chosen = form.range or DEFAULT_RANGE
     options = []
     for one in RANGES if chosen in RANGES else (*RANGES, chosen):
@@ -94,9 +94,11 @@ def _time_fields(form: Form) -> Tag:
         field = tags.input(type="datetime-local", name=name, id=name, step="1", value=form_time(value))
         fields += [tags.label(label, **{"for": name}), field]
     details = tags.details(
-        tags.summary("Another time"),
+        tags.summary("Custom time"),
         tags.div(*fields, class_="time"),
-        tags.p("Without “from”, the range above ends at “until”; without “until”, now.", class_="notes"),
+        tags.p(
+            "If “From” is empty, the range above ends at “Until”. If “Until” is empty, it ends now.", class_="notes"
+        ),
     )
     if form.start or form.end:
         details(open="open")
@@ -104,7 +106,7 @@ def _time_fields(form: Form) -> Tag:
 
 
 def content(form: Form, *answer: Tag | str, error: str | None = None) -> list[Any]:
-    """Return what is on the page: the answer, or what is wrong with the question, or how to ask one."""
+    """Return the content of the page: the answer, or the error, or examples."""
     parts: list[Any] = [
         tags.h1("Query", class_="title"),
         tags.section(query_form(form, error), class_="card", **{"aria-label": "Question"}),
@@ -129,7 +131,7 @@ def _views(form: Form) -> Tag:
 
 
 def chart_section(params: GraphParams, found: RangeAnswer) -> Tag:
-    """Return the chart of an answer, by its address."""
+    """Return the chart as an image, with links to the SVG, the data, and this time range."""
     fixed = {"q": params.q, "start": params.start, "end": params.end, "step": params.step}
     relative = fixed if params.relative is None else {"q": params.q, "range": params.relative}
     drawn = min(len(found.series), MAX_LINES)
@@ -137,10 +139,10 @@ def chart_section(params: GraphParams, found: RangeAnswer) -> Tag:
     links = [
         ("Picture (SVG)", f"/graph.svg?{urlencode(relative)}"),
         ("Data (JSON)", data),
-        ("Link to this very moment", f"/graph?{urlencode(fixed)}"),
+        ("Permanent link", f"/graph?{urlencode(fixed)}"),
     ]
     width, height = size(drawn)
-    what = f"Chart of {params.q[:200]}: {counted(drawn, 'series', 'series')}; the table below has the figures"
+    what = f"Chart of {params.q[:200]}: {counted(drawn, 'series', 'series')}; the table below has the values"
     source = f"/graph.svg?{urlencode(fixed)}"
     return tags.figure(
         tags.div(
@@ -161,9 +163,9 @@ def _seconds(text: str) -> str:
 
 
 def range_table(params: GraphParams, found: RangeAnswer) -> Tag:
-    """Return the figures of each series; the latest only of those that are there at the end."""
+    """Return a table of latest, min, mean and max. A series that ended before the end has no latest value."""
     if not found.total:
-        return _nothing("No series matches in this time.")
+        return _nothing("No series matches in this time range.")
     start, end, step = parse_time(params.start), parse_time(params.end), parse_duration(params.step)
     last = start + (end - start) // step * step
     rows, ended = [], False
@@ -183,14 +185,14 @@ def range_table(params: GraphParams, found: RangeAnswer) -> Tag:
         )
     notes = []
     if ended:
-        notes.append("Without a latest value: not in the answer at the end of this time. ")
+        notes.append("A series without a latest value has no sample at the end of this time range. ")
     if found.total > MAX_LINES:
         notes.append(f"The chart shows the first {MAX_LINES} series. ")
-    return _table(("latest", "lowest", "mean", "highest"), rows, found.total, notes)
+    return _table(("latest", "min", "mean", "max"), rows, found.total, notes)
 
 
 def instant_table(params: InstantParams, present: Present) -> Tag:
-    """Return the values of one moment, in the order of the answer."""
+    """Return a table of the values of an instant query, in the order of the answer."""
     if not present.total:
         return _nothing("No series matches at this moment.")
     rows = [
@@ -205,7 +207,7 @@ def instant_table(params: InstantParams, present: Present) -> Tag:
 
 
 def _series(name: str, labels: Mapping[str, str]) -> Tag | str:
-    """Return the name of a series, which leads to its node if it is about one."""
+    """Return the name of a series, as a link to the page of its node if it has a node id."""
     node = node_id(labels)
     path = node_path(node) if node else None
     return name if path is None else tags.a(name, href=path)

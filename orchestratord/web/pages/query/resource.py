@@ -1,4 +1,4 @@
-"""The routes of a query: the page with its chart or its table, and the chart alone."""
+"""Answers `/graph`, the page with a chart or a table, and `/graph.svg`, the chart alone."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ if TYPE_CHECKING:
     from orchestratord.web.pages.rendering import PageRenderer, RenderedBody
     from orchestratord.web.server.request import BoundedRequest
 
-#: Seconds for which an answer, and a picture of it, is given to all who ask.
+#: Seconds for which an answer, and a chart of it, is cached.
 _ANSWER_CACHE_SECONDS, _CHART_CACHE_SECONDS = 5.0, 2.0
-#: Answers fetched at a time; more wait for their turn with 503.
+#: Answers fetched at a time; a request for one more gets 503.
 _MAX_FETCHING = 8
-#: Bytes of an answer that is drawn; reading a longer one would hold the interpreter.
+#: The longest answer that is shown, in bytes: to decode a longer one would block other threads.
 MAX_ANSWER_BYTES = 4_194_304
 
 
 class AnswerTooLarge(QueryFault):
-    """The answer is longer than anybody could look at."""
+    """The answer is too large to be shown."""
 
     status = 422
     error_type = "execution"
 
 
 class QueryPages:
-    """Answers with what `client` fetches. Belongs to the reactor thread. `max_length` is that of a query."""
+    """Answers with what `client` fetches. Belongs to the reactor thread. `max_length` is for a query, in characters."""
 
     def __init__(
         self, reactor: Any, renderer: PageRenderer, client: QueryClient, clocks: Clocks, *, max_length: int
@@ -57,7 +57,7 @@ class QueryPages:
         self._answers: SingleFlight[Answer] = SingleFlight(reactor, _ANSWER_CACHE_SECONDS, most=_MAX_FETCHING, kept=4)
 
     async def page(self, request: BoundedRequest, args: Mapping[str, Sequence[str]]) -> bytes:
-        """Answer the query page: what is wrong with a query stands on it, with the status that says so."""
+        """Answer the query page. If a query fails, the page shows the error and has its status."""
         form = query_page.Form.of(args)
         if not form.q.strip():
             return respond_html(
@@ -100,7 +100,7 @@ class QueryPages:
         return respond_html(request, status, made)
 
     async def picture(self, request: BoundedRequest, args: Mapping[str, Sequence[str]]) -> bytes:
-        """Answer a range query as a chart; a failure is a query's: Prometheus' own answer, or a QueryFault."""
+        """Answer a range query as SVG. An error status of Prometheus is passed on with its body; raises QueryFault."""
         wanted = parse_graph_params(args, self._clocks.time(), max_length=self._max_length)
         answered = await self._fetch(wanted.query)
         if answered.status != 200:
@@ -133,10 +133,10 @@ class QueryPages:
 
 
 def checked_size(answer: Answer) -> Answer:
-    """Return an answer that may be read; raises AnswerTooLarge."""
+    """Return the answer; raises AnswerTooLarge if it has more than MAX_ANSWER_BYTES."""
     if len(answer.body) > MAX_ANSWER_BYTES:
         size = len(answer.body) / 1e6
         raise AnswerTooLarge(
-            f"the answer is {size:.1f} MB, too much for a chart: ask for fewer series, or a longer step"
+            f"the answer is {size:.1f} MB, too large for a chart: ask for fewer series, or a longer step"
         )
     return answer

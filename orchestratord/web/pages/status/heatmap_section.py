@@ -1,4 +1,4 @@
-"""The fleet as a picture, and its most loaded nodes as a table."""
+"""Sections of the status page: the heat map, and the table of the most loaded nodes."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from orchestratord.web.pages.status.heatmap import MAX_TILES, STEPS, Cell, Heatm
 if TYPE_CHECKING:
     from orchestratord.nodes.families import Families, Family
 
-#: Nodes that share the whole width.
+#: Up to so many nodes, cells share the whole width.
 _FEW = 12
-#: Nodes above which cells are small.
+#: Above so many nodes, cells are small.
 _MANY = 500
-#: Cells written without a pause: a millisecond and a half.
+#: Cells rendered before other threads get a turn: 1.5 ms.
 _CELLS_PER_SLICE = 20
 
 
 def heatmap_section(heatmap: Heatmap, families: Families, family: Family, stale_after: float) -> Tag:
-    """Return the card with a cell for each node, or for several, coloured by `family`."""
+    """Return the heat map; `family` colours the cells, `stale_after` is in seconds."""
     tiles = heatmap.nodes <= MAX_TILES
     sizes = ((_FEW, "cells tiles few"), (MAX_TILES, "cells tiles"), (_MANY, "cells large"))
     css_class = next((name for most, name in sizes if heatmap.nodes <= most), "cells")
@@ -34,16 +34,16 @@ def heatmap_section(heatmap: Heatmap, families: Families, family: Family, stale_
     if heatmap.without:
         notes.append(f"{counted(heatmap.without, 'node')} did not report this metric. ")
     if heatmap.late:
-        notes.append(f"Hatched: no report for {2 * stale_after / 3:g} s; gone after {stale_after:g} s. ")
+        notes.append(f"Hatched: no report for {2 * stale_after / 3:g} s; removed after {stale_after:g} s. ")
     return tags.section(
         tags.div(
-            tags.h2("The fleet", id="fleet"),
+            tags.h2("Fleet", id="fleet"),
             tags.p(family.help, class_="help"),
             class_="heading",
         ),
         _metrics(families, family),
         _legend(heatmap, family),
-        tags.a("Skip the picture", href="#loads", class_="skip"),
+        tags.a("Skip the heat map", href="#loads", class_="skip"),
         tags.ul(
             (tags.li(_cell(cell, family, named=tiles)) for cell in breathing(heatmap.cells, _CELLS_PER_SLICE)),
             class_=css_class,
@@ -109,7 +109,7 @@ def _cell(cell: Cell, family: Family, *, named: bool) -> Tag:
 
 
 def most_loaded_section(heatmap: Heatmap, family: Family) -> Tag:
-    """Return the card with the nodes of the highest values of `family`."""
+    """Return the table of the nodes with the highest values of `family`."""
     rows = [
         tags.tr(
             tags.th(node_link(load.node_id), scope="row"),
@@ -131,7 +131,7 @@ def most_loaded_section(heatmap: Heatmap, family: Family) -> Tag:
         for load in heatmap.top
     ]
     return tags.section(
-        tags.h2("The most loaded", id="loads", tabindex="-1"),
+        tags.h2("Most loaded nodes", id="loads", tabindex="-1"),
         tags.table(
             tags.thead(
                 tags.tr(

@@ -1,4 +1,4 @@
-"""What the front page names: the nodes that are gone, and the alerts that are firing."""
+"""Sections of the status page: the nodes that are gone, and the alerts that are firing."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from orchestratord.nodes.departed import Gone, Missing
     from orchestratord.promql.alerts import Alert
 
-#: Nodes, and alerts, that are named.
+#: Nodes, and alerts, listed at most.
 _NAMED = 20
 
 
 def gone_section(missing: Missing, now: float, unix_now: float, *, shared: bool) -> Tag | str:
-    """Return who left in the last hour, the last to leave first; `now` and `unix_now` are one moment, as elsewhere."""
+    """Return the nodes that left in the last hour, the latest first; `now` and `unix_now` are the same moment."""
     nodes = sorted(missing.nodes, key=lambda gone: (-gone.left, gone.node_id))
     if not nodes:
         return ""
@@ -32,7 +32,7 @@ def gone_section(missing: Missing, now: float, unix_now: float, *, shared: bool)
         more.append(tags.a("all as JSON", href="/nodes?gone=true"))
         more.insert(0, f"And {total - _NAMED:,} more: ")
     if shared:
-        more.append(" These reported to this replica, and the store has no newer report of them.")
+        more.append(" These nodes reported to this replica; the store has no newer report from them.")
     return tags.section(
         tags.h2(f"Gone in the last hour: {counted(total, 'node')}", id="gone"),
         tags.ul(*[_gone(gone, now, unix_now) for gone in nodes[:_NAMED]], class_="gone"),
@@ -53,7 +53,7 @@ def _gone(gone: Gone, now: float, unix_now: float) -> Tag:
 
 
 def alerts_section(alerts: Sequence[Alert], unix_now: float) -> Tag | str:
-    """Return the alerts that are firing, by the upstream; nothing if none is, or if it does not say."""
+    """Return the alerts that are firing according to the upstream; an empty text if there is none."""
     if not alerts:
         return ""
     shown = alerts[:_NAMED]

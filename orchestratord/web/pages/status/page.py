@@ -1,4 +1,4 @@
-"""The front page: whether all is well, in a sentence, and the figures; its other parts are modules of their own."""
+"""The content of the status page: a sentence about the state, the key figures, and the sections below them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from orchestratord.web.pages.activity import Activity
     from orchestratord.web.pages.status.heatmap import Heatmap
 
-#: The share of the table above which it is about to be full.
+#: The share of the table from which on it is nearly full.
 _NEARLY_FULL = 0.9
-#: The shares of the last hour's nodes that are missing from which on this is a warning, and a problem.
+#: The shares of silent nodes, of all nodes in the last hour, for a warning and for a problem.
 _MISSING, _MOST_MISSING = 0.1, 0.5
-#: Points that make a line worth looking at.
+#: A line with fewer points is not shown.
 _MIN_POINTS = 6
 
 
@@ -54,7 +54,7 @@ class DaemonStatus(NamedTuple):
 
 
 def summary(heatmap: Heatmap, activity: Activity, status: DaemonStatus) -> tuple[str, str]:
-    """Return how all of it is, `ok`, `note`, `warn` or `bad`, and a sentence that says so: the worst comes first."""
+    """Return the most severe finding: its level (`ok`, `note`, `warn` or `bad`) and a sentence."""
     return next(_findings(heatmap, activity, status))
 
 
@@ -62,23 +62,23 @@ def _findings(heatmap: Heatmap, activity: Activity, status: DaemonStatus) -> Ite
     if status.unhealthy:
         yield "bad", f"The orchestrator is not healthy: {status.unhealthy}."
     if status.unready == "draining":
-        yield "warn", "The orchestrator is about to stop; it takes no new reports."
+        yield "warn", "The orchestrator is stopping and accepts no new reports."
     if status.fleet_fault is not None:
-        yield "bad", "The store does not say what it knows of the nodes; reports are still taken."
+        yield "bad", "The store does not list the nodes; reports are still accepted."
     if not heatmap.nodes:
         yield from _no_fresh_node(status)
     if status.query_fault is not None:
-        reports = "reports are still taken" if heatmap.nodes or status.shared else "no node has reported yet"
+        reports = "reports are still accepted" if heatmap.nodes or status.shared else "no node has reported yet"
         yield "bad", f"{'The store' if status.shared else 'Prometheus'} does not answer; {reports}."
     if status.delivery_fault is not None:
-        yield "bad", "No report gets from this replica to the store."
+        yield "bad", "This replica cannot deliver its reports to the store."
     if not heatmap.nodes:
-        yield "note", "The store knows of no node that reports." if status.shared else "No node has reported yet."
+        yield "note", "The store has no node that reports." if status.shared else "No node has reported yet."
     yield from _node_findings(heatmap, activity, status)
 
 
 def _no_fresh_node(status: DaemonStatus) -> Iterator[tuple[str, str]]:
-    """Yield what there is to say where no node is fresh, though there have been some."""
+    """Yield the findings if no node is fresh now, and some were before."""
     silent, deleted = _silent(status), len(status.missing.nodes)
     if silent:
         yield "bad", f"No node reports any more; {counted(silent, 'has', 'have')} gone silent in the last hour."
@@ -89,7 +89,7 @@ def _no_fresh_node(status: DaemonStatus) -> Iterator[tuple[str, str]]:
 
 
 def _node_findings(heatmap: Heatmap, activity: Activity, status: DaemonStatus) -> Iterator[tuple[str, str]]:
-    """Yield what there is to say of the fresh nodes, of which there are some, and of those that are missing."""
+    """Yield the findings about fresh nodes, of which there is at least one, and about silent ones."""
     fresh, silent = counted(heatmap.nodes, "node"), _silent(status)
     held = _table_size(heatmap, activity, status)
     missing = _silent_share(heatmap, status)
@@ -115,7 +115,7 @@ def _silent_sentence(heatmap: Heatmap, silent: int) -> str:
 
 
 def _silent_share(heatmap: Heatmap, status: DaemonStatus) -> float:
-    """Return the share of the last hour's nodes that has gone silent."""
+    """Return the share of silent nodes, of all nodes in the last hour: 0 to 1."""
     silent = _silent(status)
     return silent / (heatmap.nodes + silent) if silent else 0.0
 
@@ -125,7 +125,7 @@ def _silent(status: DaemonStatus) -> int:
 
 
 def _table_size(heatmap: Heatmap, activity: Activity, status: DaemonStatus) -> int:
-    """Return how many nodes there are in this process' table."""
+    """Return the number of nodes in this process' table."""
     return activity.nodes if status.shared else heatmap.nodes
 
 
@@ -141,9 +141,9 @@ def content(
     stale_after: float,
     address: str,
 ) -> list[Any]:
-    """Return what is on the page; `family` is the one by which the cells are coloured.
+    """Return the content of the page; `family` colours the cells of the heat map.
 
-    `now` and `unix_now` are one moment, by the table's clock and the calendar's; `address` is where reports are taken.
+    `now` and `unix_now` are the same moment: the store's clock, and Unix time. `address` is the base URL for reports.
     """
     level, sentence = summary(heatmap, activity, status)
     parts: list[Any] = [message(level, sentence, heading=True)]
@@ -152,7 +152,7 @@ def content(
     if status.fleet_fault is not None and status.fleet_fault != status.query_fault:
         parts.append(tags.p(printable(status.fleet_fault), class_="reason"))
     if status.delivery_fault is not None:
-        reason = f"The store takes no reports: {status.delivery_fault}"
+        reason = f"The store does not accept reports: {status.delivery_fault}"
         parts.append(tags.p(printable(reason), class_="reason"))
     parts.append(alerts_section(status.alerts, unix_now))
     parts.append(_key_figures(heatmap, activity, status))
@@ -160,7 +160,7 @@ def content(
     if status.fleet_fault is None:
         gone = gone_section(status.missing, now, unix_now, shared=status.shared)
     if heatmap.nodes:
-        # A few that are gone do not push the fleet out of sight.
+        # If only a few nodes are gone, the heat map comes first.
         cells = heatmap_section(heatmap, families, family, stale_after)
         parts += [gone, cells] if _silent_share(heatmap, status) >= _MISSING else [cells, gone]
         parts.append(most_loaded_section(heatmap, family))
@@ -185,7 +185,7 @@ def _key_figures(heatmap: Heatmap, activity: Activity, status: DaemonStatus) -> 
     if status.query_fault is not None:
         prometheus, level = "down", "bad"
     elif status.no_answer_yet:
-        prometheus, level = "not asked yet", "note"
+        prometheus, level = "not queried yet", "note"
     else:
         prometheus, level = "up", "ok"
     up = sum(upstream.up for upstream in status.upstreams)
@@ -231,7 +231,7 @@ def _host(status: DaemonStatus) -> str:
 
 def _getting_started(stale_after: float, address: str) -> Tag:
     return tags.section(
-        tags.h2("How to begin", id="begin"),
+        tags.h2("Getting started", id="begin"),
         tags.p("Start a profiler on each node, or post a report by hand:"),
         tags.pre(
             tags.code(
@@ -241,7 +241,7 @@ def _getting_started(stale_after: float, address: str) -> Tag:
             ),
             tabindex="0",
         ),
-        tags.p(f"The node is here within seconds, and gone {duration(stale_after)} after its last report."),
+        tags.p(f"The node appears here within seconds. It is removed {duration(stale_after)} after its last report."),
         class_="card",
         **{"aria-labelledby": "begin"},
     )
