@@ -13,7 +13,7 @@ from orchestratord.errors import UpstreamUnavailable
 from orchestratord.promql.probe import PATIENCE
 from orchestratord.promql.upstreams import Answer as Fetched
 from tests.fakes import body
-from tests.web.pages.test_resource import BROWSER, JSON, look, text, wired
+from tests.web.pages.browser_view import BROWSER, JSON, look, text, wired
 from tests.wire import Wire, request
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.fakes import body
-from tests.web.pages.test_resource import BROWSER, wired
+from tests.web.pages.browser_view import BROWSER, wired
 
 
 def text(path: str, *reports: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from orchestratord.nodes.store import Entry
 from orchestratord.web.pages.nodes.medians import medians
 from orchestratord.web.pages.nodes.node_list import ROWS, parse_node_query, select_page
 from tests.fakes import body, report
-from tests.web.pages.test_resource import look, text, wired
+from tests.web.pages.browser_view import look, text, wired
 
 NOW = 1000.0
 

@@ -18,7 +18,7 @@ from orchestratord.web.pages.assets import Assets
 from orchestratord.web.pages.query.chart import DARK, LIGHT, MAX_LINES, PHONE, chart
 from orchestratord.web.pages.query.graph_params import form_time, parse_graph_params, parse_instant_params
 from tests.fakes import NOW
-from tests.web.pages.test_resource import JSON, look, matrix, text, wired
+from tests.web.pages.browser_view import JSON, look, matrix, text, wired
 
 
 def vector(*values: tuple[dict[str, str], str], kind: str = "vector") -> Fetched:
