@@ -20,8 +20,8 @@ from twisted.web.http_headers import Headers
 
 from orchestratord.http_client.agent import WholeBody, http_agent
 from orchestratord.http_client.urls import WrongUrl, http_url
-from orchestratord.profiler.choice import PreferredSource
 from orchestratord.profiler.ebpf import EbpfSource
+from orchestratord.profiler.preferred_source import PreferredSource
 from orchestratord.profiler.procfs import ProcfsSource, ProcTree
 from orchestratord.profiler.reporter import Reporter
 from orchestratord.runtime.file_reload import ReloadedFile

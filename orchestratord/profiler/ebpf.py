@@ -16,9 +16,9 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.logger import Logger
 
+from orchestratord.profiler.bpftrace_output import Lines, Totals, TotalsReader, bucket_between
+from orchestratord.profiler.bpftrace_program import Kernel, Plan, plans, read_kernel
 from orchestratord.profiler.bucket import log_left_out
-from orchestratord.profiler.counts import Lines, Totals, TotalsReader, bucket_between
-from orchestratord.profiler.hooks import Kernel, Plan, plans, read_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Callable

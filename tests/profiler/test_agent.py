@@ -14,7 +14,7 @@ from twisted.internet.testing import MemoryReactorClock
 
 from orchestratord import __version__
 from orchestratord.profiler.agent import Profiler, ProfilerSettings, profiler_service
-from orchestratord.profiler.choice import PreferredSource
+from orchestratord.profiler.preferred_source import PreferredSource
 from orchestratord.profiler.reporter import MAX_ANSWER_BYTES, Reporter
 from tests.profiler.fakes import FakeReactor, FakeSource, Network, bucket
 

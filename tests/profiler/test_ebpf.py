@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 from twisted.internet.error import ProcessTerminated
 
-from orchestratord.profiler.counts import MAX_LINE_BYTES, Lines, TotalsReader, bucket_between
+from orchestratord.profiler.bpftrace_output import MAX_LINE_BYTES, Lines, TotalsReader, bucket_between
+from orchestratord.profiler.bpftrace_program import KPROBES, TRACEPOINTS, Kernel, Plan, plans
 from orchestratord.profiler.ebpf import EbpfSource, Machine
-from orchestratord.profiler.hooks import KPROBES, TRACEPOINTS, Kernel, Plan, plans
 from tests.profiler.fakes import FakeReactor, Outcome, bucket
 from tests.profiler.kernels import ALL_TRACEPOINTS, FUNCTIONS, kernel_files
 

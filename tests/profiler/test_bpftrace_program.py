@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from orchestratord.nodes.families import BUILT_IN
-from orchestratord.profiler.hooks import KPROBES, TRACEPOINTS, Kernel, plans
+from orchestratord.profiler.bpftrace_program import KPROBES, TRACEPOINTS, Kernel, plans
 from tests.profiler.kernels import ALL_TRACEPOINTS, FUNCTIONS, kernel_files
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import msgspec
 from orchestratord.profiler.bucket import Bucket
 
 if TYPE_CHECKING:
-    from orchestratord.profiler.hooks import Plan
+    from orchestratord.profiler.bpftrace_program import Plan
 
 MAX_LINE_BYTES = 16_384
 """A line of counts has under 100 bytes; a line longer than this limit is ignored."""
