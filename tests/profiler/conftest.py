@@ -8,9 +8,11 @@ import pytest
 from twisted.logger import formatEvent, globalLogPublisher
 
 from tests.profiler.fakes import FakeReactor
+from tests.profiler.proc_tree import Tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 @pytest.fixture
@@ -32,3 +34,9 @@ def lines() -> Iterator[list[str]]:
     publisher.addObserver(observe)
     yield formatted
     publisher.removeObserver(observe)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    """Return an empty /proc."""
+    return Tree(tmp_path)

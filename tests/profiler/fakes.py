@@ -15,6 +15,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
 from orchestratord.profiler.bucket import Bucket
+from orchestratord.profiler.reporter import Reporter
 from tests.peers import report_refusal
 
 if TYPE_CHECKING:
@@ -225,3 +226,21 @@ class Outcome:
 
     buckets: list[Bucket] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
+
+
+URL = "http://orchestrator.test:5000/update_metrics"
+
+
+def reporter(reactor: FakeReactor, network: Network) -> Reporter:
+    """Return a reporter to `network` whose chance is always in the middle: first retry after 0.75 s."""
+    return Reporter(
+        reactor,
+        network,
+        URL,
+        "node-1",
+        deadline=5.0,
+        interval=10.0,
+        renew=lambda: None,
+        draw=lambda: 0.5,
+        unix_time=reactor.seconds,
+    )

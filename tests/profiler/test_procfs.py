@@ -1,93 +1,16 @@
-"""The source that reads /proc, from trees that the tests write."""
+"""The source that reads /proc, and the buckets between two readings."""
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import pytest
-
-from orchestratord.profiler.procfs import ProcfsSource, ProcTree, bucket_between
+from orchestratord.profiler.procfs import ProcfsSource, bucket_between
 from tests.profiler.fakes import FakeReactor, Outcome, bucket
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from orchestratord.profiler.bucket import Bucket
-
-
-class Tree:
-    """A /proc of our own: 4 KiB pages, 100 ticks a second."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.denied: set[bytes] = set()
-        self.machine(uptime=100.0)
-        self.process(1, parent=0)
-
-    def machine(self, uptime: float, pgfault: int = 1000, normal: int = 10, dma: int = 5) -> None:
-        """Write what counts for the whole machine."""
-        (self.root / "uptime").write_text(f"{uptime:.2f} 55.00\n")
-        (self.root / "vmstat").write_text(
-            f"nr_free_pages 7\npgalloc_dma {dma}\npgalloc_normal {normal}\npgfault {pgfault}\npgfault_x 9\n"
-        )
-
-    def process(
-        self,
-        pid: int,
-        *,
-        started: float = 1.0,
-        parent: int = 1,
-        io: tuple[int, int, int, int] | None = (0, 0, 0, 0),
-        switches: tuple[tuple[int, int], ...] = ((0, 0),),
-    ) -> None:
-        """Write a process: `io` is rchar, wchar, syscr, syscw; `switches` is a pair for each thread."""
-        home = self.root / str(pid)
-        shutil.rmtree(home, ignore_errors=True)
-        home.mkdir()
-        threads = len(switches)
-        times = f"101 0 0 0 0 0 0 0 20 0 {threads} 0 {started * 100:.0f} 3133440"
-        (home / "stat").write_text(f"{pid} (a) (b c) S {parent} 1 1 0 -1 4194304 {times}\n")
-        for number, (voluntary, forced) in enumerate(switches):
-            thread = home / "task" / str(pid + number)
-            thread.mkdir(parents=True)
-            (thread / "status").write_text(
-                f"Name:\ta\nvoluntary_ctxt_switches:\t{voluntary}\nnonvoluntary_ctxt_switches:\t{forced}\n"
-            )
-        shutil.copy(home / "task" / str(pid) / "status", home / "status")
-        if io is not None:
-            rchar, wchar, syscr, syscw = io
-            (home / "io").write_text(
-                f"rchar: {rchar}\nwchar: {wchar}\nsyscr: {syscr}\nsyscw: {syscw}\nread_bytes: 77\nwrite_bytes: 88\n"
-            )
-
-    def ends(self, pid: int) -> None:
-        """Remove a process."""
-        shutil.rmtree(self.root / str(pid))
-
-    def reader(self) -> ProcTree:
-        """Return what reads this tree, as a user that may not read what is `denied`."""
-        return Reader(self.root, self.denied)
-
-
-class Reader(ProcTree):
-    """Reads as the kernel lets a user read that is not root; the tests' own user may be root."""
-
-    def __init__(self, root: Path, denied: set[bytes]) -> None:
-        super().__init__(root, page_size=4096, ticks_per_second=100)
-        self._denied = denied
-
-    def _file(self, path: bytes) -> bytes:
-        if path in self._denied:
-            raise PermissionError(path)
-        return super()._file(path)
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Tree:
-    """Return an empty /proc."""
-    return Tree(tmp_path)
+    from tests.profiler.proc_tree import Tree
 
 
 class Measurement:
@@ -246,93 +169,6 @@ class TestBucket:
         (tree.root / "9" / "stat").write_text("")
         assert tree.reader().read().processes[7].switches == {}
         assert sorted(tree.reader().read().processes) == [1, 7]
-
-
-IO = {"fs_read_count", "fs_read_size_kb", "fs_write_count", "fs_write_size_kb"}
-SWITCHES = {"ctx_switches_graceful", "ctx_switches_forced"}
-
-
-class TestMissing:
-    """What cannot be seen of the whole machine is left out of the bucket, with a reason; it is not 0."""
-
-    def check(self, tree: Tree, families: set[str], reason: str) -> None:
-        """Check what is left out of a bucket that begins and ends with the tree as it is."""
-        reading = tree.reader().read()
-        assert reading.missing == dict.fromkeys(families, reason)
-        tree.machine(110.0, pgfault=1500, normal=30)
-        got = bucket_between(reading, tree.reader().read(), timestamp=5.0)
-        assert {
-            name for name in (*IO, *SWITCHES, "page_faults", "mem_bytes_allocated") if getattr(got, name) is None
-        } == (families)
-
-    def test_io_of_other_users(self, tree: Tree) -> None:
-        """Without root only the own processes' io may be read: that of the node is not known."""
-        tree.process(7, io=(3000, 0, 3, 0), switches=((1, 2),))
-        tree.denied.add(b"1/io")
-        self.check(tree, IO, "/proc/<pid>/io of other users may not be read (no root)")
-
-    @pytest.mark.parametrize(("count", "families"), [(9, set()), (8, IO)])
-    def test_a_process_that_root_may_not_read(self, tree: Tree, count: int, families: set[str]) -> None:
-        """One in a sandbox, say: up to a tenth of all processes are passed over."""
-        for pid in range(2, 2 + count):
-            tree.process(pid)
-        tree.denied.add(b"1/io")
-        self.check(tree, families, "/proc/<pid>/io of other users may not be read (no root)")
-
-    def test_once_is_enough(self, tree: Tree) -> None:
-        """A bucket is whole only if both of its readings are."""
-        before = tree.reader().read()
-        tree.denied.add(b"1/io")
-        after = tree.reader().read()
-        tree.machine(110.0)
-        for first, second in ((before, after), (after, before)):
-            assert bucket_between(first, second, timestamp=5.0).fs_read_count is None
-
-    @pytest.mark.parametrize("denied", [b"1/stat", b"1/status"])
-    def test_hidden_content(self, tree: Tree, denied: bytes) -> None:
-        """As with hidepid=1: the processes are there, their files may not be read."""
-        tree.denied.add(denied)
-        self.check(tree, IO | SWITCHES, "/proc hides the processes of other users (hidepid)")
-
-    def test_hidden_processes(self, tree: Tree) -> None:
-        """As with hidepid=2 and systemd's ProtectProc=invisible: there is no init."""
-        tree.process(7)
-        tree.ends(1)
-        self.check(tree, IO | SWITCHES, "/proc hides the processes of other users (hidepid)")
-
-    @pytest.mark.parametrize(("number", "families"), [(4026531836, set()), (4026532345, IO | SWITCHES)])
-    def test_container(self, tree: Tree, number: int, families: set[str]) -> None:
-        """Another PID namespace than the first shows the processes of one container; page faults are the node's."""
-        (tree.root / "self" / "ns").mkdir(parents=True)
-        (tree.root / "self" / "ns" / "pid").symlink_to(f"pid:[{number}]")
-        self.check(tree, families, "/proc shows the processes of this container only (no hostPID)")
-
-    def test_no_io_accounting(self, tree: Tree) -> None:
-        """A kernel without it has no io files."""
-        tree.process(1, parent=0, io=None)
-        tree.process(7, io=None, switches=((1, 2),))
-        self.check(tree, IO, "the kernel has no /proc/<pid>/io (CONFIG_TASK_IO_ACCOUNTING)")
-
-    def test_no_switches(self, tree: Tree) -> None:
-        """A /proc that is no Linux kernel's may lack them."""
-        for file in tree.root.glob("1/**/status"):
-            file.write_text("Name:\ta\n")
-        self.check(tree, SWITCHES, "/proc/<pid>/status has no voluntary_ctxt_switches")
-
-    @pytest.mark.parametrize(
-        ("key", "family", "reason"),
-        [
-            ("pgfault ", "page_faults", "/proc/vmstat has no pgfault"),
-            ("pgalloc_", "mem_bytes_allocated", "/proc/vmstat has no pgalloc_*"),
-        ],
-    )
-    def test_no_vmstat_key(self, tree: Tree, key: str, family: str, reason: str) -> None:
-        """A counter that is not there is not 0."""
-        lines = (tree.root / "vmstat").read_text().splitlines(keepends=True)
-        (tree.root / "vmstat").write_text("".join(line for line in lines if not line.startswith(key)))
-        before = tree.reader().read()
-        assert before.missing == {family: reason}
-        assert getattr(bucket_between(before, tree.reader().read(), timestamp=5.0), family) is None
 
 
 class TestProcfsSource:
