@@ -32,7 +32,7 @@ log = Logger()
 
 START_SECONDS = 20.0
 """bpftrace counts as hung if it takes longer to compile and attach, or if an interval is later than this."""
-VAIN_STARTS = 3
+MAX_FAILED_STARTS = 3
 """The source complains after so many children in a row that ended without a bucket."""
 MAX_RESTART_DELAY = 60.0
 KILL_SECONDS = 5.0
@@ -134,7 +134,7 @@ class EbpfSource:
         self._child: _Child | None = None
         self._plans: list[Plan] = []
         self._before: Totals | None = None
-        self._vain = 0
+        self._failed_starts = 0
         self._complained = False
         self._preparation: Deferred[None] = succeed(None)
         self._restart: DelayedCall | None = None
@@ -142,7 +142,7 @@ class EbpfSource:
 
     def start(self, deliver: Delivery, complain: Complaint) -> None:
         """Start. Without root or bpftrace it complains once and does not try."""
-        self._started, self._vain, self._complained = True, 0, False
+        self._started, self._failed_starts, self._complained = True, 0, False
         self._deliver, self._complain = deliver, complain
         obstacle = self._machine.obstacle()
         if obstacle is not None:
@@ -233,7 +233,7 @@ class EbpfSource:
         if before is None:
             return
         self._child.delivered = True
-        self._vain, self._complained = 0, False
+        self._failed_starts, self._complained = 0, False
         self._deliver(bucket_between(before, totals, self._unix_time(), self._plans[0]))
 
     def _watch(self, seconds: float) -> None:
@@ -268,10 +268,10 @@ class EbpfSource:
             log_left_out(log, self._plans[0].missing)
             self._restart = self._reactor.callLater(0, self._spawn)
             return
-        self._vain = 0 if delivered else self._vain + 1
-        delay = min(MAX_RESTART_DELAY, 2.0 ** min(self._vain, 10) / 2)
+        self._failed_starts = 0 if delivered else self._failed_starts + 1
+        delay = min(MAX_RESTART_DELAY, 2.0 ** min(self._failed_starts, 10) / 2)
         self._restart = self._reactor.callLater(delay, self._spawn if self._plans else self._begin)
-        if self._vain >= VAIN_STARTS:
+        if self._failed_starts >= MAX_FAILED_STARTS:
             self._give_reason(reason)
 
     def _give_reason(self, reason: str) -> None:

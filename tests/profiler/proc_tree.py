@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Tree:
-    """A /proc of our own: 4 KiB pages, 100 ticks a second."""
+    """A directory like /proc, with pages of 4 KiB and 100 ticks per second."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -21,7 +21,7 @@ class Tree:
         self.process(1, parent=0)
 
     def machine(self, uptime: float, pgfault: int = 1000, normal: int = 10, dma: int = 5) -> None:
-        """Write what counts for the whole machine."""
+        """Write the files about the whole machine."""
         (self.root / "uptime").write_text(f"{uptime:.2f} 55.00\n")
         (self.root / "vmstat").write_text(
             f"nr_free_pages 7\npgalloc_dma {dma}\npgalloc_normal {normal}\npgfault {pgfault}\npgfault_x 9\n"
@@ -61,12 +61,12 @@ class Tree:
         shutil.rmtree(self.root / str(pid))
 
     def reader(self) -> ProcTree:
-        """Return what reads this tree, as a user that may not read what is `denied`."""
+        """Return a reader of this tree, for a user who may not read the files in `denied`."""
         return Reader(self.root, self.denied)
 
 
 class Reader(ProcTree):
-    """Reads as the kernel lets a user read that is not root; the tests' own user may be root."""
+    """Refuses files as the kernel does for a user other than root; the tests may run as root."""
 
     def __init__(self, root: Path, denied: set[bytes]) -> None:
         super().__init__(root, page_size=4096, ticks_per_second=100)

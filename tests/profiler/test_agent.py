@@ -15,7 +15,7 @@ from tests.profiler.fakes import FakeReactor, FakeSource, Network, bucket, repor
 
 
 class TestSettings:
-    """ProfilerSettings: what a profiler can be told."""
+    """ProfilerSettings: validation, and the URL for reports."""
 
     @pytest.mark.parametrize(
         ("given", "target"),
@@ -28,7 +28,7 @@ class TestSettings:
         ],
     )
     def test_report_url(self, given: str, target: str) -> None:
-        """The reports' path is appended to the orchestrator's URL unless it is there already."""
+        """The path for reports is appended to the orchestrator's URL, unless the URL has it already."""
         assert ProfilerSettings(orchestrator=given, node_id="n").report_url == target
 
     @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ class TestSettings:
         ],
     )
     def test_wrong_value(self, field: str, value: object) -> None:
-        """A wrong value is refused with a text that begins with its field's name and holds it."""
+        """A wrong value is refused; the text begins with the field's name and contains the value."""
         given: dict[str, Any] = {"orchestrator": "http://o", "node_id": "n", field: value}
         with pytest.raises(ValueError, match=rf"^{field} ") as refused:
             ProfilerSettings(**given)
@@ -63,14 +63,14 @@ class TestProfiler:
     """Profiler: the service around source and reporter."""
 
     def test_way_of_a_bucket(self, reactor: FakeReactor) -> None:
-        """What the source delivers is reported."""
+        """A bucket that the source delivers is reported."""
         network, source = Network(), FakeSource()
         Profiler(source, reporter(reactor, network), lambda: succeed(None)).startService()
         source.deliver(bucket(1))
         assert len(network.orchestrator.reports) == 1
 
     def test_log_of_the_source(self, reactor: FakeReactor, lines: list[str]) -> None:
-        """One line with the first bucket, and one when `auto` changes its mind, says what measures."""
+        """One line names the source at the first bucket, and one when `auto` switches to another source."""
         first, second = FakeSource("ebpf"), FakeSource("procfs")
         source = PreferredSource(first, second)
         Profiler(source, reporter(reactor, Network()), lambda: succeed(None)).startService()
@@ -84,14 +84,14 @@ class TestProfiler:
         ]
 
     def test_complaint(self, reactor: FakeReactor, lines: list[str]) -> None:
-        """A source that does not measure is an error in the log, with its reason."""
+        """If a source cannot measure, an error with the reason is logged."""
         source = FakeSource("ebpf")
         Profiler(source, reporter(reactor, Network()), lambda: succeed(None)).startService()
         source.complain("bpftrace said: no")
         assert lines == ["nothing to report, ebpf cannot measure: bpftrace said: no"]
 
     def test_stop(self, reactor: FakeReactor) -> None:
-        """The service has stopped when the source has ended and the connections are closed."""
+        """Stopping ends when the source has stopped and the connections are closed."""
         closed: Deferred[None] = Deferred()
         source = FakeSource()
         service = Profiler(source, reporter(reactor, Network()), lambda: closed)
@@ -106,7 +106,7 @@ class TestProfiler:
 
     @pytest.mark.parametrize("source", ["auto", "ebpf", "procfs"])
     def test_opens_nothing(self, source: str) -> None:
-        """A profiler that is not started has no socket, no delayed call and no child."""
+        """A profiler that is not started has no socket, no delayed call and no child process."""
         reactor = MemoryReactorClock()
         settings = ProfilerSettings(orchestrator="http://127.0.0.1:5000", node_id="n", source=source)
         profiler_service(reactor, settings).setServiceParent(MultiService())

@@ -9,10 +9,10 @@ from tests.profiler.fakes import FakeSource, bucket
 
 
 class TestPreferredSource:
-    """PreferredSource: eBPF where it works, else procfs."""
+    """PreferredSource: eBPF if it works, else procfs."""
 
     def test_preferred(self) -> None:
-        """The preferred source is used while it does not complain."""
+        """The preferred source is used until it complains."""
         preferred, fallback = FakeSource("a"), FakeSource("b")
         source = PreferredSource(preferred, fallback)
         delivered: list[object] = []
@@ -24,7 +24,7 @@ class TestPreferredSource:
 
     @pytest.mark.parametrize("at_once", [False, True])
     def test_fallback(self, lines: list[str], at_once: bool) -> None:
-        """At the preferred source's complaint it is stopped, the other starts, and one line says why."""
+        """If the preferred source complains, it is stopped, the other one starts, and one line says why."""
         preferred, fallback = FakeSource("a"), FakeSource("b")
         preferred.obstacle = "not root" if at_once else None
         source = PreferredSource(preferred, fallback)
@@ -40,7 +40,7 @@ class TestPreferredSource:
         assert fallback.starts == 1
 
     def test_stop(self) -> None:
-        """The end waits for the source in use and for the one that was left."""
+        """Stopping waits for both sources: the one in use, and the one used before."""
         preferred, fallback = FakeSource("a"), FakeSource("b")
         source = PreferredSource(preferred, fallback)
         source.start(lambda _: None, lambda _: None)

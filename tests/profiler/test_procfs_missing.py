@@ -16,10 +16,10 @@ SWITCHES = {"ctx_switches_graceful", "ctx_switches_forced"}
 
 
 class TestMissing:
-    """What cannot be seen of the whole machine is left out of the bucket, with a reason; it is not 0."""
+    """A family that is not visible for the whole machine is left out of the bucket, with a reason; it is not 0."""
 
     def check(self, tree: Tree, families: set[str], reason: str) -> None:
-        """Check what is left out of a bucket that begins and ends with the tree as it is."""
+        """Check which families are left out of a bucket between two readings of this tree."""
         reading = tree.reader().read()
         assert reading.missing == dict.fromkeys(families, reason)
         tree.machine(110.0, pgfault=1500, normal=30)
@@ -29,21 +29,21 @@ class TestMissing:
         } == (families)
 
     def test_io_of_other_users(self, tree: Tree) -> None:
-        """Without root only the own processes' io may be read: that of the node is not known."""
+        """Without root, only the io of the user's own processes is readable: that of the node is unknown."""
         tree.process(7, io=(3000, 0, 3, 0), switches=((1, 2),))
         tree.denied.add(b"1/io")
         self.check(tree, IO, "/proc/<pid>/io of other users may not be read (no root)")
 
     @pytest.mark.parametrize(("count", "families"), [(9, set()), (8, IO)])
     def test_a_process_that_root_may_not_read(self, tree: Tree, count: int, families: set[str]) -> None:
-        """One in a sandbox, say: up to a tenth of all processes are passed over."""
+        """For example one in a sandbox: up to a tenth of all processes are skipped."""
         for pid in range(2, 2 + count):
             tree.process(pid)
         tree.denied.add(b"1/io")
         self.check(tree, families, "/proc/<pid>/io of other users may not be read (no root)")
 
     def test_once_is_enough(self, tree: Tree) -> None:
-        """A bucket is whole only if both of its readings are."""
+        """A family is in the bucket only if both readings have it."""
         before = tree.reader().read()
         tree.denied.add(b"1/io")
         after = tree.reader().read()
@@ -53,31 +53,31 @@ class TestMissing:
 
     @pytest.mark.parametrize("denied", [b"1/stat", b"1/status"])
     def test_hidden_content(self, tree: Tree, denied: bytes) -> None:
-        """As with hidepid=1: the processes are there, their files may not be read."""
+        """As with hidepid=1: the processes are visible, their files are not readable."""
         tree.denied.add(denied)
         self.check(tree, IO | SWITCHES, "/proc hides the processes of other users (hidepid)")
 
     def test_hidden_processes(self, tree: Tree) -> None:
-        """As with hidepid=2 and systemd's ProtectProc=invisible: there is no init."""
+        """As with hidepid=2 and systemd's ProtectProc=invisible: init is not visible."""
         tree.process(7)
         tree.ends(1)
         self.check(tree, IO | SWITCHES, "/proc hides the processes of other users (hidepid)")
 
     @pytest.mark.parametrize(("number", "families"), [(4026531836, set()), (4026532345, IO | SWITCHES)])
     def test_container(self, tree: Tree, number: int, families: set[str]) -> None:
-        """Another PID namespace than the first shows the processes of one container; page faults are the node's."""
+        """In another PID namespace, only the processes of one container are visible; page faults are of the node."""
         (tree.root / "self" / "ns").mkdir(parents=True)
         (tree.root / "self" / "ns" / "pid").symlink_to(f"pid:[{number}]")
         self.check(tree, families, "/proc shows the processes of this container only (no hostPID)")
 
     def test_no_io_accounting(self, tree: Tree) -> None:
-        """A kernel without it has no io files."""
+        """A kernel without I/O accounting has no io files."""
         tree.process(1, parent=0, io=None)
         tree.process(7, io=None, switches=((1, 2),))
         self.check(tree, IO, "the kernel has no /proc/<pid>/io (CONFIG_TASK_IO_ACCOUNTING)")
 
     def test_no_switches(self, tree: Tree) -> None:
-        """A /proc that is no Linux kernel's may lack them."""
+        """The /proc of another kernel may not have them."""
         for file in tree.root.glob("1/**/status"):
             file.write_text("Name:\ta\n")
         self.check(tree, SWITCHES, "/proc/<pid>/status has no voluntary_ctxt_switches")
@@ -90,7 +90,7 @@ class TestMissing:
         ],
     )
     def test_no_vmstat_key(self, tree: Tree, key: str, family: str, reason: str) -> None:
-        """A counter that is not there is not 0."""
+        """A missing counter is not 0."""
         lines = (tree.root / "vmstat").read_text().splitlines(keepends=True)
         (tree.root / "vmstat").write_text("".join(line for line in lines if not line.startswith(key)))
         before = tree.reader().read()

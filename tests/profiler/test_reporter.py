@@ -14,7 +14,7 @@ from tests.profiler.fakes import URL, FakeReactor, Network, bucket, reporter
 
 
 class TestReporter:
-    """Reporter: a bucket's way to the orchestrator."""
+    """Reporter: sends buckets to the orchestrator."""
 
     def test_report(self, reactor: FakeReactor) -> None:
         """A report is the node's name, the bucket's end, the eight families, and how they were measured."""
@@ -40,7 +40,7 @@ class TestReporter:
         ]
 
     def test_token(self, reactor: FakeReactor) -> None:
-        """Each report carries the bearer token as it is by then; a retry too; without a token there is no header."""
+        """Each report and each retry has the current bearer token. Without a token there is no header."""
         network = Network()
         tokens = iter([b"first", b"second", b"third"])
         reports = Reporter(reactor, network, URL, "n", deadline=5, interval=10, renew=int, token=lambda: next(tokens))
@@ -53,7 +53,7 @@ class TestReporter:
 
     @pytest.mark.parametrize("code", [401, 403])
     def test_log_of_a_token_that_is_refused(self, reactor: FakeReactor, lines: list[str], code: int) -> None:
-        """One line with the orchestrator's own words, none with the token, and one when it is taken again."""
+        """One line with the error text, without the token, and one when reports are accepted again."""
         network = Network()
         error = json.dumps({"error": "this takes a token of the role report"}).encode()
         network.orchestrator.answers = [(code, error, {})] * 3
@@ -67,7 +67,7 @@ class TestReporter:
         ]
 
     def test_family_that_is_not_measured(self, reactor: FakeReactor) -> None:
-        """It is absent from the report: null would be refused, and 0 would be wrong."""
+        """The report leaves it out: null would be refused, and 0 would be wrong."""
         network = Network()
         reporter(reactor, network).offer(replace(bucket(1.5), page_faults=None))
         (report,) = network.orchestrator.reports
@@ -75,7 +75,7 @@ class TestReporter:
         assert report["mem_bytes_allocated"] == 1
 
     def test_log_of_warnings(self, reactor: FakeReactor, lines: list[str]) -> None:
-        """What the orchestrator says of a report that it takes is logged once, in one line; so is what it ignores."""
+        """A warning of the orchestrator about an accepted report is logged once, in one line; so are ignored fields."""
         network = Network()
         answer = {"status": "Metrics updated", "warnings": ["too\nrare"], "ignored": ["source"]}
         network.orchestrator.answers = [(200, json.dumps(answer).encode(), {})] * 3
@@ -89,7 +89,7 @@ class TestReporter:
         ]
 
     def test_warnings_without_end(self, reactor: FakeReactor, lines: list[str]) -> None:
-        """Ten different ones are logged."""
+        """At most ten different warnings are logged."""
         network = Network()
         network.orchestrator.answers = [
             (200, json.dumps({"warnings": [f"{second}"]}).encode(), {}) for second in range(50)
@@ -101,7 +101,7 @@ class TestReporter:
 
     @pytest.mark.parametrize(("chance", "reports_each"), [(0.0, 6), (0.5, 7), (1.0, 9)])
     def test_connection_gets_old(self, reactor: FakeReactor, chance: float, reports_each: int) -> None:
-        """A connection is given up between two reports when it is 48 to 72 s old."""
+        """A connection is closed between two reports when it is 48 to 72 s old."""
         network = Network()
         renewed: list[float] = []
         reports = Reporter(
@@ -124,14 +124,14 @@ class TestReporter:
         assert renewed
 
     def test_log_of_success(self, reactor: FakeReactor, lines: list[str]) -> None:
-        """The first accepted report is a line in the log; those after it are none."""
+        """Only the first accepted report is logged."""
         reports = reporter(reactor, Network())
         for second in range(5):
             reports.offer(bucket(second))
         assert lines == [f"{URL} accepts the reports of node-1"]
 
     def test_retry(self, reactor: FakeReactor) -> None:
-        """A report that the orchestrator could not take is sent again, each time after twice the pause."""
+        """A report that could not be delivered is sent again, each time after twice the pause."""
         network = Network()
         network.orchestrator.answers = [(503, b"", {})] * 3
         reporter(reactor, network).offer(bucket(1))
@@ -145,7 +145,7 @@ class TestReporter:
         assert reactor.getDelayedCalls() == []
 
     def test_pause_has_a_bound(self, reactor: FakeReactor) -> None:
-        """However long the orchestrator is away, a retry is never more than 30 s off."""
+        """However long an outage lasts, the pause before a retry is at most 30 s."""
         network = Network(broken=Refused())
         reporter(reactor, network).offer(bucket(1))
         for _ in range(2000):
@@ -153,7 +153,7 @@ class TestReporter:
             reactor.advance(reactor.until_next_call())
 
     def test_newer_replaces_older(self, reactor: FakeReactor) -> None:
-        """Of the buckets that pile up while nothing can be sent only the newest is sent in the end."""
+        """After an outage only the newest bucket is sent."""
         network = Network(broken=Refused())
         reports = reporter(reactor, network)
         for second in range(100):
@@ -163,7 +163,7 @@ class TestReporter:
         assert [report["timestamp"] for report in network.orchestrator.reports] == [99]
 
     def test_newer_waits_for_the_one_in_flight(self, reactor: FakeReactor) -> None:
-        """There is one request at a time; what is offered meanwhile follows it."""
+        """There is one request at a time; a bucket that is offered meanwhile is sent after it."""
         network = Network()
         network.orchestrator.silent = True
         reports = reporter(reactor, network)
@@ -178,7 +178,7 @@ class TestReporter:
 
     @pytest.mark.parametrize("half", [False, True])
     def test_deadline(self, reactor: FakeReactor, lines: list[str], half: bool) -> None:
-        """An orchestrator that never answers, or never ends its answer, is given up at the deadline and tried again."""
+        """If the answer is not complete at the deadline, the report is sent again."""
         network = Network()
         network.orchestrator.silent, network.orchestrator.half = not half, half
         reporter(reactor, network).offer(bucket(1))
@@ -194,7 +194,7 @@ class TestReporter:
 
     @pytest.mark.parametrize("code", [400, 404, 413, 302])
     def test_refusal(self, reactor: FakeReactor, lines: list[str], code: int) -> None:
-        """What the orchestrator refuses is not sent again, and the log has the orchestrator's own words once."""
+        """A refused report is not sent again; the orchestrator's error text is logged once."""
         network = Network()
         error = json.dumps({"error": "Expected `int` - at $.page_faults"}).encode()
         network.orchestrator.answers = [(code, error, {"Location": "http://elsewhere/"})] * 2
@@ -208,7 +208,7 @@ class TestReporter:
 
     @pytest.mark.parametrize("code", [401, 403, 408, 429, 500, 503])
     def test_busy(self, reactor: FakeReactor, code: int) -> None:
-        """401 and 403, for a token may be about to be known, 408, 429 and the server's errors are tried again."""
+        """408, 429 and server errors are retried; 401 and 403 too, since a new token may be known soon."""
         network = Network()
         network.orchestrator.answers = [(code, b"<html>busy</html>", {})]
         reporter(reactor, network).offer(bucket(1))
@@ -220,14 +220,14 @@ class TestReporter:
         [("20", 20.0), ("Tue, 14 Nov 2023 22:13:40 GMT", 20.0), ("999999999", 300.0), ("soon", 0.0), ("-5", 0.0)],
     )
     def test_retry_after(self, reactor: FakeReactor, value: str, pause: float) -> None:
-        """A retry is no sooner than the answer's Retry-After says, in seconds or as a date, up to five minutes."""
+        """A retry waits for Retry-After, in seconds or as a date, up to five minutes."""
         network = Network()
         network.orchestrator.answers = [(429, b"{}", {"Retry-After": value})]
         reporter(reactor, network).offer(bucket(1))
         assert reactor.until_next_call() == pytest.approx(pause + 0.75)
 
     def test_log_of_an_outage(self, reactor: FakeReactor, lines: list[str]) -> None:
-        """An outage is one line for each of its reasons, however long it lasts, and one for its end."""
+        """An outage is logged with one line for each reason, and one for its end."""
         network = Network(broken=Refused())
         reports = reporter(reactor, network)
         for second in range(50):
@@ -240,7 +240,7 @@ class TestReporter:
         assert lines[1:] == [f"{URL} accepts the reports again; 49 were lost"]
 
     def test_endless_answer(self, reactor: FakeReactor, lines: list[str]) -> None:
-        """An answer longer than any that an orchestrator gives is not read to its end."""
+        """An answer that is too long is not read to its end."""
         network = Network()
         network.orchestrator.answers = [(200, b"x" * (MAX_ANSWER_BYTES + 1), {})]
         reporter(reactor, network).offer(bucket(1))
@@ -249,7 +249,7 @@ class TestReporter:
 
     @pytest.mark.parametrize("waiting", ["answer", "retry"])
     def test_stop(self, reactor: FakeReactor, lines: list[str], waiting: str) -> None:
-        """Stopping cancels the request or the pause that is under way, and says nothing."""
+        """Stopping cancels the current request or pause, and logs nothing."""
         network = Network(broken=Refused() if waiting == "retry" else None)
         network.orchestrator.silent = True
         reports = reporter(reactor, network)
@@ -262,7 +262,7 @@ class TestReporter:
         assert reactor.getDelayedCalls() == []
 
     def test_stop_and_go(self, reactor: FakeReactor) -> None:
-        """After a stop what is offered is sent again."""
+        """After a stop, a bucket that is offered is sent."""
         network = Network(broken=Refused())
         reports = reporter(reactor, network)
         reports.offer(bucket(1))
