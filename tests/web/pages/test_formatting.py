@@ -1,4 +1,4 @@
-"""Numbers and moments as people read them."""
+"""Numbers, times and durations as text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FAMILIES = {family.name: family for family in BUILT_IN}
 
 
 def spaced(text: str) -> str:
-    """Return a text with plain blanks."""
+    """Return a text with normal spaces."""
     return text.replace("\N{NO-BREAK SPACE}", " ")
 
 
@@ -70,7 +70,7 @@ def test_units() -> None:
 
 
 def test_plain_has_all_digits() -> None:
-    """A table is for those who want them."""
+    """Tables show all digits."""
     assert (table_number(1_684_023_712), table_number(0.123456789), table_number(2.5)) == (
         "1,684,023,712",
         "0.123457",
@@ -83,18 +83,18 @@ def test_plain_has_all_digits() -> None:
     [(-1, "0 s"), (59.9, "59 s"), (60, "1 min"), (3599, "59 min 59 s"), (7260, "2 h 1 min"), (188_000, "2 d 4 h")],
 )
 def test_lasting(seconds: float, text: str) -> None:
-    """Two units say enough."""
+    """At most two units are shown."""
     assert spaced(duration(seconds)) == text
 
 
 def test_bounds_counts_and_moments() -> None:
-    """As they stand on the page."""
+    """As on the pages."""
     assert [spaced(upper_bound(value)) for value in (0.0025, 1, math.inf)] == ["under 2.5 ms", "under 1 s", "over 10 s"]
     assert (spaced(counted(1, "node")), spaced(counted(2000, "node"))) == ("1 node", "2,000 nodes")
     assert (utc_time(1_795_424_400), iso_time(1_795_424_400)) == ("09:00:00 UTC", "2026-11-23T09:00:00+00:00")
 
 
 def test_what_is_no_character_is_shown_as_such() -> None:
-    """Nor may a text turn the order of those around it."""
+    """Characters that change the direction of the text are replaced too."""
     assert printable("a\x00b\x1bc\u202ed\ud800e") == "a?b?c?d?e".replace("?", "\N{REPLACEMENT CHARACTER}")
     assert printable("<b>ä 漢</b>") == "<b>ä 漢</b>"

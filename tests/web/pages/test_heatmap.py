@@ -1,4 +1,4 @@
-"""The fleet as cells."""
+"""The cells of the heat map, their colours, and the most loaded nodes."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def numbered(count: int) -> list[Entry]:
 
 
 def test_no_node() -> None:
-    """Nothing to draw, and nothing fails."""
+    """An empty heat map."""
     drawn = heatmap([], FAULTS, 1000, 60)
     assert (drawn.nodes, drawn.cells, drawn.top, drawn.scale) == (0, [], [], None)
 
 
 def test_a_cell_a_node_in_the_order_that_people_count() -> None:
-    """2 comes before 10."""
+    """Numbers in ids are sorted as numbers: 2 comes before 10."""
     drawn = heatmap(entries({"n10": 1, "n2": 2, "m": 3}), FAULTS, 1000, 60)
     assert [cell.node_id for cell in drawn.cells] == ["m", "n2", "n10"]
     assert {cell.size for cell in drawn.cells} == {1}
@@ -54,7 +54,7 @@ def test_a_cell_a_node_in_the_order_that_people_count() -> None:
 
 @pytest.mark.parametrize("count", [5_000, 100_000])
 def test_many_nodes_share_cells(count: int) -> None:
-    """No more cells than can be drawn; each shows its highest node, and none is left out."""
+    """The number of cells has a limit. Each cell shows its highest node; no node is left out."""
     drawn = heatmap(numbered(count), FAULTS, 1000, 60)
     assert len(drawn.cells) <= MAX_CELLS
     assert drawn.group == math.ceil(count / MAX_CELLS)
@@ -65,7 +65,7 @@ def test_many_nodes_share_cells(count: int) -> None:
 
 
 def test_what_stands_out_stands_out() -> None:
-    """One node of a hundred times the load of all others has a colour of its own."""
+    """A node with a hundred times the load of the others has its own colour."""
     drawn = heatmap(entries({f"n{index}": 1000 + index for index in range(50)} | {"hot": 100_000}), FAULTS, 1000, 60)
     steps = {cell.node_id: cell.step for cell in drawn.cells}
     assert steps.pop("hot") == STEPS - 1
@@ -73,13 +73,13 @@ def test_what_stands_out_stands_out() -> None:
 
 
 def test_small_differences_do_not_look_large() -> None:
-    """Nodes that do nearly the same have nearly the same colour."""
+    """Nodes with nearly the same load have the same colour."""
     drawn = heatmap(entries({"a": 1000, "b": 1010, "c": 1050}), FAULTS, 1000, 60)
     assert len({cell.step for cell in drawn.cells}) == 1
 
 
 def test_zero_and_absent_are_not_the_same() -> None:
-    """A node that did nothing has the lowest colour; one that did not report has none."""
+    """A value of 0 has the lowest colour; a node without a value has no colour."""
     drawn = heatmap(entries({"idle": 0, "busy": 10, "silent": None}), FAULTS, 1000, 60)
     cells = {cell.node_id: cell for cell in drawn.cells}
     assert (cells["idle"].step, cells["silent"].step, cells["silent"].value) == (0, None, None)
@@ -88,7 +88,7 @@ def test_zero_and_absent_are_not_the_same() -> None:
 
 
 def test_late_nodes_are_marked() -> None:
-    """Those whose age is two thirds of the limit, or more."""
+    """Nodes whose age is two thirds of the limit or more."""
     drawn = heatmap([*entries({"late": 1}, age=40), *entries({"fine": 1}, age=39.9)], FAULTS, 1000, 60)
     assert [(cell.node_id, cell.late) for cell in drawn.cells] == [("fine", 0), ("late", 1)]
     assert drawn.late == 1
@@ -97,7 +97,7 @@ def test_late_nodes_are_marked() -> None:
 
 @given(st.lists(st.floats(0, MAX_VALUE) | st.just(0.0), min_size=1, max_size=50))
 def test_every_value_has_a_colour(values: list[float]) -> None:
-    """Whatever nodes report; a higher one never a lower colour."""
+    """For all values; a higher value never has a lower colour."""
     drawn = heatmap(entries({f"n{index:03}": value for index, value in enumerate(values)}), FAULTS, 1000, 60)
     assert drawn.scale is not None
     assert list(drawn.scale.bounds) == sorted(drawn.scale.bounds)
@@ -108,7 +108,7 @@ def test_every_value_has_a_colour(values: list[float]) -> None:
 
 
 def test_families_below_zero_have_equal_steps() -> None:
-    """Those of a configuration file may have no minimum."""
+    """Families of a configuration file may have negative values."""
     cold = [Entry(1000, report(name)) for name in ("a", "b")]
     values = [(-40.0,), (30.0,)]
     changed = [

@@ -1,4 +1,4 @@
-"""By what the nodes are measured, on the pages."""
+"""How nodes are measured, on the pages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MIXED = "Nodes are measured by different sources"
 
 
 def test_a_fleet_of_different_sources() -> None:
-    """Is told from the front page, with how many nodes each has; those that do not say are no source."""
+    """The status page shows the number of nodes of each source; nodes without a source do not count."""
     reports: list[dict[str, Any]] = [
         {"source": "ebpf-kprobe"},
         {"source": "procfs"},
@@ -36,7 +36,7 @@ def test_a_fleet_of_different_sources() -> None:
 
 
 def test_many_sources() -> None:
-    """The most frequent are named."""
+    """The most frequent ones are named."""
     found = text("/", *({"source": f"s{index}"} for index in range(8)))
     assert "1 by s0, 1 by s1, 1 by s2, 1 by s3, 1 by s4, and by 3 more." in found
 
@@ -45,12 +45,12 @@ def test_many_sources() -> None:
     "reports", [[], [{}], [{"source": "procfs"}, {"source": "procfs", "profiler_version": "2"}, {}]]
 )
 def test_a_fleet_of_one_source(reports: list[dict[str, Any]]) -> None:
-    """There is nothing to say."""
+    """There is no warning."""
     assert MIXED not in text("/", *reports)
 
 
 def test_a_node() -> None:
-    """Its page has what its report said of it, and no more."""
+    """Its page shows what its report said."""
     said = {"source": "procfs", "interval_seconds": 10, "profiler_version": "0.1.0"}
     assert "Measured by procfs in intervals of 10 s, profiler 0.1.0." in text("/nodes/n0", said)
     assert "Measured in intervals of 10 s." in text("/nodes/n0", {"interval_seconds": 10})

@@ -1,4 +1,4 @@
-"""The table of all nodes: found, filtered, sorted, a page at a time; and the medians of the fleet."""
+"""The list of nodes: search, filter, order and pages; and the medians of all nodes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def names(**parameters: str) -> list[str]:
     ],
 )
 def test_which_nodes_in_which_order(parameters: dict[str, str], expected: list[str]) -> None:
-    """Those without a value come last, and match no filter by it; equal ones are sorted by id."""
+    """Nodes without the value come last, and match no filter by it. Equal values are sorted by id."""
     assert names(**parameters) == expected
 
 
@@ -82,7 +82,7 @@ def test_what_cannot_be_asked(parameters: dict[str, str], named: str) -> None:
 
 
 def test_pages_of_a_large_fleet() -> None:
-    """Each node is on one page, in order over all of them; past the last one is the last one."""
+    """Each node is on one page, in order; a page number that is too high gives the last page."""
     chance = random.Random(5)
     values = [(f"n{index:05}", 1.0, chance.randrange(900)) for index in range(2550)]
     fleet = entries(*values)
@@ -98,7 +98,7 @@ def test_pages_of_a_large_fleet() -> None:
 
 
 def test_the_page() -> None:
-    """Links sort and turn pages and keep what was asked; names lead to nodes; nothing is taken for markup."""
+    """Links sort and change the page, and keep the other parameters; names link to nodes; input is escaped."""
     wire = wired(max_nodes=1000)
     for index in range(ROWS + 20):
         wire.report(body(f"web-{index:03}", page_faults=index))
@@ -120,7 +120,7 @@ def test_the_page() -> None:
 
 
 def test_what_is_wrong_stands_on_the_page() -> None:
-    """With its status."""
+    """With status 400."""
     answer = look(wired("a"), "/fleet?sort=%3Cb%3E")
     assert answer.status == 400
     assert "invalid parameter &#39;sort&#39;" in text(answer) or "invalid parameter 'sort'" in text(answer)
@@ -128,7 +128,7 @@ def test_what_is_wrong_stands_on_the_page() -> None:
 
 
 def test_ten_operators_cost_as_much_as_one() -> None:
-    """The same table is made once for all who ask for it within two seconds."""
+    """Requests for the same list within two seconds share one page."""
     wire = wired("a")
     made: list[Any] = []
     in_thread = wire.in_thread
@@ -140,7 +140,7 @@ def test_ten_operators_cost_as_much_as_one() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 5, 1000, 1001, 2001, 4000])
 def test_medians(count: int) -> None:
-    """As the standard library has them, of those who reported the family; of none there is none."""
+    """Equal to the standard library's, over nodes that reported the family; None if no node did."""
     chance = random.Random(count)
     values = [chance.randrange(1_000_000) for _ in range(count)]
     fleet = entries(*[(f"n{index}", 0, value) for index, value in enumerate(values)], ("without", 0, None))
@@ -151,7 +151,7 @@ def test_medians(count: int) -> None:
 
 
 def test_a_node_beside_the_fleet() -> None:
-    """How many times the median each of its values is; just the median where there is no such number."""
+    """Each value as a multiple of the median; only the median if there is no multiple."""
     wire = wired()
     for name, value in (("a", 100), ("b", 200), ("c", 1000)):
         wire.report(body(name, page_faults=value, fs_read_count=0))
@@ -164,7 +164,7 @@ def test_a_node_beside_the_fleet() -> None:
 
 
 def test_the_page_of_a_node_that_is_gone() -> None:
-    """It says when it was last heard of, for an hour."""
+    """It shows the time of the last report, for an hour."""
     wire = wired("a")
     wire.clocks.now += 70
     wire.nodes.expire(wire.clocks.monotonic(), 10)
