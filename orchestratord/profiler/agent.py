@@ -122,9 +122,9 @@ class Profiler(Service):
         await self._close()
 
     def _deliver(self, bucket: Bucket) -> None:
-        """Send a bucket, and log its source if it is a new one: `auto` knows its source only at the first bucket."""
-        if self._logged_source != self._source.name:
-            self._logged_source = self._source.name
+        """Send a bucket, and log its source if that is new: `auto` knows its source only at the first bucket."""
+        if self._logged_source != bucket.source:
+            self._logged_source = bucket.source
             log.info("this node is measured with {source}", source=self._logged_source)
         self._reporter.offer(bucket)
 

@@ -159,7 +159,7 @@ def test_a_node_beside_the_fleet() -> None:
     said = text(look(wire, "/nodes/c"))
     assert "1 k faults 5 times the fleet's median of 200 faults" in said
     assert "0 calls the fleet's median: 0 calls" in said
-    assert "The medians are over 4 nodes, including this one." in said
+    assert "Each median is over the nodes that report the metric, out of 4 nodes including this one." in said
     assert "not reported the fleet's median: 200 faults" in text(look(wire, "/nodes/d"))
 
 

@@ -111,7 +111,11 @@ def content(
     parts.append(tags.ul(*cards, class_="metriccards"))
     if medians.nodes:
         parts.append(
-            tags.p(f"The medians are over {counted(medians.nodes, 'node')}, including this one.", class_="notes")
+            tags.p(
+                "Each median is over the nodes that report the metric, out of"
+                f" {counted(medians.nodes, 'node')} including this one.",
+                class_="notes",
+            )
         )
     return parts
 

@@ -34,7 +34,7 @@ def heatmap_section(heatmap: Heatmap, families: Families, family: Family, stale_
     if heatmap.without:
         notes.append(f"{counted(heatmap.without, 'node')} did not report this metric. ")
     if heatmap.late:
-        notes.append(f"Hatched: no report for {2 * stale_after / 3:g} s; removed after {stale_after:g} s. ")
+        notes.append(f"Hatched: no report for {round(2 * stale_after / 3, 1):g} s; removed after {stale_after:g} s. ")
     return tags.section(
         tags.div(
             tags.h2("Fleet", id="fleet"),
