@@ -16,8 +16,6 @@ from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionP
 from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer
 from zope.interface import implementer
 
-from orchestratord.security.tls import readable
-
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress, IConsumer, IHostResolution, IProtocol, IProtocolFactory
     from twisted.web.client import URI
@@ -215,12 +213,3 @@ def cancellable(work: Deferred[T]) -> Deferred[T]:
         lambda failure: None if outer.called else outer.errback(failure),
     )
     return outer
-
-
-def reason_of(error: Exception) -> str:
-    """Say in a few words why an upstream could not be reached."""
-    causes = getattr(error, "reasons", None)
-    if causes:
-        error = causes[0].value
-    # The upstream may have had a hand in it: a line of the log is one line.
-    return ascii(readable(error).rstrip(".")[:300])[1:-1]

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from twisted.web.http import stringToDatetime
 
 from orchestratord import __version__
-from orchestratord.security.tls import readable
+from orchestratord.http_client.error_text import first_cause, readable
 
 if TYPE_CHECKING:
     from twisted.web.iweb import IResponse
@@ -82,9 +82,8 @@ def _outcome(result: _Outcome | Failure) -> _Outcome:
     """Whatever goes wrong with an exchange is tried again."""
     if isinstance(result, _Outcome):
         return result
-    # What treq could not finish comes wrapped in a list of what happened to it.
-    causes = getattr(result.value, "reasons", None) or [result]
-    return _Outcome(accepted=False, retry=True, kind=str(result.type), reason=_one_line(readable(causes[0].value)))
+    reason = _one_line(readable(first_cause(result.value)))  # type: ignore[arg-type]  # a Failure has one
+    return _Outcome(accepted=False, retry=True, kind=str(result.type), reason=reason)
 
 
 class _Taken(msgspec.Struct):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from orchestratord.errors import BadQuery, UpstreamUnavailable
-from orchestratord.web.pages.formatting import printable
+from orchestratord.runtime.text import printable
 
 #: Series that are listed at the most.
 MAX_SERIES = 500

@@ -8,7 +8,8 @@ from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError  # noqa: A004 - Twisted's name for it
 from twisted.logger import Logger
 
-from orchestratord.http_client.agent import CONNECT_SECONDS, cancellable, reason_of
+from orchestratord.http_client.agent import CONNECT_SECONDS, cancellable
+from orchestratord.http_client.error_text import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence

@@ -17,7 +17,8 @@ from zope.interface import implementer
 
 from orchestratord import __version__
 from orchestratord.errors import Overloaded, QueryTimeout, UpstreamUnavailable, UpstreamUnreachable
-from orchestratord.http_client.agent import WholeBody, cancellable, http_agent, reason_of
+from orchestratord.http_client.agent import WholeBody, cancellable, http_agent
+from orchestratord.http_client.error_text import reason_of
 from orchestratord.http_client.retry_after import seconds_to_wait
 from orchestratord.promql.params import Query
 from orchestratord.promql.upstream_answer import BodyCollector, Broken, TooLarge, broken, is_own, may_be_own, whole_body

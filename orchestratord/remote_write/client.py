@@ -12,7 +12,8 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.web.http_headers import Headers
 
 from orchestratord import __version__
-from orchestratord.http_client.agent import WholeBody, cancellable, reason_of
+from orchestratord.http_client.agent import WholeBody, cancellable
+from orchestratord.http_client.error_text import reason_of
 from orchestratord.http_client.retry_after import seconds_to_wait
 
 if TYPE_CHECKING:

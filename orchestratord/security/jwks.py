@@ -12,8 +12,8 @@ from twisted.logger import Logger
 from twisted.web.http_headers import Headers
 
 from orchestratord import __version__
+from orchestratord.http_client.error_text import first_cause, readable
 from orchestratord.security.jwt import parse_keys
-from orchestratord.security.tls import readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,8 +131,8 @@ class KeySource(Service):
 
     def _went_wrong(self, failure: Failure) -> None:
         if not failure.check(CancelledError):
-            causes = getattr(failure.value, "reasons", None) or [failure]
-            self._failed(" ".join(readable(causes[0].value).split())[:300])
+            reason = readable(first_cause(failure.value))  # type: ignore[arg-type]  # a Failure has one
+            self._failed(" ".join(reason.split())[:300])
 
     def _failed(self, reason: str) -> None:
         """Log a failure, once for each reason; none that a stop has caused."""

@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
 
+from orchestratord.http_client.error_text import readable
 from orchestratord.runtime.file_reload import Reloaded, WrongFile
 
 if TYPE_CHECKING:
@@ -52,15 +53,6 @@ _VERIFY_ERRORS = {
 
 class CertificateRefused(Exception):
     """The other side's certificate is not to be trusted; the text says why."""
-
-
-def readable(error: BaseException) -> str:
-    """Return the text of an error; OpenSSL's are lists of tuples."""
-    if isinstance(error, SSL.Error):
-        queue = error.args[0] if error.args and isinstance(error.args[0], list) else []
-        reasons = [entry[-1] for entry in queue if entry[-1]]
-        return "TLS: " + (", ".join(reasons) or "the connection broke off")
-    return str(error) or type(error).__name__
 
 
 class ServerFiles(NamedTuple):

@@ -8,7 +8,8 @@ from urllib.parse import urlencode
 from twisted.web.template import Tag, tags
 
 from orchestratord.runtime.gil_yield import breathing
-from orchestratord.web.pages.formatting import bare, counted, lasting, noun, printable
+from orchestratord.runtime.text import printable
+from orchestratord.web.pages.formatting import bare, counted, lasting, noun
 from orchestratord.web.pages.layout import message, node_link
 from orchestratord.web.pages.node_list import AGE, ID, MAX_FIND
 

@@ -8,7 +8,8 @@ from twisted.web.template import Tag, tags
 
 from orchestratord.nodes.departed import DELETED
 from orchestratord.promql.alerts import level
-from orchestratord.web.pages.formatting import clock, counted, lasting, printable, stamp
+from orchestratord.runtime.text import printable
+from orchestratord.web.pages.formatting import clock, counted, lasting, stamp
 from orchestratord.web.pages.layout import node_link
 
 if TYPE_CHECKING:

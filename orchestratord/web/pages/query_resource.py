@@ -8,9 +8,9 @@ from orchestratord.errors import Busy, Overloaded, QueryFault
 from orchestratord.promql.params import parse_duration, parse_time
 from orchestratord.promql.range_vector import error_text, found, present
 from orchestratord.runtime.single_flight import SingleFlight
+from orchestratord.runtime.text import printable
 from orchestratord.web.pages import query_page as graph
 from orchestratord.web.pages.chart import chart
-from orchestratord.web.pages.formatting import printable
 from orchestratord.web.pages.graph_params import asked, instant, wants_table
 from orchestratord.web.pages.rendering import MAX_MAKING, PICTURE_POLICY, answer, drawn, html
 

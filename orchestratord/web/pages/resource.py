@@ -11,13 +11,13 @@ from orchestratord.promql.probe import PrometheusProbe
 from orchestratord.promql.range_vector import error_text, found
 from orchestratord.runtime.gil_yield import let_go
 from orchestratord.runtime.single_flight import SingleFlight
+from orchestratord.runtime.text import printable
 from orchestratord.web.pages import node_list as roster
 from orchestratord.web.pages import node_page as node
 from orchestratord.web.pages import nodes_page as table
 from orchestratord.web.pages import status_page as front
 from orchestratord.web.pages.address import address_of
 from orchestratord.web.pages.assets import Assets
-from orchestratord.web.pages.formatting import printable
 from orchestratord.web.pages.heatmap import fleet as picture_of
 from orchestratord.web.pages.layout import message, page
 from orchestratord.web.pages.medians import FleetMedians, medians

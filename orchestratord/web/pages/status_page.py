@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from twisted.web.template import Tag, tags
 
 from orchestratord import __version__
-from orchestratord.web.pages.formatting import counted, lasting, printable, short, under
+from orchestratord.runtime.text import printable
+from orchestratord.web.pages.formatting import counted, lasting, short, under
 from orchestratord.web.pages.heatmap_section import most_loaded, picture
 from orchestratord.web.pages.layout import message, sparkline
 from orchestratord.web.pages.notices import alerts_section, gone_section

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestratord.nodes.families import BUILT_IN, Family
-from orchestratord.web.pages.formatting import clock, counted, lasting, measured, plain, printable, short, stamp, under
+from orchestratord.web.pages.formatting import clock, counted, lasting, measured, plain, short, stamp, under
 
 FAMILIES = {family.name: family for family in BUILT_IN}
 
@@ -78,9 +78,3 @@ def test_bounds_counts_and_moments() -> None:
     assert [spaced(under(value)) for value in (0.0025, 1, math.inf)] == ["under 2.5 ms", "under 1 s", "over 10 s"]
     assert (spaced(counted(1, "node")), spaced(counted(2000, "node"))) == ("1 node", "2,000 nodes")
     assert (clock(1_795_424_400), stamp(1_795_424_400)) == ("09:00:00 UTC", "2026-11-23T09:00:00+00:00")
-
-
-def test_what_is_no_character_is_shown_as_such() -> None:
-    """Nor may a text turn the order of those around it."""
-    assert printable("a\x00b\x1bc\u202ed\ud800e") == "a?b?c?d?e".replace("?", "\N{REPLACEMENT CHARACTER}")
-    assert printable("<b>ä 漢</b>") == "<b>ä 漢</b>"
