@@ -67,7 +67,8 @@ if TYPE_CHECKING:
     from orchestratord.config.settings import Settings
     from orchestratord.nodes.directory import NodeDirectory
     from orchestratord.nodes.report import Packer, Renderer
-    from orchestratord.promql.upstreams import QueryClient, Upstreams
+    from orchestratord.promql.client import QueryClient
+    from orchestratord.promql.upstreams import Upstreams
     from orchestratord.runtime.clocks import Clocks
 
 log = Logger()

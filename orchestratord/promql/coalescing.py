@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import Deferred, TimeoutError, fail, succeed  # noqa: A004 - Twisted's name for it
 
 from orchestratord.errors import QueryTimeout
+from orchestratord.promql.client import Answer
 from orchestratord.promql.params import Query, memory
-from orchestratord.promql.upstreams import Answer
 from orchestratord.runtime.byte_cache import ByteCache
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
-    from orchestratord.promql.upstreams import QueryClient
+    from orchestratord.promql.client import QueryClient
 
 #: Bytes of answers that are kept at the most, with what was asked.
 CACHE_BYTES = 67_108_864

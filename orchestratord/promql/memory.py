@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from orchestratord.errors import Overloaded, UpstreamUnreachable
+from orchestratord.promql.client import Answer
 from orchestratord.promql.params import INSTANT
 from orchestratord.promql.selection import Selection, select
-from orchestratord.promql.upstreams import Answer
 from orchestratord.runtime.byte_cache import ByteCache
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from orchestratord.nodes.families import Families
     from orchestratord.nodes.store import Entry, NodeStore
+    from orchestratord.promql.client import QueryClient
     from orchestratord.promql.params import Mode, Query
-    from orchestratord.promql.upstreams import QueryClient
     from orchestratord.runtime.memory_budget import MemoryBudget, Reservation
     from orchestratord.runtime.time_slices import TimeSlices
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from orchestratord.promql.alerts import Alert
-    from orchestratord.promql.upstreams import Answer, QueryClient
+    from orchestratord.promql.client import Answer, QueryClient
 
 log = Logger()
 

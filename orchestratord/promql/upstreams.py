@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError  # noqa: A004 - Twisted's name for it
@@ -20,6 +19,7 @@ from orchestratord.errors import Overloaded, QueryTimeout, UpstreamUnavailable, 
 from orchestratord.http_client.agent import WholeBody, cancellable, http_agent
 from orchestratord.http_client.error_text import reason_of
 from orchestratord.http_client.retry_after import seconds_to_wait
+from orchestratord.promql.client import Answer
 from orchestratord.promql.params import Query
 from orchestratord.promql.upstream_answer import BodyCollector, Broken, TooLarge, broken, is_own, may_be_own, whole_body
 from orchestratord.promql.upstream_health import UpstreamHealth
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from orchestratord.promql.upstream_health import Upstream
     from orchestratord.runtime.concurrency_limit import ConcurrencyLimit
-    from orchestratord.runtime.memory_budget import Reservation
     from orchestratord.telemetry.self_metrics import SelfMetrics
 
 #: Longer parameters travel in a form: proxies in between refuse long URLs.
@@ -57,33 +56,6 @@ PROBE_AGENT = f"{AGENT} (probe)"
 #: What tells that an upstream is one: the first needs no place in Prometheus' own queue of queries, and where a proxy
 #: does not let it through, the second decides.
 _PROBES = (Query("/api/v1/status/buildinfo", ()), Query("/api/v1/query", (("query", "1"),)))
-
-
-@dataclass(frozen=True)
-class Answer:
-    """An upstream's answer as it came: its status, its Content-Type, its body; and headers of our own about it.
-
-    The Content-Type is empty where there is none, with a 204. `lease` is what the body holds of the memory for
-    answers; whoever keeps the body keeps the lease.
-    """
-
-    status: int
-    content_type: bytes
-    body: bytes
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-    reservation: Reservation | None = field(default=None, compare=False, repr=False)
-
-
-class QueryClient(Protocol):
-    """What the query path needs of the world behind it."""
-
-    async def fetch(self, query: Query) -> Answer:
-        """Return the whole answer, or raise a QueryFault; cancelling ends the exchange."""
-        ...
-
-    def at_once(self, query: Query) -> Answer | None:
-        """Return an answer of status 200 that needs no exchange, if there is one."""
-        ...
 
 
 class _Missed(Exception):

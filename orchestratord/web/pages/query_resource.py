@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from twisted.web.template import Tag
 
+    from orchestratord.promql.client import Answer, QueryClient
     from orchestratord.promql.params import Query
-    from orchestratord.promql.upstreams import Answer, QueryClient
     from orchestratord.runtime.clocks import Clocks
     from orchestratord.web.pages.graph_params import GraphParams
     from orchestratord.web.pages.rendering import Drawn, PageMaker

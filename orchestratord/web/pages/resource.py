@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from orchestratord.nodes.directory import NodeDirectory
     from orchestratord.nodes.families import Families, Family
     from orchestratord.nodes.store import Entry
-    from orchestratord.promql.upstreams import Answer, QueryClient
+    from orchestratord.promql.client import Answer, QueryClient
     from orchestratord.runtime.clocks import Clocks
     from orchestratord.telemetry.self_metrics import SelfMetrics
     from orchestratord.web.pages.activity import ActivityRecorder

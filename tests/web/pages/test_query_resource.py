@@ -12,8 +12,8 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from orchestratord.errors import BadQuery, UpstreamUnavailable
+from orchestratord.promql.client import Answer as Fetched
 from orchestratord.promql.range_vector import Series, present
-from orchestratord.promql.upstreams import Answer as Fetched
 from orchestratord.web.pages.assets import Assets
 from orchestratord.web.pages.chart import DARK, LIGHT, MAX_LINES, PHONE, chart
 from orchestratord.web.pages.graph_params import asked, instant, local

@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 
 from orchestratord.errors import QueryTimeout, UpstreamUnavailable
 from orchestratord.nodes.families import BUILT_IN
-from orchestratord.promql.upstreams import Answer as Fetched
+from orchestratord.promql.client import Answer as Fetched
 from orchestratord.security.gate import Gate, Role
 from orchestratord.web.pages.query_resource import MAX_DRAWN_BYTES
 from orchestratord.web.pages.rendering import MAX_MAKING
