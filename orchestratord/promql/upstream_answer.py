@@ -3,20 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 import msgspec
-from twisted.internet.defer import Deferred
-from twisted.internet.protocol import Protocol, connectionDone
-from twisted.web.client import ResponseDone
-
-from orchestratord.errors import Overloaded
-
-if TYPE_CHECKING:
-    from twisted.python.failure import Failure
-    from twisted.web.iweb import IResponse
-
-    from orchestratord.runtime.memory_budget import Reservation
 
 #: The statuses of Prometheus' own answers, which are passed on. Any other is that of something in between, or is about
 #: who we are there, which is none of the client's business: a 401 of ours is about the client's own token.
@@ -33,10 +21,6 @@ class Broken(Exception):
     def __init__(self, text: str, retry_after: int | None = None) -> None:
         super().__init__(text)
         self.retry_after = retry_after
-
-
-class TooLarge(Exception):
-    """An upstream's answer is over the limit."""
 
 
 def may_be_own(status: int, content_type: bytes) -> bool:
@@ -74,58 +58,3 @@ def _words(content_type: bytes, body: bytes) -> str:
     elif kind.startswith(b"text/plain"):
         text = body[: 4 * _MAX_WORDS].decode(errors="replace")
     return ascii(" ".join(text.split())[:_MAX_WORDS])[1:-1]
-
-
-class BodyCollector(Protocol):
-    """Collects a response's body up to a limit, and as far as a lease goes, which it ends if there is no whole body."""
-
-    def __init__(self, limit: int, reservation: Reservation) -> None:
-        self.done: Deferred[bytes] = Deferred(lambda _: self._abort())
-        self._limit = limit
-        self._lease = reservation
-        self._parts: list[bytes] = []
-        self._size = 0
-
-    def dataReceived(self, data: bytes) -> None:
-        """Take a part; over the limit, end the connection."""
-        self._size += len(data)
-        if self.done.called:
-            return
-        if self._size > self._limit:
-            self._refuse(TooLarge(f"the answer is over the limit of {self._limit} bytes"))
-        elif not self._lease.hold(self._size):
-            self._refuse(Overloaded("the answers that are being passed on fill their memory; try again"))
-        else:
-            self._parts.append(data)
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Finish: only a body whose end was marked counts as whole."""
-        if self.done.called:
-            return
-        if reason.check(ResponseDone):
-            body = b"".join(self._parts)
-            self._parts.clear()
-            self.done.callback(body)
-        else:
-            self._forget()
-            self.done.errback(Broken(f"the answer broke off after {self._size} bytes"))
-
-    def _refuse(self, error: Exception) -> None:
-        self.done.errback(error)
-        self._abort()
-
-    def _forget(self) -> None:
-        self._parts.clear()
-        self._lease.end()
-
-    def _abort(self) -> None:
-        self._forget()
-        if self.transport is not None:
-            self.transport.loseConnection()
-
-
-async def whole_body(response: IResponse, limit: int, reservation: Reservation) -> bytes:
-    """Return a response's body; raises Broken, TooLarge or Overloaded. Cancelling ends the connection."""
-    collector = BodyCollector(limit, reservation)
-    response.deliverBody(collector)
-    return await collector.done

@@ -17,13 +17,13 @@ from zope.interface import implementer
 from orchestratord import __version__
 from orchestratord.errors import Overloaded, QueryTimeout, UpstreamUnavailable, UpstreamUnreachable
 from orchestratord.http_client.agent import WholeBody, cancellable, http_agent
+from orchestratord.http_client.body import BodyCutOff, BodyOverLimit, close, read_body
 from orchestratord.http_client.error_text import reason_of
-from orchestratord.http_client.retry_after import seconds_to_wait
+from orchestratord.http_client.retry_after import retry_after
 from orchestratord.promql.client import Answer
 from orchestratord.promql.params import Query
-from orchestratord.promql.upstream_answer import BodyCollector, Broken, TooLarge, broken, is_own, may_be_own, whole_body
+from orchestratord.promql.upstream_answer import Broken, broken, is_own, may_be_own
 from orchestratord.promql.upstream_health import UpstreamHealth
-from orchestratord.runtime.memory_budget import MemoryBudget
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from orchestratord.promql.upstream_health import Upstream
     from orchestratord.runtime.concurrency_limit import ConcurrencyLimit
+    from orchestratord.runtime.memory_budget import MemoryBudget
     from orchestratord.telemetry.self_metrics import SelfMetrics
 
 #: Longer parameters travel in a form: proxies in between refuse long URLs.
@@ -163,7 +164,7 @@ class Upstreams:
             if upstream.heard < began:
                 self.health.doubt(upstream)
             raise
-        except TooLarge as error:
+        except BodyOverLimit as error:
             self._answered(upstream)
             raise UpstreamUnavailable(f"{upstream.base}: {error}") from None
         except Overloaded:
@@ -196,7 +197,7 @@ class Upstreams:
                 await self._ask(upstream, first, PROBE_AGENT)
             except Broken:
                 await self._ask(upstream, second, PROBE_AGENT)
-        except (Overloaded, TooLarge):
+        except (Overloaded, BodyOverLimit):
             return  # it answers; it is we who have no room
 
     async def _ask(self, upstream: Upstream, query: Query, agent: str = AGENT) -> Answer:
@@ -205,11 +206,13 @@ class Upstreams:
         if may_be_own(response.code, content_type):
             upstream.heard = self._reactor.seconds()
         reservation = self._budget.reservation()
-        body = await whole_body(response, self._max_answer_bytes, reservation)
+        try:
+            body = await read_body(response, self._max_answer_bytes, reservation=reservation)
+        except BodyCutOff as error:
+            raise Broken(str(error)) from None
         if response.code == 204 and not body and query.path == "/api/v1/query_exemplars":  # it selects nothing
             return Answer(204, b"", b"")
-        asked = (response.headers.getRawHeaders(b"Retry-After") or [b""])[0].decode("latin-1")
-        seconds = seconds_to_wait(asked, self._now()) if response.code in {429, 503} else None
+        seconds = retry_after(response, self._now()) if response.code in {429, 503} else None
         wait = None if seconds is None else max(1, math.ceil(seconds))
         if is_own(response.code, content_type, body):
             headers = () if wait is None else ((b"Retry-After", b"%d" % wait),)
@@ -258,10 +261,7 @@ def _plain(response: IResponse) -> IResponse:
     encoding = b", ".join(response.headers.getRawHeaders(b"Content-Encoding") or ()).decode("latin-1")
     if encoding.lower() in {"", "identity"}:
         return response
-    collector = BodyCollector(0, MemoryBudget(0).reservation())
-    collector.done.addErrback(lambda _: None)
-    response.deliverBody(collector)
-    collector.done.cancel()
+    close(response)
     raise Broken(f"answered with Content-Encoding {encoding[:40]!a}, which was not asked for")
 
 

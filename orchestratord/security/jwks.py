@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import treq
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import LoopingCall
@@ -12,6 +11,7 @@ from twisted.logger import Logger
 from twisted.web.http_headers import Headers
 
 from orchestratord import __version__
+from orchestratord.http_client.body import BodyCutOff, BodyOverLimit, read_body
 from orchestratord.http_client.error_text import first_cause, readable
 from orchestratord.security.jwt import parse_keys
 
@@ -112,16 +112,14 @@ class KeySource(Service):
         response = await self._agent.request(b"GET", self._url.encode(), headers)
         if response.code != 200:
             raise _Refused(f"it answers {response.code}")
-        parts: list[bytes] = []
-
-        def collect(part: bytes) -> None:
-            parts.append(part)
-            if sum(map(len, parts)) > MAX_KEY_SET:
-                raise _Refused(f"its answer is longer than {MAX_KEY_SET} bytes")
-
-        await treq.collect(response, collect)
         try:
-            keys = parse_keys(b"".join(parts))
+            body = await read_body(response, MAX_KEY_SET, may_end_unmarked=True)
+        except BodyOverLimit:
+            raise _Refused(f"its answer is longer than {MAX_KEY_SET} bytes") from None
+        except BodyCutOff:
+            raise _Refused("its answer broke off") from None
+        try:
+            keys = parse_keys(body)
         except ValueError as error:
             raise _Refused(f"its answer {error}") from None
         self._use(keys)
