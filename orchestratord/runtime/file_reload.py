@@ -10,8 +10,9 @@ import stat
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from twisted.application.service import MultiService, Service
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
+
+from orchestratord.runtime.periodic import Periodic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -139,14 +140,13 @@ class FileReloader(Service):
         self._files = tuple(files)
         #: The values that what goes with them has been called for.
         self._used = [file.value() for file, _ in self._files]
-        self._loop = LoopingCall(self._look)
-        self._loop.clock = reactor
+        self._looking = Periodic(reactor, LOOK_EVERY, self._look, name="the look at the files")
 
     def startService(self) -> None:
         """Look from now on."""
         super().startService()
         if self._files:
-            self._loop.start(LOOK_EVERY)
+            self._looking.start()
 
     def look(self) -> None:
         """Look at all files now."""
@@ -157,8 +157,7 @@ class FileReloader(Service):
     def stopService(self) -> None:
         """Look no more."""
         super().stopService()
-        if self._loop.running:
-            self._loop.stop()
+        self._looking.stop()
 
     def _look(self) -> None:
         for number, (file, changed) in enumerate(self._files):
@@ -167,7 +166,7 @@ class FileReloader(Service):
                 if value != self._used[number]:
                     changed()
                     self._used[number] = value
-            except Exception:  # noqa: BLE001 - a LoopingCall ends for good at the first exception
+            except Exception:  # noqa: BLE001 - the other files are looked at all the same
                 log.failure("what has changed in a file could not be put to use; it is tried again")
 
 

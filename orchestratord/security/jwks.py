@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.web.http_headers import Headers
 
 from orchestratord import __version__
 from orchestratord.http_client.body import BodyCutOff, BodyOverLimit, read_body
 from orchestratord.http_client.error_text import first_cause, readable
+from orchestratord.runtime.periodic import Periodic
 from orchestratord.security.jwt import parse_keys
 
 if TYPE_CHECKING:
@@ -72,19 +72,17 @@ class KeySource(Service):
         self._began = float("-inf")
         self._fetching: Deferred[None] | None = None
         self._complaint: str | None = ""
-        self._refresh = LoopingCall(self._fetch)
-        self._refresh.clock = reactor
+        self._refresh = Periodic(reactor, REFRESH_EVERY, self._fetch, name="the fetch of keys for report tokens")
 
     def startService(self) -> None:
         """Fetch now, and from now on."""
         super().startService()
-        self._refresh.start(REFRESH_EVERY)
+        self._refresh.start()
 
     def stopService(self) -> None:
         """End what is under way."""
         super().stopService()
-        if self._refresh.running:
-            self._refresh.stop()
+        self._refresh.stop()
         if self._fetching is not None:
             self._fetching.cancel()
 
