@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from twisted.internet.defer import Deferred, TimeoutError, fail, succeed  # noqa: A004 - Twisted's name for it
+from twisted.internet.defer import Deferred, TimeoutError  # noqa: A004 - Twisted's name for it
 
 from orchestratord.errors import QueryTimeout
 from orchestratord.promql.client import Answer
 from orchestratord.promql.params import Query, memory
 from orchestratord.runtime.byte_cache import ByteCache
+from orchestratord.runtime.single_flight import Flight
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
@@ -23,37 +24,11 @@ CACHE_BYTES = 67_108_864
 _ANSWER_BYTES = 600
 
 
-class _Exchange:
-    """One exchange under way, and the clients that wait for it."""
+class _Exchange(NamedTuple):
+    """An exchange under way, and when it began, by the reactor's clock."""
 
-    def __init__(self, started: float, work: Deferred[Answer]) -> None:
-        self.started = started
-        self._work = work
-        self._waiting: list[Deferred[Answer]] = []
-        self._outcome: Answer | Failure | None = None
-        work.addBoth(self._end)
-
-    def join(self) -> Deferred[Answer]:
-        """Return a Deferred of the answer; cancelling it leaves the others be, unless it was the last."""
-        if self._outcome is not None:
-            return succeed(self._outcome) if isinstance(self._outcome, Answer) else fail(self._outcome)
-        waiter: Deferred[Answer] = Deferred(self._leave)
-        self._waiting.append(waiter)
-        return waiter
-
-    def _leave(self, waiter: Deferred[Answer]) -> None:
-        self._waiting.remove(waiter)
-        if not self._waiting:
-            self._work.cancel()
-
-    def _end(self, outcome: Answer | Failure) -> None:
-        self._outcome = outcome
-        waiting, self._waiting = self._waiting, []
-        for waiter in waiting:
-            if isinstance(outcome, Answer):
-                waiter.callback(outcome)
-            else:
-                waiter.errback(outcome)
+    started: float
+    flight: Flight[Answer]
 
 
 class CoalescingClient:
@@ -90,7 +65,7 @@ class CoalescingClient:
         deadline = arrived + min(self._query_timeout, query.timeout or self._query_timeout)
         while True:
             exchange = self._exchanges.get(query) or self._begin(query)
-            waiting = exchange.join()
+            waiting = exchange.flight.join()
             # The machine may have stopped this process for longer than the deadline, and a reactor refuses the past.
             waiting.addTimeout(max(0.0, deadline - self._reactor.seconds()), self._reactor)
             try:
@@ -108,7 +83,7 @@ class CoalescingClient:
 
     def _begin(self, query: Query) -> _Exchange:
         work = Deferred.fromCoroutine(self._client.fetch(query))
-        exchange = _Exchange(self._reactor.seconds(), work.addBoth(self._ended, query))
+        exchange = _Exchange(self._reactor.seconds(), Flight(work.addBoth(self._ended, query), cancel=True))
         if not work.called:
             self._exchanges[query] = exchange
         return exchange
