@@ -128,8 +128,7 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor  # noqa: PLC0415 - only here: `twistd --reactor` chooses it before
 
     from orchestratord.promql.embedded_prometheus import EmbeddedError  # noqa: PLC0415 - imports what imports the reactor
-    from orchestratord.runtime.clock import run_by_monotonic_clock  # noqa: PLC0415
-    from orchestratord.runtime.clocks import MACHINE  # noqa: PLC0415
+    from orchestratord.runtime.clock import MACHINE, run_by_monotonic_clock  # noqa: PLC0415
     from orchestratord.runtime.file_reload import FilesError  # noqa: PLC0415
     from orchestratord.service import Orchestrator  # noqa: PLC0415
 

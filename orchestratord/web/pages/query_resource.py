@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from orchestratord.promql.client import Answer, QueryClient
     from orchestratord.promql.params import Query
-    from orchestratord.runtime.clocks import Clocks
+    from orchestratord.runtime.clock import Clocks
     from orchestratord.web.pages.graph_params import GraphParams
     from orchestratord.web.pages.rendering import Drawn, PageMaker
     from orchestratord.web.server.request import BoundedRequest

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from orchestratord.nodes.families import Families, Family
     from orchestratord.nodes.store import Entry
     from orchestratord.promql.client import Answer, QueryClient
-    from orchestratord.runtime.clocks import Clocks
+    from orchestratord.runtime.clock import Clocks
     from orchestratord.telemetry.self_metrics import SelfMetrics
     from orchestratord.web.pages.activity import ActivityRecorder
     from orchestratord.web.server.request import BoundedRequest
