@@ -11,7 +11,7 @@ from twisted.logger import Logger
 from orchestratord.config.environment import misspelt
 from orchestratord.config.options import GROUPS, OPTIONS, RENAMED
 from orchestratord.config.settings import SettingsError, load, renamed
-from orchestratord.runtime.twistd import Options as OneLineOptions
+from orchestratord.runtime.twistd import OneLineOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

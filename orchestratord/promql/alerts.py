@@ -36,15 +36,15 @@ class _Alert(msgspec.Struct):
     activeAt: str = ""
 
 
-class _Data(msgspec.Struct):
+class _AlertList(msgspec.Struct):
     alerts: list[_Alert]
 
 
-class _Answer(msgspec.Struct):
-    data: _Data
+class _AlertsAnswer(msgspec.Struct):
+    data: _AlertList
 
 
-_decode = msgspec.json.Decoder(_Answer).decode
+_decode = msgspec.json.Decoder(_AlertsAnswer).decode
 _is_node = msgspec.json.Decoder(NodeId).decode
 
 

@@ -32,14 +32,14 @@ class Element(msgspec.Struct, gc=False):
     value: tuple[float, str]
 
 
-class _Data(msgspec.Struct):
+class _Elements(msgspec.Struct):
     resultType: str
     result: list[Element]
 
 
-class _Envelope(msgspec.Struct):
+class _VectorAnswer(msgspec.Struct):
     status: str
-    data: _Data
+    data: _Elements
     isPartial: bool = False
 
 
@@ -50,7 +50,7 @@ class Problem(msgspec.Struct):
     errorType: str = ""
 
 
-_envelope = msgspec.json.Decoder(_Envelope)
+_envelope = msgspec.json.Decoder(_VectorAnswer)
 _elements = msgspec.json.Decoder(list[Element])
 _problem = msgspec.json.Decoder(Problem)
 

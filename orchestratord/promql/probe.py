@@ -84,7 +84,7 @@ class PrometheusProbe:
         """The alerts that are firing; none where the upstream does not say."""
         return self._firing if self._alerts.fault is None else []
 
-    async def feel(self) -> None:
+    async def refresh(self) -> None:
         """Ask if the last answers are old, and wait for a moment for both."""
         under_way = [asking for asking in (self._query.begin(), self._alerts.begin()) if asking is not None]
         if not under_way:

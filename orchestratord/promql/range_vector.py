@@ -62,21 +62,21 @@ class _Vector(msgspec.Struct):
     metric: dict[str, str] = {}
 
 
-class _Data(msgspec.Struct):
+class _Result(msgspec.Struct):
     result: list[msgspec.Raw]
     resultType: str
 
 
-class _Body(msgspec.Struct):
-    data: _Data
+class _ResultAnswer(msgspec.Struct):
+    data: _Result
 
 
-class _Envelope(msgspec.Struct):
+class _ErrorAnswer(msgspec.Struct):
     error: str = ""
 
 
 # The outside first and each series by itself: decoding it all in one call would hold the interpreter.
-_answer = msgspec.json.Decoder(_Body)
+_answer = msgspec.json.Decoder(_ResultAnswer)
 _matrix = msgspec.json.Decoder(_Matrix)
 _vector = msgspec.json.Decoder(_Vector)
 _number = msgspec.json.Decoder(str)
@@ -122,7 +122,7 @@ def present(body: bytes, most: int = MAX_SERIES) -> Present:
 def error_text(status: int, body: bytes) -> str:
     """Return Prometheus' own words of what is wrong with a query."""
     try:
-        text = msgspec.json.decode(body, type=_Envelope).error
+        text = msgspec.json.decode(body, type=_ErrorAnswer).error
     except msgspec.DecodeError:
         text = ""
     return printable(text)[:1000] or f"Prometheus answered {status}"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-class Options(usage.Options):
+class OneLineOptions(usage.Options):
     """Options whose errors are one line; twistd would print the whole usage, and the line somewhere below it.
 
     `command` names the program in that line.

@@ -147,7 +147,7 @@ def parse_tokens(data: bytes) -> tuple[bytes, ...]:
     return tuple(tokens)
 
 
-class Bound(Protocol):
+class NodeVerifier(Protocol):
     """Verifies tokens that speak for one node: `orchestratord.security.jwt.NodeTokenVerifier`."""
 
     def remembered(self, digest: bytes) -> str | None:
@@ -167,7 +167,7 @@ class Gate:
     thread.
     """
 
-    def __init__(self, tokens: Mapping[Role, Iterable[bytes]], bound: Bound | None = None) -> None:
+    def __init__(self, tokens: Mapping[Role, Iterable[bytes]], bound: NodeVerifier | None = None) -> None:
         self._bound = bound
         self._digests: dict[Role, tuple[bytes, ...]] = {}
         if bound is not None:
@@ -216,7 +216,7 @@ class Gate:
             return self._bound.remembered(digest) or self._verified(rule, self._bound, token, digest)
         raise self._refusal(rule, digest, is_bound=_verifies(self._bound, token, digest))
 
-    def _verified(self, rule: Rule, bound: Bound, token: bytes, digest: bytes) -> str:
+    def _verified(self, rule: Rule, bound: NodeVerifier, token: bytes, digest: bytes) -> str:
         """Return the node of a report's token that is in no file of the role."""
         if self._other_role(rule, digest) is not None:
             raise self._refusal(rule, digest)
@@ -236,7 +236,7 @@ class Gate:
         return (QueryForbidden if rule.is_promql else Forbidden)(text)
 
 
-def _verifies(bound: Bound, token: bytes, digest: bytes) -> bool:
+def _verifies(bound: NodeVerifier, token: bytes, digest: bytes) -> bool:
     """Return whether a token speaks for a node."""
     try:
         bound.node(token, digest)

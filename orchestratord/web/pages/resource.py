@@ -101,7 +101,7 @@ class Pages:
         family = self._by_name.get(name)
         if family is None:
             raise BadRequest(f"invalid parameter 'metric': no such metric: {name[:80]!a}")
-        await self._pulse.feel()
+        await self._pulse.refresh()
         # Only the first page of all says where to report: the others are the same for all who look.
         address = "" if self._departed.missing().heard else address_of(request)
         made = await self._drawn.get(("front", name, address), lambda: self._make_front(family, address))
