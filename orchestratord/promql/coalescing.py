@@ -1,4 +1,4 @@
-"""Identical queries share one exchange with Prometheus, and, if that is wanted, its answer for a while."""
+"""Identical queries at the same time share one exchange with Prometheus; its answer may be cached for a while."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from orchestratord.promql.client import QueryClient
 
-#: Bytes of answers that are kept at the most, with what was asked.
+#: Bytes that cached answers may take, their queries included.
 CACHE_BYTES = 67_108_864
-#: Bytes of an answer beside its body.
+#: Bytes that an answer takes besides its body.
 _ANSWER_BYTES = 600
 
 
@@ -32,10 +32,11 @@ class _Exchange(NamedTuple):
 
 
 class CoalescingClient:
-    """A QueryClient before another one: `client` is asked once for all that ask the same at the same time.
+    """A QueryClient in front of another one, `client`, which gets one query for all who ask the same at the same time.
 
-    Each client keeps its own deadline, of `query_timeout` seconds or less, and may leave without hurting the others.
-    `cache_seconds` is how long a complete answer of status 200 is given again, with its Age; 0 keeps none.
+    Each caller has a deadline of its own, of `query_timeout` seconds or less, and may leave without effect on the
+    others. `cache_seconds` is how long an answer of status 200 is cached; such an answer has a header Age. With 0
+    nothing is cached. Belongs to the reactor thread.
     """
 
     def __init__(
@@ -57,7 +58,10 @@ class CoalescingClient:
         )
 
     async def fetch(self, query: Query) -> Answer:
-        """Return the answer of an exchange that is under way, or of a new one; raises what the client raises."""
+        """Return the answer from the cache, of the exchange under way, or of a new one.
+
+        Raises QueryTimeout, or what the client raises.
+        """
         arrived = self._reactor.seconds()
         kept = self.at_once(query)
         if kept is not None:
@@ -66,19 +70,19 @@ class CoalescingClient:
         while True:
             exchange = self._exchanges.get(query) or self._begin(query)
             waiting = exchange.flight.join()
-            # The machine may have stopped this process for longer than the deadline, and a reactor refuses the past.
+            # This process may have been stopped for longer than the deadline, and callLater refuses negative delays.
             waiting.addTimeout(max(0.0, deadline - self._reactor.seconds()), self._reactor)
             try:
                 return await waiting
             except TimeoutError:
                 raise QueryTimeout(f"no whole answer from Prometheus within {deadline - arrived:g} s") from None
             except QueryTimeout:
-                # The exchange began before this client came, and so ended before its time: it has some left.
+                # The exchange began before this caller came, so it ended before the caller's own deadline: ask again.
                 if exchange.started >= arrived or self._reactor.seconds() >= deadline:
                     raise
 
     def at_once(self, query: Query) -> Answer | None:
-        """Return the answer that is kept, if there is one."""
+        """Return the answer from the cache, or None."""
         return self._kept(query, self._reactor.seconds()) if self._cache_seconds else None
 
     def _begin(self, query: Query) -> _Exchange:

@@ -1,4 +1,4 @@
-"""What an upstream has sent back: an answer of Prometheus, which is passed on, or something that is none."""
+"""Tells an answer of Prometheus, which is passed on, from any other answer of an upstream, which is an error."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import re
 
 import msgspec
 
-#: The statuses of Prometheus' own answers, which are passed on. Any other is that of something in between, or is about
-#: who we are there, which is none of the client's business: a 401 of ours is about the client's own token.
+#: The statuses of Prometheus' own answers, which are passed on. Any other comes from a proxy, or is about the daemon's
+#: credentials. Such a 401 is not passed on: the client would think of its own token.
 _OWN_STATUSES = frozenset({200, 400, 404, 406, 422, 499, 500, 503})
 #: How every answer of Prometheus' API begins.
 _ENVELOPE = re.compile(rb'\s*\{\s*"status"\s*:\s*"(?:success|error)"')
-#: Bytes of an error that are looked at, and characters of an upstream's own words that are passed on.
+#: Bytes of the largest JSON error that is decoded, and characters of an error's text that are passed on.
 _MAX_ERROR, _MAX_WORDS = 65_536, 200
 
 
 class Broken(Exception):
-    """An upstream answered, but not as Prometheus does. `retry_after`: seconds after which it may, if it says so."""
+    """An upstream's answer is not one of Prometheus. `retry_after` is what the answer asks for, in seconds, or None."""
 
     def __init__(self, text: str, retry_after: int | None = None) -> None:
         super().__init__(text)
@@ -34,7 +34,7 @@ def is_own(status: int, content_type: bytes, body: bytes) -> bool:
 
 
 def broken(status: int, content_type: bytes, body: bytes, wait: int | None) -> Broken:
-    """Return the error that says what an upstream has answered in the place of an answer of Prometheus."""
+    """Return the error that describes an answer that is not one of Prometheus; `wait` is its Retry-After in seconds."""
     if 300 <= status < 400:
         return Broken(f"answered {status}, a redirect, which is not followed")
     words = _words(content_type, body)
@@ -45,7 +45,7 @@ def broken(status: int, content_type: bytes, body: bytes, wait: int | None) -> B
 
 
 def _words(content_type: bytes, body: bytes) -> str:
-    """Return what an error says, as one printable line; empty where it is a page for people, or nothing."""
+    """Return the text of an error as one printable line; empty if it is HTML, or if there is none."""
     kind = content_type.lower()
     text = ""
     if kind.startswith(b"application/json") and len(body) <= _MAX_ERROR:

@@ -1,4 +1,4 @@
-"""Prometheus over HTTP: connections kept, one deadline over the whole exchange, failover. Bytes in, bytes out."""
+"""Queries to Prometheus over HTTP: one deadline over the whole exchange, and failover. Answers are not parsed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from orchestratord.runtime.memory_budget import MemoryBudget
     from orchestratord.telemetry.self_metrics import SelfMetrics
 
-#: Longer parameters travel in a form: proxies in between refuse long URLs.
+#: Bytes of parameters in a URL. Longer ones are sent as a form, since proxies refuse long URLs.
 MAX_URL_PARAMS = 4096
 #: Routes of Prometheus that take a form as well as a URL's parameters.
 _TAKES_FORM = frozenset(
@@ -51,16 +51,16 @@ _TAKES_FORM = frozenset(
 )
 
 
-#: Who we say we are: with the queries of clients, and with probes, so that an upstream's log tells one from the other.
+#: The User-Agent of clients' queries and of probes, which an upstream's log can tell apart.
 AGENT = f"orchestratord/{__version__}"
 PROBE_AGENT = f"{AGENT} (probe)"
-#: What tells that an upstream is one: the first needs no place in Prometheus' own queue of queries, and where a proxy
-#: does not let it through, the second decides.
+#: The queries of a probe. The first does not wait in Prometheus' own queue of queries; if its answer is not one of
+#: Prometheus, since a proxy blocks it, say, the second decides.
 _PROBES = (Query("/api/v1/status/buildinfo", ()), Query("/api/v1/query", (("query", "1"),)))
 
 
 class _Missed(Exception):
-    """An upstream has not answered as Prometheus; `reached`: it has answered something else, and wants this wait."""
+    """An upstream did not answer as Prometheus. `reached`: it answered something else; `wait`: its Retry-After in s."""
 
     def __init__(self, text: str, *, reached: bool, wait: int | None = None) -> None:
         super().__init__(text)
@@ -69,12 +69,12 @@ class _Missed(Exception):
 
 
 class Upstreams:
-    """The Prometheus servers, asked in their order until one answers.
+    """A QueryClient that asks the Prometheus servers at the URLs `bases`, in their order, until one answers.
 
-    `query_timeout` bounds a whole exchange, failover and the wait for its turn included, in seconds;
-    `max_answer_bytes` its body; `room` all the answers that are being collected and passed on; `turns` how many
-    exchanges are in flight. `authorization` gives the value of that header for each request. Belongs to the reactor
-    thread.
+    `query_timeout` bounds a whole exchange in seconds, failover and the wait for `limit` included. `max_answer_bytes`
+    bounds one body, `budget` the memory of all answers until they are passed on, `limit` the exchanges at a time.
+    `authorization` returns the value of that header for each request; `now` is the Unix time; `draw` returns numbers
+    from 0 to 1, for the jitter of probes. Belongs to the reactor thread.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Upstreams:
         )
         self._telemetry = telemetry
         self._headers = Headers({"Accept": ["application/json"], "User-Agent": [AGENT]})
-        #: Whether `headers` say who we are, which then holds for probes too.
+        #: Whether `headers` have a User-Agent, which probes then use too.
         self._named = any(name.lower() == "user-agent" for name, _ in headers)
         if self._named:
             self._headers.removeHeader("User-Agent")
@@ -116,7 +116,7 @@ class Upstreams:
         self._now = now
 
     async def fetch(self, query: Query) -> Answer:
-        """Return the first upstream's answer that is one, with any status.
+        """Return the first answer that is one of Prometheus, with any status.
 
         Raises Overloaded, QueryTimeout or UpstreamUnavailable. Cancelling the awaiting Deferred aborts the exchange.
         """
@@ -129,7 +129,7 @@ class Upstreams:
             raise QueryTimeout(f"no whole answer from Prometheus within {seconds:g} s") from None
 
     def at_once(self, query: Query) -> None:
-        """Return None: every answer is an exchange."""
+        """Return None: every answer needs an exchange."""
 
     async def _in_its_turn(self, query: Query) -> Answer:
         await self._limit.acquire()
@@ -153,12 +153,12 @@ class Upstreams:
         raise fault
 
     async def _attempt(self, upstream: Upstream, query: Query) -> Answer:
-        """Return an upstream's answer; raises _Missed if the next one may have a better one."""
+        """Return an upstream's answer; raises _Missed if the next upstream is to be asked."""
         began = self._reactor.seconds()
         try:
             answer = await cancellable(Deferred.fromCoroutine(self._ask(upstream, query)))
         except CancelledError:
-            # The deadline has passed or the client has left. Had it answered anything meanwhile, it was only slow.
+            # The deadline has passed or the client has left. An upstream that has answered something since is slow.
             timed_out = self._reactor.seconds() - began >= self._query_timeout
             self._telemetry.upstream_request(upstream.base, "timeout" if timed_out else "cancelled")
             if upstream.heard < began:
@@ -190,7 +190,7 @@ class Upstreams:
         self.health.answered(upstream)
 
     async def _probe(self, upstream: Upstream) -> None:
-        """Return if an upstream answers as Prometheus does; raise whatever says that it does not."""
+        """Return if an upstream answers as Prometheus; raise an error if it does not."""
         first, second = _PROBES
         try:
             try:
@@ -198,7 +198,7 @@ class Upstreams:
             except Broken:
                 await self._ask(upstream, second, PROBE_AGENT)
         except (Overloaded, BodyOverLimit):
-            return  # it answers; it is we who have no room
+            return  # it answers, though the answer does not fit here
 
     async def _ask(self, upstream: Upstream, query: Query, agent: str = AGENT) -> Answer:
         response = await self._sent(upstream, query, agent)
@@ -210,7 +210,7 @@ class Upstreams:
             body = await read_body(response, self._max_answer_bytes, reservation=reservation)
         except BodyCutOff as error:
             raise Broken(str(error)) from None
-        if response.code == 204 and not body and query.path == "/api/v1/query_exemplars":  # it selects nothing
+        if response.code == 204 and not body and query.path == "/api/v1/query_exemplars":  # the query selects nothing
             return Answer(204, b"", b"")
         seconds = retry_after(response, self._now()) if response.code in {429, 503} else None
         wait = None if seconds is None else max(1, math.ceil(seconds))
@@ -240,9 +240,9 @@ class Upstreams:
 
 @implementer(IAgent)
 class PlainAgent:
-    """Asks for plain answers and takes no others: one that unpacks may be without a bound.
+    """An IAgent that asks for answers without compression, and refuses others, whose unpacked size has no bound.
 
-    Prometheus takes five times as long over a gzipped answer, and we would take as long again.
+    Prometheus takes five times as long for a gzipped answer, and unpacking it would take as long again.
     """
 
     def __init__(self, agent: IAgent) -> None:
@@ -251,7 +251,7 @@ class PlainAgent:
     def request(
         self, method: bytes, uri: bytes, headers: Headers | None = None, bodyProducer: IBodyProducer | None = None
     ) -> Deferred[IResponse]:
-        """Request as any IAgent does; the Deferred fails with Broken if the answer is encoded all the same."""
+        """Send a request; the Deferred fails with Broken if the answer is compressed."""
         headers = Headers() if headers is None else headers.copy()
         headers.setRawHeaders(b"Accept-Encoding", [b"identity"])
         return self._agent.request(method, uri, headers, bodyProducer).addCallback(_plain)
@@ -266,5 +266,5 @@ def _plain(response: IResponse) -> IResponse:
 
 
 def plain_agent(reactor: Any, pool: HTTPConnectionPool, policy: IPolicyForHTTPS | None = None) -> IAgent:
-    """Return an agent that keeps its connections in the pool; `policy` says whom https trusts."""
+    """Return an agent that keeps its connections in the pool; `policy` says which certificates https trusts."""
     return PlainAgent(http_agent(reactor, policy, pool=pool))
