@@ -15,7 +15,7 @@ def readable(error: BaseException) -> str:
 
 
 def first_cause(error: BaseException) -> BaseException:
-    """Return the first of the causes that an Agent's ResponseFailed and its kin list; any other error as it is."""
+    """Return the first cause of an Agent's ResponseFailed, or of an error that lists causes like it; else the error."""
     causes = getattr(error, "reasons", None)
     cause: BaseException = causes[0].value if causes else error
     return cause
