@@ -29,7 +29,7 @@ from orchestratord.nodes.snapshot_service import SnapshotService, in_own_thread
 from orchestratord.nodes.store import NodeStore
 from orchestratord.profiler.agent import ProfilerSettings, host_node_id, profiler_service
 from orchestratord.promql.embedded_prometheus import EmbeddedPrometheus, find_programs, free_address, prepare
-from orchestratord.runtime.clocks import MACHINE
+from orchestratord.runtime.clock import MACHINE
 from orchestratord.runtime.concurrency_limit import ConcurrencyLimit
 from orchestratord.runtime.file_descriptors import connections_that_fit
 from orchestratord.runtime.file_reload import FileReloader, look_again
@@ -67,8 +67,9 @@ if TYPE_CHECKING:
     from orchestratord.config.settings import Settings
     from orchestratord.nodes.directory import NodeDirectory
     from orchestratord.nodes.report import Packer, Renderer
-    from orchestratord.promql.upstreams import QueryClient, Upstreams
-    from orchestratord.runtime.clocks import Clocks
+    from orchestratord.promql.client import QueryClient
+    from orchestratord.promql.upstreams import Upstreams
+    from orchestratord.runtime.clock import Clocks
 
 log = Logger()
 

@@ -11,7 +11,7 @@ from twisted.logger import Logger
 from orchestratord.config.options import GROUPS, OPTIONS, RENAMED
 from orchestratord.config.settings import SettingsError, load, renamed
 from orchestratord.runtime.environment import misspelt
-from orchestratord.runtime.twistd import Options as OneLineOptions
+from orchestratord.runtime.twistd import OneLineOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -128,8 +128,7 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor  # noqa: PLC0415 - only here: `twistd --reactor` chooses it before
 
     from orchestratord.promql.embedded_prometheus import EmbeddedError  # noqa: PLC0415 - imports what imports the reactor
-    from orchestratord.runtime.clock import run_by_monotonic_clock  # noqa: PLC0415
-    from orchestratord.runtime.clocks import MACHINE  # noqa: PLC0415
+    from orchestratord.runtime.clock import MACHINE, run_by_monotonic_clock  # noqa: PLC0415
     from orchestratord.runtime.file_reload import FilesError  # noqa: PLC0415
     from orchestratord.service import Orchestrator  # noqa: PLC0415
 

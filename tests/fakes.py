@@ -11,7 +11,7 @@ from orchestratord.nodes.exposition import SampleRenderer
 from orchestratord.nodes.families import BUILT_IN
 from orchestratord.nodes.report import NodeReport, ReportDecoder
 from orchestratord.promql.alerts import ALERTS
-from orchestratord.promql.upstreams import Answer
+from orchestratord.promql.client import Answer
 from orchestratord.telemetry.self_metrics import SelfMetrics
 
 if TYPE_CHECKING:

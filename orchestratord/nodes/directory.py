@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from orchestratord.nodes.families import Families
     from orchestratord.nodes.store import NodeStore
-    from orchestratord.promql.upstreams import Answer, QueryClient
-    from orchestratord.runtime.clocks import Clocks
+    from orchestratord.promql.client import Answer, QueryClient
+    from orchestratord.runtime.clock import Clocks
 
 #: Nodes that one query for all their families names.
 _MOST_NAMED = 200

@@ -9,27 +9,23 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
-import treq
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.http import stringToDatetime
 
 from orchestratord import __version__
-from orchestratord.security.tls import readable
+from orchestratord.http_client.body import read_body
+from orchestratord.http_client.error_text import first_cause, readable
+from orchestratord.http_client.retry_after import retry_after
 
 if TYPE_CHECKING:
-    from twisted.web.iweb import IResponse
-
     from orchestratord.profiler.bucket import Bucket
 
 log = Logger()
 
 FIRST_RETRY_SECONDS = 1.0
 MAX_RETRY_SECONDS = 30.0
-MAX_RETRY_AFTER_SECONDS = 300.0
-"""The longest pause that a Retry-After header can ask for."""
 MAX_ANSWER_BYTES = 65_536
 MAX_AGE_SECONDS = 60.0
 """A connection is replaced at about this age; AGE_JITTER is the random part. Behind a load balancer, the next one may
@@ -82,9 +78,8 @@ def _outcome(result: _Outcome | Failure) -> _Outcome:
     """Turn a failed exchange into an outcome that is retried."""
     if isinstance(result, _Outcome):
         return result
-    # Twisted wraps the causes of a failed request in a list.
-    causes = getattr(result.value, "reasons", None) or [result]
-    return _Outcome(accepted=False, retry=True, kind=str(result.type), reason=_one_line(readable(causes[0].value)))
+    reason = _one_line(readable(first_cause(result.value)))  # type: ignore[arg-type]  # a Failure has one
+    return _Outcome(accepted=False, retry=True, kind=str(result.type), reason=reason)
 
 
 class _Taken(msgspec.Struct):
@@ -92,10 +87,6 @@ class _Taken(msgspec.Struct):
 
     warnings: list[str] = []
     ignored: list[str] = []
-
-
-class _AnswerTooLongError(Exception):
-    """The answer is longer than any answer of an orchestrator."""
 
 
 class Reporter:
@@ -224,7 +215,8 @@ class Reporter:
             allow_redirects=False,
             unbuffered=True,
         )
-        answer = await _short_answer(response)
+        # To its end, so that the connection can be used again.
+        answer = await read_body(response, MAX_ANSWER_BYTES, may_end_unmarked=True)
         if response.code == 200:
             return _Outcome(accepted=True, warnings=_warnings(answer))
         return _Outcome(
@@ -233,7 +225,7 @@ class Reporter:
             retry=response.code >= 500 or response.code in (401, 403, 408, 429),
             kind=str(response.code),
             reason=f"{response.code} {_error_text(answer)}",
-            retry_after=_retry_after(response, self._unix_time()),
+            retry_after=retry_after(response, self._unix_time()) or 0.0,
         )
 
     def _log_change(self, outcome: _Outcome) -> None:
@@ -258,22 +250,6 @@ class Reporter:
         self._lost = 0
 
 
-async def _short_answer(response: IResponse) -> bytes:
-    """Read the answer, so that the connection can be reused; raises _AnswerTooLongError."""
-    parts: list[bytes] = []
-    size = 0
-
-    def collect(data: bytes) -> None:
-        nonlocal size
-        size += len(data)
-        if size > MAX_ANSWER_BYTES:
-            raise _AnswerTooLongError(f"more than {MAX_ANSWER_BYTES} bytes")
-        parts.append(data)
-
-    await treq.collect(response, collect)
-    return b"".join(parts)
-
-
 def _warnings(answer: bytes) -> tuple[str, ...]:
     """Return the orchestrator's warnings about an accepted report, and the fields that it ignored."""
     try:
@@ -296,14 +272,3 @@ def _error_text(answer: bytes) -> str:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())[:_MAX_REASON]
-
-
-def _retry_after(response: IResponse, now: float) -> float:
-    """Return the seconds of Retry-After, 0 without the header. `now` is the Unix time, for a header with a date."""
-    values = response.headers.getRawHeaders(b"retry-after") or [b""]
-    value = values[-1].strip()
-    try:
-        seconds = float(int(value)) if value.isdigit() else stringToDatetime(value) - now
-    except (ValueError, IndexError, KeyError):
-        return 0.0
-    return min(MAX_RETRY_AFTER_SECONDS, max(0.0, seconds))

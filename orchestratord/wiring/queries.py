@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from orchestratord.config.settings import Settings
     from orchestratord.nodes.store import NodeStore
-    from orchestratord.promql.upstreams import QueryClient
-    from orchestratord.runtime.clocks import Clocks
+    from orchestratord.promql.client import QueryClient
+    from orchestratord.runtime.clock import Clocks
     from orchestratord.runtime.concurrency_limit import ConcurrencyLimit
     from orchestratord.runtime.memory_budget import MemoryBudget
     from orchestratord.runtime.time_slices import TimeSlices

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from orchestratord.config.settings import Settings
     from orchestratord.nodes.directory import StoreDirectory
     from orchestratord.nodes.store import NodeStore
-    from orchestratord.runtime.clocks import Clocks
+    from orchestratord.runtime.clock import Clocks
 
 #: Seconds between sweeps at the most: a node's series are to end soon after it has.
 SWEEP_EVERY = 2.0

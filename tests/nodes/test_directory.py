@@ -13,7 +13,7 @@ from orchestratord.errors import Fault, NodesTimeout, Overloaded, QueryFault, Qu
 from orchestratord.nodes.directory import Known, NodesAt, StoreDirectory, TableDirectory
 from orchestratord.nodes.families import BUILT_IN
 from orchestratord.nodes.store import NodeStore
-from orchestratord.promql.upstreams import Answer
+from orchestratord.promql.client import Answer
 from orchestratord.remote_write.sample_row import LAST_REPORT
 from orchestratord.runtime.gil_yield import let_go
 from orchestratord.web.api.nodes import details

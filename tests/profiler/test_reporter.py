@@ -245,7 +245,7 @@ class TestReporter:
         network.orchestrator.answers = [(200, b"x" * (MAX_ANSWER_BYTES + 1), {})]
         reporter(reactor, network).offer(bucket(1))
         network.flush()
-        assert lines == [f"{URL} does not accept the reports: more than {MAX_ANSWER_BYTES} bytes"]
+        assert lines == [f"{URL} does not accept the reports: the answer is over the limit of {MAX_ANSWER_BYTES} bytes"]
 
     @pytest.mark.parametrize("waiting", ["answer", "retry"])
     def test_stop(self, reactor: FakeReactor, lines: list[str], waiting: str) -> None:

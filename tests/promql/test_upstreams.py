@@ -20,9 +20,10 @@ from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
 from orchestratord.errors import Overloaded, QueryTimeout, UpstreamUnavailable
+from orchestratord.promql.client import Answer
 from orchestratord.promql.params import Query
 from orchestratord.promql.upstream_health import PROBE_DOWN_EVERY, PROBE_SECONDS, PROBE_UP_EVERY, TRUST_SECONDS
-from orchestratord.promql.upstreams import AGENT, MAX_URL_PARAMS, Answer, Upstreams
+from orchestratord.promql.upstreams import AGENT, MAX_URL_PARAMS, Upstreams
 from orchestratord.runtime.concurrency_limit import ConcurrencyLimit
 from orchestratord.runtime.memory_budget import MemoryBudget
 from tests.fakes import NOW, Metrics

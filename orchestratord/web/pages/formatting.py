@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -92,10 +91,3 @@ def iso_time(unix: float) -> str:
 def counted(count: int, noun: str, plural: str | None = None) -> str:
     """Return `1 node` or `2,000 nodes`."""
     return f"{count:,}{_NO_BREAK}{noun if count == 1 else plural or noun + 's'}"
-
-
-def printable(text: str) -> str:
-    """Replace characters that cannot be printed, or that change the direction of the text around them."""
-    return "".join(
-        "\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) in {"Cc", "Cf", "Cs", "Cn"} else c for c in text
-    )

@@ -11,8 +11,8 @@ from orchestratord.promql.probe import PrometheusProbe
 from orchestratord.promql.range_vector import error_text, found
 from orchestratord.runtime.gil_yield import let_go
 from orchestratord.runtime.single_flight import SingleFlight
+from orchestratord.runtime.text import printable
 from orchestratord.web.pages.assets import Assets
-from orchestratord.web.pages.formatting import printable
 from orchestratord.web.pages.layout import message, page
 from orchestratord.web.pages.nodes import list_page, node_list, node_page
 from orchestratord.web.pages.nodes.medians import FleetMedians, medians
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from orchestratord.nodes.directory import NodeDirectory
     from orchestratord.nodes.families import Families, Family
     from orchestratord.nodes.store import Entry
-    from orchestratord.promql.upstreams import Answer, QueryClient
-    from orchestratord.runtime.clocks import Clocks
+    from orchestratord.promql.client import Answer, QueryClient
+    from orchestratord.runtime.clock import Clocks
     from orchestratord.telemetry.self_metrics import SelfMetrics
     from orchestratord.web.pages.activity import ActivityRecorder
     from orchestratord.web.server.request import BoundedRequest
@@ -101,7 +101,7 @@ class Pages:
         family = self._by_name.get(name)
         if family is None:
             raise BadRequest(f"invalid parameter 'metric': no such metric: {name[:80]!a}")
-        await self._probe.feel()
+        await self._probe.refresh()
         # Only the page before the first report says where to send one: all other pages are the same for everybody.
         address = "" if self._departed.missing().heard else address_of(request)
         made = await self._rendered.get(("front", name, address), lambda: self._render_status(family, address))

@@ -10,7 +10,7 @@ import pytest
 from orchestratord.errors import Overloaded, QueryTimeout, UpstreamUnavailable
 from orchestratord.nodes.directory import StoreDirectory
 from orchestratord.nodes.families import BUILT_IN
-from orchestratord.promql.upstreams import Answer as Fetched
+from orchestratord.promql.client import Answer as Fetched
 from orchestratord.remote_write.sample_row import LAST_REPORT
 from tests.fakes import NOW, body
 from tests.nodes.test_directory import FakeStore

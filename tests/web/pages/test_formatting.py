@@ -13,7 +13,6 @@ from orchestratord.web.pages.formatting import (
     counted,
     duration,
     iso_time,
-    printable,
     short,
     table_number,
     upper_bound,
@@ -92,9 +91,3 @@ def test_bounds_counts_and_moments() -> None:
     assert [spaced(upper_bound(value)) for value in (0.0025, 1, math.inf)] == ["under 2.5 ms", "under 1 s", "over 10 s"]
     assert (spaced(counted(1, "node")), spaced(counted(2000, "node"))) == ("1 node", "2,000 nodes")
     assert (utc_time(1_795_424_400), iso_time(1_795_424_400)) == ("09:00:00 UTC", "2026-11-23T09:00:00+00:00")
-
-
-def test_what_is_no_character_is_shown_as_such() -> None:
-    """Characters that change the direction of the text are replaced too."""
-    assert printable("a\x00b\x1bc\u202ed\ud800e") == "a?b?c?d?e".replace("?", "\N{REPLACEMENT CHARACTER}")
-    assert printable("<b>ä 漢</b>") == "<b>ä 漢</b>"

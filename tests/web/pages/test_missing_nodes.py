@@ -10,8 +10,8 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from orchestratord.errors import UpstreamUnavailable
+from orchestratord.promql.client import Answer as Fetched
 from orchestratord.promql.probe import PATIENCE
-from orchestratord.promql.upstreams import Answer as Fetched
 from tests.fakes import body
 from tests.web.pages.browser_view import BROWSER, JSON, look, text, wired
 from tests.wire import Wire, request

@@ -12,8 +12,8 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from orchestratord.errors import BadQuery, UpstreamUnavailable
+from orchestratord.promql.client import Answer as Fetched
 from orchestratord.promql.range_vector import Series, present
-from orchestratord.promql.upstreams import Answer as Fetched
 from orchestratord.web.pages.assets import Assets
 from orchestratord.web.pages.query.chart import DARK, LIGHT, MAX_LINES, PHONE, chart
 from orchestratord.web.pages.query.graph_params import form_time, parse_graph_params, parse_instant_params

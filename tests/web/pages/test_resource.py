@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 
 from orchestratord.errors import QueryTimeout, UpstreamUnavailable
 from orchestratord.nodes.families import BUILT_IN
-from orchestratord.promql.upstreams import Answer as Fetched
+from orchestratord.promql.client import Answer as Fetched
 from orchestratord.security.gate import Gate, Role
 from orchestratord.web.pages.query.resource import MAX_ANSWER_BYTES
 from orchestratord.web.pages.rendering import MAX_RENDERING

@@ -8,7 +8,8 @@ from urllib.parse import urlencode
 from twisted.web.template import Tag, tags
 
 from orchestratord.runtime.gil_yield import breathing
-from orchestratord.web.pages.formatting import counted, duration, printable, unit_word, without_unit
+from orchestratord.runtime.text import printable
+from orchestratord.web.pages.formatting import counted, duration, unit_word, without_unit
 from orchestratord.web.pages.layout import message, node_link
 from orchestratord.web.pages.nodes.node_list import AGE, ID, MAX_FIND
 

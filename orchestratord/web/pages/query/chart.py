@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from orchestratord.web.pages.formatting import printable, short
+from orchestratord.runtime.text import printable
+from orchestratord.web.pages.formatting import short
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

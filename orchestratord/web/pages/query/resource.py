@@ -8,7 +8,7 @@ from orchestratord.errors import Busy, Overloaded, QueryFault
 from orchestratord.promql.params import parse_duration, parse_time
 from orchestratord.promql.range_vector import error_text, found, present
 from orchestratord.runtime.single_flight import SingleFlight
-from orchestratord.web.pages.formatting import printable
+from orchestratord.runtime.text import printable
 from orchestratord.web.pages.query import page as query_page
 from orchestratord.web.pages.query.chart import chart
 from orchestratord.web.pages.query.graph_params import parse_graph_params, parse_instant_params, wants_table
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from twisted.web.template import Tag
 
+    from orchestratord.promql.client import Answer, QueryClient
     from orchestratord.promql.params import Query
-    from orchestratord.promql.upstreams import Answer, QueryClient
-    from orchestratord.runtime.clocks import Clocks
+    from orchestratord.runtime.clock import Clocks
     from orchestratord.web.pages.query.graph_params import GraphParams
     from orchestratord.web.pages.rendering import PageRenderer, RenderedBody
     from orchestratord.web.server.request import BoundedRequest

@@ -8,7 +8,8 @@ from twisted.web.template import Tag, tags
 
 from orchestratord.nodes.departed import DELETED
 from orchestratord.promql.alerts import level
-from orchestratord.web.pages.formatting import counted, duration, iso_time, printable, utc_time
+from orchestratord.runtime.text import printable
+from orchestratord.web.pages.formatting import counted, duration, iso_time, utc_time
 from orchestratord.web.pages.layout import node_link
 
 if TYPE_CHECKING:

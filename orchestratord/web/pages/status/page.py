@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from twisted.web.template import Tag, tags
 
 from orchestratord import __version__
-from orchestratord.web.pages.formatting import counted, duration, printable, short, upper_bound
+from orchestratord.runtime.text import printable
+from orchestratord.web.pages.formatting import counted, duration, short, upper_bound
 from orchestratord.web.pages.layout import message, sparkline
 from orchestratord.web.pages.query.page import Form, query_form
 from orchestratord.web.pages.status.heatmap_section import heatmap_section, most_loaded_section
