@@ -121,7 +121,7 @@ def message(level: str, *text: Any, heading: bool = False) -> Tag:
 
 def sparkline(points: Sequence[float | None], *, low: float | None = None) -> Tag:
     """Return a line chart without axes; None is a gap. Screen readers skip it: the numbers stand beside it."""
-    drawn = [value for value in points if value is not None]
+    present = [value for value in points if value is not None]
     svg = Tag(
         "svg",
         attributes={
@@ -132,10 +132,10 @@ def sparkline(points: Sequence[float | None], *, low: float | None = None) -> Ta
             "focusable": "false",
         },
     )
-    if not drawn:
+    if not present:
         return svg
-    bottom = min(drawn) if low is None else low
-    span = (max(drawn) - bottom) or 1.0
+    bottom = min(present) if low is None else low
+    span = (max(present) - bottom) or 1.0
     across = _LINE_WIDTH / max(len(points) - 1, 1)
     runs: list[list[str]] = [[]]
     for index, value in enumerate(points):

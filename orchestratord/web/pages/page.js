@@ -120,13 +120,13 @@
 
   // The values under the pointer. The positions of the times come from the SVG, the values from the query's answer.
   async function readings(chart, image) {
-    const [picture, answer] = await Promise.all([
+    const [svg, answer] = await Promise.all([
       fetch(image.currentSrc, { signal: AbortSignal.timeout(patience) }),
       fetch(chart.dataset.values, { signal: AbortSignal.timeout(patience) }),
     ]);
-    if (!picture.ok || !answer.ok) throw new Error("no answer");
+    if (!svg.ok || !answer.ok) throw new Error("no answer");
     // Not parsed as a document: its style would violate the content security policy of this page.
-    const [head] = (await picture.text()).match(/<svg\b[^>]*>/);
+    const [head] = (await svg.text()).match(/<svg\b[^>]*>/);
     const attribute = (name) => head.match(new RegExp(`\\b${name}="([^"]*)"`))[1];
     const places = Object.fromEntries(["start", "end", "top", "bottom"].map((name) => [name, Number(attribute(`data-${name}`))]));
     const names = [...document.querySelectorAll("#series tbody th")].map((head) => head.textContent);

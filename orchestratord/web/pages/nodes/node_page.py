@@ -125,17 +125,17 @@ def unknown_node_content(node_id: str, gone: Gone | None, now: float, unix_now: 
 
     `now` and `unix_now` as for `content`.
     """
-    said: list[Any] = []
+    last_report: list[Any] = []
     if gone is not None:
         last = unix_now - (now - gone.seen)
         why = "it was deleted" if gone.reason == DELETED else "it has been silent since"
         when = tags.time(utc_time(last), datetime=iso_time(last))
-        said.append(tags.p(f"Its last report came {duration(now - gone.seen)} ago, at ", when, f"; {why}."))
+        last_report.append(tags.p(f"Its last report came {duration(now - gone.seen)} ago, at ", when, f"; {why}."))
     return [
         tags.p(tags.a("Status", href="/"), " / ", tags.span("node"), class_="path"),
         tags.h1(node_id[:253], class_="title id"),
         message("bad", "No fresh report from this node. It is gone, or the name is wrong."),
-        *said,
+        *last_report,
         tags.p(tags.a("Back to the status page", href="/")),
     ]
 
@@ -156,17 +156,19 @@ def _card(
     known: bool,
     median: float | None,
 ) -> Tag:
-    drawn = [point for point in line or () if point is not None]
+    reported = [point for point in line or () if point is not None]
     parts: list[Any] = [
         tags.h2(tags.a(family.name, href=f"/graph?{urlencode({'q': family.name + selected})}")),
         tags.p("not reported" if value is None else with_unit(value, family), class_="value"),
     ]
     if median is not None:
         parts.append(tags.p(_compared_to_median(value, median, family), class_="more"))
-    if drawn:
+    if reported:
         parts += [
-            sparkline(line or [], low=min(0.0, *drawn)),
-            tags.p(f"last hour: {without_unit(min(drawn), family)} to {with_unit(max(drawn), family)}", class_="more"),
+            sparkline(line or [], low=min(0.0, *reported)),
+            tags.p(
+                f"last hour: {without_unit(min(reported), family)} to {with_unit(max(reported), family)}", class_="more"
+            ),
         ]
     elif known:
         parts.append(tags.p("no data in Prometheus in the last hour", class_="more"))

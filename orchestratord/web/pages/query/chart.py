@@ -129,7 +129,7 @@ def chart(title: str, series: Sequence[Series], start: float, end: float, step: 
     unit = 1.0 if largest == 0 or 1e-12 < largest < 1e12 else largest
     rows = _rows(len(lines), width)
     tick, ticks = _ticks(start, end, max(2, width // _TICK_WIDTH))
-    drawn: Any = _pygal()(
+    xy_chart: Any = _pygal()(
         width=width,
         height=size(len(lines), width)[1],
         title=_cut(printable(title), width // _LETTER_WIDTH),
@@ -157,18 +157,18 @@ def chart(title: str, series: Sequence[Series], start: float, end: float, step: 
     )
     low, high = (min(values) / unit, max(values) / unit) if values else (0.0, 1.0)
     if low == high:  # for a flat line pygal would make an empty range
-        drawn.range = (min(0.0, 2 * low), max(0.0, 2 * high) or 1.0)
+        xy_chart.range = (min(0.0, 2 * low), max(0.0, 2 * high) or 1.0)
     elif low >= 0:
-        drawn.range = (0, high * 1.02)
+        xy_chart.range = (0, high * 1.02)
     for name, points in lines if values else []:
-        drawn.add(_cut(name, 60), [(at, None if value is None else value / unit) for at, value in points])
+        xy_chart.add(_cut(name, 60), [(at, None if value is None else value / unit) for at, value in points])
     if not values:
         # Without a line pygal draws its own time axis; with an invisible line it draws the requested one.
-        drawn.add("", [(start, 0.0), (end, 1.0)], stroke=False)
-        drawn.add_xml_filter(partial(_with_text, text="No data in this time range"))
-    drawn.add_xml_filter(_without_scripts)
-    drawn.add_xml_filter(lambda root: _with_places(root, drawn, start, end))
-    text: str = drawn.render(is_unicode=True)
+        xy_chart.add("", [(start, 0.0), (end, 1.0)], stroke=False)
+        xy_chart.add_xml_filter(partial(_with_text, text="No data in this time range"))
+    xy_chart.add_xml_filter(_without_scripts)
+    xy_chart.add_xml_filter(lambda root: _with_places(root, xy_chart, start, end))
+    text: str = xy_chart.render(is_unicode=True)
     return text.encode()
 
 
@@ -182,12 +182,12 @@ def _without_scripts(root: Any) -> Any:
     return root
 
 
-def _with_places(root: Any, drawn: Any, start: float, end: float) -> Any:
+def _with_places(root: Any, xy_chart: Any, start: float, end: float) -> Any:
     """Add the positions that page.js needs, in pixels: of the two times, and of the top and bottom of the plot."""
     for name, at in (("start", start), ("end", end)):
-        root.set(f"data-{name}", f"{drawn.margin_box.left + drawn.view.x(at):.1f}")
-    root.set("data-top", f"{drawn.margin_box.top:.1f}")
-    root.set("data-bottom", f"{drawn.margin_box.top + drawn.view.height:.1f}")
+        root.set(f"data-{name}", f"{xy_chart.margin_box.left + xy_chart.view.x(at):.1f}")
+    root.set("data-top", f"{xy_chart.margin_box.top:.1f}")
+    root.set("data-bottom", f"{xy_chart.margin_box.top + xy_chart.view.height:.1f}")
     return root
 
 
@@ -202,27 +202,27 @@ def _with_text(root: Any, text: str) -> Any:
 
 def _thinned(points: Sequence[tuple[float, float]], width: float, gap: float) -> list[tuple[float, float | None]]:
     """Return the points to draw: the extremes of each `width` seconds. None makes a gap."""
-    drawn: list[tuple[float, float | None]] = []
-    stretch: list[tuple[float, float]] = []
+    kept: list[tuple[float, float | None]] = []
+    part: list[tuple[float, float]] = []
     before: float | None = None
     for at, value in points:
         if not math.isfinite(value):
             continue
         broken = before is not None and at - before > gap
-        if stretch and (broken or at - stretch[0][0] >= width):
-            drawn += _extremes(stretch)
-            stretch = []
+        if part and (broken or at - part[0][0] >= width):
+            kept += _extremes(part)
+            part = []
         if broken:
-            drawn.append((at, None))
-        stretch.append((at, value))
+            kept.append((at, None))
+        part.append((at, value))
         before = at
-    return drawn + _extremes(stretch)
+    return kept + _extremes(part)
 
 
-def _extremes(stretch: Sequence[tuple[float, float]]) -> list[tuple[float, float | None]]:
-    if not stretch:
+def _extremes(part: Sequence[tuple[float, float]]) -> list[tuple[float, float | None]]:
+    if not part:
         return []
-    low, high = min(stretch, key=lambda point: point[1]), max(stretch, key=lambda point: point[1])
+    low, high = min(part, key=lambda point: point[1]), max(part, key=lambda point: point[1])
     return list(dict.fromkeys(sorted([low, high])))
 
 

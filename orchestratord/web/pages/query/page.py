@@ -134,15 +134,15 @@ def chart_section(params: GraphParams, found: RangeAnswer) -> Tag:
     """Return the chart as an image, with links to the SVG, the data, and this time range."""
     fixed = {"q": params.q, "start": params.start, "end": params.end, "step": params.step}
     relative = fixed if params.relative is None else {"q": params.q, "range": params.relative}
-    drawn = min(len(found.series), MAX_LINES)
+    shown = min(len(found.series), MAX_LINES)
     data = f"/query?{urlencode(fixed)}"
     links = [
         ("Picture (SVG)", f"/graph.svg?{urlencode(relative)}"),
         ("Data (JSON)", data),
         ("Permanent link", f"/graph?{urlencode(fixed)}"),
     ]
-    width, height = size(drawn)
-    what = f"Chart of {params.q[:200]}: {counted(drawn, 'series', 'series')}; the table below has the values"
+    width, height = size(shown)
+    what = f"Chart of {params.q[:200]}: {counted(shown, 'series', 'series')}; the table below has the values"
     source = f"/graph.svg?{urlencode(fixed)}"
     return tags.figure(
         tags.div(
