@@ -70,7 +70,7 @@ class _BodyReader(Protocol):
         self._size = 0
 
     def dataReceived(self, data: bytes) -> None:
-        """Take a part of the body; close the connection if there is no room for it."""
+        """Take a part of the body; close the connection if it does not fit."""
         if self.done.called:
             return
         self._size += len(data)

@@ -132,7 +132,7 @@ class MemoryClient:
             return None
         answer = _answer(parts, warnings)
         if not reservation.hold(len(answer.body)):
-            raise _no_room()
+            raise _out_of_memory()
         return replace(answer, reservation=reservation)
 
     async def _parts(self, selection: Selection, reservation: Reservation) -> list[bytes] | None:
@@ -142,7 +142,7 @@ class MemoryClient:
         # A selector without node ids copies the references to all entries.
         held = 0 if selection.node_ids is not None else 8 * len(self._nodes)
         if not reservation.hold(held):
-            raise _no_room()
+            raise _out_of_memory()
         has_turns = not _is_short(selection)
         if has_turns:
             await self._slices.turn()
@@ -155,7 +155,7 @@ class MemoryClient:
             found = self._found(selection, entries)
             held += len(found) + 1
             if not reservation.hold(held):
-                raise _no_room()
+                raise _out_of_memory()
             if found:
                 parts.append(found)
         return parts
@@ -192,7 +192,7 @@ class MemoryClient:
         return ",".join(found).encode()
 
 
-def _no_room() -> Overloaded:
+def _out_of_memory() -> Overloaded:
     return Overloaded("the answers that are being passed on fill their memory; try again")
 
 

@@ -41,7 +41,7 @@ def broken(status: int, content_type: bytes, body: bytes, wait: int | None) -> B
     if words and status != 200:
         return Broken(f"answered {status}: {words}", wait)
     shown = ascii(content_type[:200].decode("latin-1")) if content_type else "no content type"
-    return Broken(f"answered {status} with {shown}, which is no answer of Prometheus' API", wait)
+    return Broken(f"answered {status} with {shown}, which is not an answer of Prometheus' API", wait)
 
 
 def _words(content_type: bytes, body: bytes) -> str:

@@ -138,7 +138,7 @@ def parse_tokens(data: bytes) -> tuple[bytes, ...]:
         if not token or token.startswith(b"#"):
             continue
         if not MIN_TOKEN <= len(token) <= MAX_TOKEN or not _TOKEN.fullmatch(token):
-            raise ValueError(f"line {number} is no token of {MIN_TOKEN} to {MAX_TOKEN} of A-Z a-z 0-9 - . _ ~ + / =")
+            raise ValueError(f"line {number} is not a token of {MIN_TOKEN} to {MAX_TOKEN} of A-Z a-z 0-9 - . _ ~ + / =")
         tokens.append(token)
     if not tokens:
         raise ValueError("holds no token")
@@ -231,7 +231,7 @@ class Gate:
     def _refusal(self, rule: Rule, digest: bytes, *, is_bound: bool = False) -> Fault:
         other = Role.REPORT if is_bound else self._other_role(rule, digest)
         if other is None:
-            return _unauthorized(rule, f"this is no token of the role {rule.role}", wrong=True)
+            return _unauthorized(rule, f"this is not a token of the role {rule.role}", wrong=True)
         text = f"this takes a token of the role {rule.role}, not of the role {other}"
         return (QueryForbidden if rule.is_promql else Forbidden)(text)
 

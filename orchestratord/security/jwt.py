@@ -52,7 +52,7 @@ def parse_keys(data: bytes) -> dict[str, SigningKey]:
     try:
         listed = msgspec.json.decode(data)["keys"]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError, KeyError):
-        raise ValueError("is no JSON Web Key Set") from None
+        raise ValueError("is not a JSON Web Key Set") from None
     keys: dict[str, SigningKey] = {}
     for item in listed[:MAX_KEYS] if isinstance(listed, list) else []:
         if not isinstance(item, dict) or item.get("use", "sig") != "sig":
@@ -106,7 +106,7 @@ class NodeTokenVerifier:
         """
         now = self._time()
         if _COMPACT.fullmatch(token) is None:  # PyJWT ignores characters that are not base64
-            raise _refused("it is no JWT, and none of the tokens of the role report")
+            raise _refused("it is neither a JWT nor a token of the role report")
         claims = self._signed(token)
         until = _lifetime(claims, now)
         node = self._bound_to(claims)
@@ -163,7 +163,7 @@ def _header(token: bytes) -> dict[str, Any]:
     except (msgspec.DecodeError, ValueError, RecursionError):
         header = None
     if not isinstance(header, dict):
-        raise _refused("it is no JWT, and none of the tokens of the role report")
+        raise _refused("it is neither a JWT nor a token of the role report")
     return header
 
 
@@ -177,7 +177,7 @@ def _lifetime(claims: dict[str, Any], now: float) -> float:
     expires: Any = claims.get("exp")
     begins: Any = claims.get("nbf", 0)
     if not _is_time(expires) or not _is_time(begins):
-        raise _refused("its claim exp is missing, or exp or nbf is no time")
+        raise _refused("its claim exp is missing, or exp or nbf is not a time")
     if now >= expires + LEEWAY:
         raise _refused("its claim exp is past: it has expired")
     if now < begins - LEEWAY:

@@ -322,7 +322,9 @@ def test_all_upstreams_are_tried() -> None:
 )
 def test_what_is_no_answer_of_prometheus_is_unavailable(answer: Answer) -> None:
     """A proxy's login page, a crash: never passed on; another upstream is asked."""
-    with pytest.raises(UpstreamUnavailable, match=rf"answered {answer.status} with .* no answer of Prometheus' API"):
+    with pytest.raises(
+        UpstreamUnavailable, match=rf"answered {answer.status} with .* not an answer of Prometheus' API"
+    ):
         result(Setup(p=Prometheus(answer)).fetch())
     setup = Setup(a=Prometheus(answer), b=Prometheus())
     assert result(setup.fetch()) == GOOD
@@ -607,11 +609,11 @@ def test_an_error_of_prometheus_is_passed_on(status: int) -> None:
         (Answer(401, b"application/json", ENVELOPE), "answered 401: too many samples"),
         (Answer(401, b"text/plain; charset=utf-8", b"Unauthorized\n"), "answered 401: Unauthorized"),
         (Answer(403, b"application/json", b'{"message":"no\\nentry"}'), "answered 403: no entry"),
-        (Answer(407, b"text/html", b"<html>"), "answered 407 with 'text/html', which is no answer"),
+        (Answer(407, b"text/html", b"<html>"), "answered 407 with 'text/html', which is not an answer"),
         (Answer(429, b"application/json", ENVELOPE), "answered 429: too many samples"),
         (Answer(404, b"text/plain", b"404 page not found"), "answered 404: 404 page not found"),
         (Answer(404, b"application/json", b'{"message":"no Route matched"}'), "answered 404: no Route matched"),
-        (Answer(404, b"application/json", b"[1"), "answered 404 with 'application/json', which is no answer"),
+        (Answer(404, b"application/json", b"[1"), "answered 404 with 'application/json', which is not an answer"),
         (Answer(405, b"text/plain", b"x" * 1000), f"answered 405: {'x' * 200}$"),
         (Answer(502, b"application/json", ENVELOPE), "answered 502: too many samples"),
         (Answer(504, b"application/json", ENVELOPE), "answered 504: too many samples"),
