@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from orchestratord import __version__
-from orchestratord.runtime.clocks import MACHINE
+from orchestratord.runtime.clock import MACHINE
 from orchestratord.runtime.file_reload import look_again
 from orchestratord.runtime.signals import Signals
 from orchestratord.security.gate import Role
@@ -21,7 +21,7 @@ from orchestratord.wiring.daemon import make_daemon
 if TYPE_CHECKING:
     from orchestratord.config.settings import Settings
     from orchestratord.promql.embedded_prometheus import EmbeddedPrometheus
-    from orchestratord.runtime.clocks import Clocks
+    from orchestratord.runtime.clock import Clocks
 
 log = Logger()
 

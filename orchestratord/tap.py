@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from twisted.logger import Logger
 
-from orchestratord.config.environment import misspelt
 from orchestratord.config.loader import load, renamed
 from orchestratord.config.options import GROUPS, OPTIONS, RENAMED
 from orchestratord.config.settings import SettingsError
-from orchestratord.runtime.twistd import Options as OneLineOptions
+from orchestratord.runtime.environment import misspelt
+from orchestratord.runtime.twistd import OneLineOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -130,8 +130,7 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor  # noqa: PLC0415 - `twistd --reactor` has chosen it by now
 
     from orchestratord.promql.embedded_prometheus import EmbeddedError  # noqa: PLC0415 - imports what imports the reactor
-    from orchestratord.runtime.clock import run_by_monotonic_clock  # noqa: PLC0415
-    from orchestratord.runtime.clocks import MACHINE  # noqa: PLC0415
+    from orchestratord.runtime.clock import MACHINE, run_by_monotonic_clock  # noqa: PLC0415
     from orchestratord.runtime.file_reload import FilesError  # noqa: PLC0415
     from orchestratord.service import Orchestrator  # noqa: PLC0415
 

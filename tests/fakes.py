@@ -12,7 +12,7 @@ from orchestratord.nodes.exposition import SampleRenderer
 from orchestratord.nodes.families import BUILT_IN
 from orchestratord.nodes.report_decoder import ReportDecoder
 from orchestratord.promql.alerts import ALERTS
-from orchestratord.promql.upstreams import Answer
+from orchestratord.promql.client import Answer
 from orchestratord.telemetry.self_metrics import SelfMetrics
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from twisted.web import http_headers
 from twisted.web.client import Agent, HTTPConnectionPool
 
 from orchestratord.config.loader import load
-from orchestratord.runtime.clocks import MACHINE
+from orchestratord.runtime.clock import MACHINE
 from orchestratord.runtime.signals import MEANINGLESS, STOPPING, Signals
 from orchestratord.service import Orchestrator
 from tests.certificates import Authority
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.defer import Deferred
 
-    from orchestratord.runtime.clocks import Clocks
+    from orchestratord.runtime.clock import Clocks
 
 REACTOR: Any = reactor
 HOME = {"HOME": "/nonexistent"}

@@ -1,4 +1,4 @@
-"""How every request of ours gets on its way: the agent that sends it, and the connection that it is sent on."""
+"""The HTTP client of everything outbound: the agent that sends a request, and its connection."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionP
 from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer
 from zope.interface import implementer
 
-from orchestratord.security.tls import readable
-
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress, IConsumer, IHostResolution, IProtocol, IProtocolFactory
     from twisted.web.client import URI
@@ -26,11 +24,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Seconds for a connection to come about; less than a scheduler's patience, so that the next upstream has its turn.
+#: Seconds to connect to one address; short enough that the next upstream is asked before a scheduler gives up.
 CONNECT_SECONDS = 2.0
-#: Seconds for which one address of a name is waited for before the next one is tried beside it (RFC 8305).
+#: Seconds after which the next address of a name is tried as well (RFC 8305).
 NEXT_ADDRESS_SECONDS = 0.25
-#: Addresses of one name that are tried.
+#: The most addresses of one name that are tried.
 MAX_ADDRESSES = 16
 #: Bytes of the head of an answer, with whatever answers of 1xx stand before it.
 MAX_HEAD = 16_384
@@ -47,7 +45,7 @@ def http_agent(
 ) -> Agent:
     """Return the agent for requests to any http or https URL that `orchestratord.http_client.urls` takes.
 
-    `policy` says whom https trusts; without a pool each request has a connection of its own.
+    `policy` says which certificates https trusts. Without a pool each request has a connection of its own.
     """
     endpoints = _Endpoints(reactor, policy or BrowserLikePolicyForHTTPS(), connect_seconds)
     pool = _Pool(reactor, persistent=False) if pool is None else pool
@@ -56,10 +54,10 @@ def http_agent(
 
 
 def connection_pool(reactor: Any, connections: int) -> HTTPConnectionPool:
-    """Return a pool that keeps up to so many idle connections to each server; whoever makes it closes it."""
+    """Return a pool that keeps up to `connections` idle connections to each server. The caller closes it."""
     pool = _Pool(reactor, persistent=True)
     pool.maxPersistentPerHost = connections
-    # Shorter than what servers grant (Prometheus: 5 minutes), so that it is we who close.
+    # Less than the idle timeout of servers (Prometheus: 5 minutes), so that this side closes first.
     pool.cachedConnectionTimeout = 60
     return pool
 
@@ -111,7 +109,7 @@ class _Endpoints:
         self._seconds = seconds
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
-        """Return how the server of a URI is connected to."""
+        """Return the endpoint for the server of a URI."""
         endpoint = HostEndpoint(self._reactor, uri.host.decode("ascii"), uri.port, self._seconds)
         if uri.scheme == b"https":
             return wrapClientTLS(self._policy.creatorForNetloc(uri.host, uri.port), endpoint)
@@ -120,11 +118,11 @@ class _Endpoints:
 
 @implementer(IStreamClientEndpoint)
 class HostEndpoint:
-    """Connects to a host: a name is looked up as it is written, an address is not looked up.
+    """Connects to a host: a name is looked up as it is written, an address is used as it is.
 
-    Twisted's own HostnameEndpoint puts each name through IDNA, which refuses the underscores of docker-compose, and
-    tells of a refused connection only when the next address would have its turn, 0.3 s later. `seconds` bounds the
-    attempt at each address.
+    Twisted's own HostnameEndpoint encodes each name with IDNA, which refuses the underscores of docker-compose, and
+    reports a refused connection only after the delay of the next address, 0.3 s. `seconds` bounds the attempt at each
+    address.
     """
 
     def __init__(self, reactor: Any, host: str, port: int, seconds: float) -> None:
@@ -134,7 +132,7 @@ class HostEndpoint:
         self._seconds = seconds
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
-        """Return a Deferred of the first connection that comes about, or of the last failure."""
+        """Return a Deferred of the first connection that succeeds; it fails with the error of the last attempt."""
         if isIPAddress(self._host) or isIPv6Address(self._host):
             address = IPv4Address if isIPAddress(self._host) else IPv6Address
             connecting: Deferred[IProtocol] = self._endpoint(address("TCP", self._host, self._port)).connect(
@@ -152,7 +150,7 @@ class HostEndpoint:
 
 @implementer(IResolutionReceiver)
 class _Attempts:
-    """The attempts at a name's addresses, in their order: the next one when one has failed, or takes long."""
+    """Tries the addresses of a name in order: the next one when an attempt fails, or takes NEXT_ADDRESS_SECONDS."""
 
     def __init__(self, reactor: Any, host: str, endpoint: Any, factory: IProtocolFactory) -> None:
         self.connected: Deferred[IProtocol] = Deferred(self._cancelled)
@@ -223,7 +221,7 @@ class _Attempts:
 
 @implementer(IBodyProducer)
 class WholeBody:
-    """A request's body that is there already."""
+    """The body of a request, in one piece of bytes."""
 
     def __init__(self, body: bytes) -> None:
         self._body = body
@@ -245,9 +243,9 @@ class WholeBody:
 
 
 def cancellable(work: Deferred[T]) -> Deferred[T]:
-    """Return a Deferred of the same result that fails with CancelledError if it is cancelled, and with nothing else.
+    """Return a Deferred of the same result that, if it is cancelled, fails with CancelledError.
 
-    An Agent's Deferred fails with ResponseNeverReceived then, which looks like an upstream that has died.
+    An Agent's Deferred fails with ResponseNeverReceived instead, as it does when the server has died.
     """
 
     def cancel(_: object) -> None:
@@ -260,12 +258,3 @@ def cancellable(work: Deferred[T]) -> Deferred[T]:
         lambda failure: None if outer.called else outer.errback(failure),
     )
     return outer
-
-
-def reason_of(error: Exception) -> str:
-    """Say in a few words why an upstream could not be reached."""
-    causes = getattr(error, "reasons", None)
-    if causes:
-        error = causes[0].value
-    # The upstream may have had a hand in it: a line of the log is one line.
-    return ascii(readable(error).rstrip(".")[:300])[1:-1]

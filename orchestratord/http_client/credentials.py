@@ -1,4 +1,4 @@
-"""Who we are to an upstream: the value of an Authorization header, from a file that is read again when it changes."""
+"""Credentials for upstreams: the value of an Authorization header, from a file that is reloaded when it changes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-#: Characters of the longest line that is taken; Kubernetes' tokens have about 1,500.
+#: Characters of the longest line that is accepted; Kubernetes' tokens have about 1,500.
 MAX_LINE = 16_384
 
 
 def bearer(seconds: Callable[[], float], option: str, path: Path) -> Callable[[], str]:
-    """Return what gives the header's value for the one token in a file; `seconds` is a clock.
+    """Return a function that returns the header's value for the token in a file; `seconds` is a monotonic clock.
 
-    Raises FilesError, which names the option and the file, if the file is not good now; it never holds the token.
+    Raises FilesError if the file is wrong now; its text names the option and the file, and never has the token.
     """
 
     def parse(contents: Mapping[str, bytes]) -> str:
@@ -32,7 +32,7 @@ def bearer(seconds: Callable[[], float], option: str, path: Path) -> Callable[[]
 
 
 def basic(seconds: Callable[[], float], option: str, path: Path) -> Callable[[], str]:
-    """Return what gives the header's value for the `user:password` in a file, as `bearer` does."""
+    """Return a function that returns the header's value for the `user:password` in a file; otherwise as `bearer`."""
 
     def parse(contents: Mapping[str, bytes]) -> str:
         line = _line(option, contents[option])

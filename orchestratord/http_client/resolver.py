@@ -1,31 +1,31 @@
-"""Host names to addresses, on threads that nothing else needs.
+"""Looks host names up on threads of their own.
 
-Twisted looks names up on the reactor's thread pool, where listings are made too: ten lookups that hang would stop
-those, and hold up the end of the process. Here a name has one thread at the most, however many wait for it.
+Twisted looks names up on the reactor's thread pool, which also makes the listings of nodes. Ten lookups that hang would
+stop those, and delay the end of the process. Here each name has at most one thread, however many wait for it.
 """
 
 from __future__ import annotations
 
 import socket
+from functools import partial
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
-from twisted.internet._resolver import HostResolution
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.interfaces import IHostnameResolver
-from twisted.logger import Logger
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IHostnameResolver, IHostResolution
 from zope.interface import implementer
+
+from orchestratord.runtime.single_flight import Flight
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from twisted.internet.interfaces import IAddress, IHostResolution, IResolutionReceiver
+    from twisted.internet.interfaces import IAddress, IResolutionReceiver
 
-log = Logger()
-
-#: Seconds for which anybody waits for a name; the lookup itself goes on, and its answer serves whoever waits by then.
+#: Seconds that a caller waits for a name. The lookup itself goes on; its answer is for those who ask meanwhile.
 LOOKUP_SECONDS = 2.0
 
 _KINDS = {socket.AF_INET: IPv4Address, socket.AF_INET6: IPv6Address}
@@ -35,9 +35,9 @@ Found = list[tuple[Any, Any, int, str, Any]]
 
 @implementer(IHostnameResolver)
 class Resolver:
-    """Looks host names up with `getaddrinfo`, each on a thread of its own, once for all that wait for the same.
+    """Looks host names up with `getaddrinfo`, each on a thread of its own, once for all who wait for the same name.
 
-    A name that is not there within `seconds` counts as one that does not exist. Belongs to the reactor thread.
+    A name that is not found within `seconds` counts as one that does not exist. Belongs to the reactor thread.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Resolver:
         self._reactor = reactor
         self._getaddrinfo = getaddrinfo
         self._seconds = seconds
-        self._under_way: dict[tuple[str, int], list[_Waiter]] = {}
+        self._flights: dict[tuple[str, int], Flight[Found]] = {}
 
     def resolveHostName(
         self,
@@ -56,74 +56,72 @@ class Resolver:
         addressTypes: Sequence[type[IAddress]] | None = None,
         transportSemantics: str = "TCP",
     ) -> IHostResolution:
-        """Resolve as any IHostnameResolver does: an address at once, a name within the deadline."""
-        waiter = _Waiter(resolutionReceiver, addressTypes, transportSemantics)
-        resolution: IHostResolution = HostResolution(hostName)
+        """Tell the receiver the addresses: of a literal address at once, of a name within the deadline."""
+        resolution = _Resolution(hostName)
         resolutionReceiver.resolutionBegan(resolution)
+        tell = partial(_tell, resolutionReceiver, addressTypes, transportSemantics)
         if isIPAddress(hostName) or isIPv6Address(hostName):
-            waiter.end(self._getaddrinfo(hostName, portNumber, 0, socket.SOCK_STREAM, 0, socket.AI_NUMERICHOST))
+            tell(self._getaddrinfo(hostName, portNumber, 0, socket.SOCK_STREAM, 0, socket.AI_NUMERICHOST))
             return resolution
-        waiter.deadline = self._reactor.callLater(self._seconds, waiter.end, [])
-        key = (hostName, portNumber)
-        if key in self._under_way:
-            self._under_way[key].append(waiter)
-        else:
-            self._under_way[key] = [waiter]
-            # Nobody waits for it at the process' end, however long it hangs.
-            Thread(target=self._look_up, args=key, name=f"lookup of {hostName[:40]!a}", daemon=True).start()
+        flight = self._flights.get((hostName, portNumber)) or self._begin(hostName, portNumber)
+        found = flight.join().addTimeout(self._seconds, self._reactor)
+        found.addErrback(lambda _: []).addCallback(tell)
         return resolution
 
-    def _look_up(self, name: str, port: int) -> None:
+    def _begin(self, name: str, port: int) -> Flight[Found]:
+        found: Deferred[Found] = Deferred()
+        flight = self._flights[name, port] = Flight(found, cancel=False)
+        # A daemon thread: the end of the process does not wait for it, however long the lookup hangs.
+        Thread(target=self._look_up, args=(name, port, found), name=f"lookup of {name[:40]!a}", daemon=True).start()
+        return flight
+
+    def _look_up(self, name: str, port: int, found: Deferred[Found]) -> None:
         """Look a name up, off the reactor thread."""
         try:
-            found = self._getaddrinfo(name, port, 0, socket.SOCK_STREAM)
+            addresses = self._getaddrinfo(name, port, 0, socket.SOCK_STREAM)
         except (OSError, UnicodeError):
-            found = []
-        self._reactor.callFromThread(self._looked_up, (name, port), found)
+            addresses = []
+        self._reactor.callFromThread(self._looked_up, name, port, found, addresses)
 
-    def _looked_up(self, key: tuple[str, int], found: Found) -> None:
-        for waiter in self._under_way.pop(key):
-            waiter.end(found)
+    def _looked_up(self, name: str, port: int, found: Deferred[Found], addresses: Found) -> None:
+        del self._flights[name, port]
+        found.callback(addresses)
 
 
-class _Waiter:
-    """One who waits for a name's addresses."""
+def _tell(receiver: IResolutionReceiver, kinds: Sequence[type[IAddress]] | None, semantics: str, found: Found) -> None:
+    """Give a receiver the addresses of the kinds that it asked for."""
+    for family, _, _, _, address in found:
+        kind = _KINDS.get(family)
+        if kind is not None and (kinds is None or kind in kinds):
+            receiver.addressResolved(kind(semantics, *address))
+    receiver.resolutionComplete()
 
-    deadline: Any = None
-    _over = False
 
-    def __init__(self, receiver: IResolutionReceiver, kinds: Sequence[type[IAddress]] | None, semantics: str) -> None:
-        self._receiver = receiver
-        self._kinds = kinds
-        self._semantics = semantics
+@implementer(IHostResolution)
+class _Resolution:
+    """A lookup under way, of `name`."""
 
-    def end(self, found: Found) -> None:
-        """Tell what was found, if it is not too late for that."""
-        if self._over:
-            return
-        self._over = True
-        if self.deadline is not None and self.deadline.active():
-            self.deadline.cancel()
-        for family, _, _, _, address in found:
-            kind = _KINDS.get(family)
-            if kind is not None and (self._kinds is None or kind in self._kinds):
-                self._receiver.addressResolved(kind(self._semantics, *address))
-        self._receiver.resolutionComplete()
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def cancel(self) -> None:
+        """Refuse: a lookup on a thread cannot be cancelled."""
+        raise NotImplementedError
 
 
 class ResolverService(Service):
-    """Has the reactor look names up with Names while it runs."""
+    """Makes the reactor look names up with a Resolver while it runs."""
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
         self._before: Any = None
 
     def startService(self) -> None:
-        """Take the lookups over."""
+        """Install the Resolver."""
         super().startService()
         self._before = self._reactor.installNameResolver(Resolver(self._reactor))
 
     def stopService(self) -> None:
-        """Give them back."""
+        """Install the resolver that was there before."""
         super().stopService()
         self._reactor.installNameResolver(self._before)

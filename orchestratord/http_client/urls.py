@@ -1,4 +1,4 @@
-"""The URLs that requests of ours go to: those that can never work are refused before anything is sent. Pure."""
+"""Checks the URLs of outbound requests: one that can never work is refused before anything is sent. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ipaddress
 import re
 from urllib.parse import SplitResult, urlsplit
 
-#: Characters of a host's name in all, and of each label in it: the limits of DNS.
+#: Characters of a host name, and of each label in it: the limits of DNS.
 MAX_HOST, MAX_LABEL = 253, 63
 
 _LABEL = re.compile(r"[A-Za-z0-9_-]+")
@@ -14,13 +14,13 @@ _NUMBER = re.compile(r"\d+|0[xX][0-9a-fA-F]*")
 
 
 class WrongUrl(ValueError):
-    """The URL can never work; the text says why, as the end of a sentence that begins with the URL."""
+    """The URL can never work. The text says why; it is the predicate of a sentence whose subject is the URL."""
 
 
 def http_url(text: str) -> SplitResult:
     """Return the parts of an absolute http or https URL without credentials and fragment. Raises WrongUrl.
 
-    The host is an IPv4 address, an IPv6 address in brackets, or a name; a name may hold underscores, as those of
+    The host is an IPv4 address, an IPv6 address in brackets, or a name. A name may have underscores, as the names of
     docker-compose do.
     """
     if re.search(r"[\x00-\x20\x7f-\U0010ffff]", text):
@@ -42,7 +42,7 @@ def http_url(text: str) -> SplitResult:
 
 
 def _host_and_port(netloc: str) -> tuple[str, str | None]:
-    """Return both as they are written; the port is None where there is no colon before it."""
+    """Return the host and the port as they are written; the port is None if there is no colon."""
     match = re.fullmatch(r"(\[[^\]]*\]|[^:]*)(?::([^:]*))?", netloc)
     if match is None:
         raise WrongUrl("must have an IPv6 address in brackets, as in http://[::1]:9090")
@@ -65,7 +65,7 @@ def _check_host(host: str) -> None:
     labels = host.removesuffix(".").split(".")
     for label in labels:
         _check_label(label, host)
-    # No top-level domain is a number: only an address ends with one.
+    # No top-level domain is a number, so that a host that ends with a number must be an address.
     if _NUMBER.fullmatch(labels[-1]):
         try:
             ipaddress.IPv4Address(host)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from orchestratord.nodes.report import NodeReport
     from orchestratord.nodes.store import Entry, NodeStore
-    from orchestratord.runtime.clocks import Clocks
+    from orchestratord.runtime.clock import Clocks
 
 #: Seconds for which a node that left is remembered.
 KEPT = 3600.0

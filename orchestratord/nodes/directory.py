@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from orchestratord.nodes.store import Entry, NodeStore
-    from orchestratord.runtime.clocks import Clocks
+    from orchestratord.runtime.clock import Clocks
 
 
 class NodesAt(NamedTuple):

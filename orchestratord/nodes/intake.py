@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from orchestratord.nodes.report import NodeReport
     from orchestratord.nodes.report_decoder import Decoded, ReportDecoder
     from orchestratord.nodes.store import NodeStore, Updated
-    from orchestratord.runtime.clocks import Clocks
+    from orchestratord.runtime.clock import Clocks
     from orchestratord.runtime.time_slices import TimeSlices
     from orchestratord.telemetry.self_metrics import SelfMetrics
 

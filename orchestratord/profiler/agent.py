@@ -1,4 +1,4 @@
-"""The profiler of one node: a source that measures, and reports of what it measures."""
+"""The profiler of one node: a source that measures, and a reporter that sends the counts."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from twisted.web.http_headers import Headers
 from orchestratord.http_client.agent import WholeBody, http_agent
 from orchestratord.http_client.urls import WrongUrl, http_url
 from orchestratord.nodes.report import NODE_ID, as_node_id
-from orchestratord.profiler.choice import PreferredSource
 from orchestratord.profiler.ebpf import EbpfSource
+from orchestratord.profiler.preferred_source import PreferredSource
 from orchestratord.profiler.procfs import ProcfsSource, ProcTree
 from orchestratord.profiler.reporter import Reporter
 from orchestratord.runtime.file_reload import ReloadedFile
@@ -40,14 +40,15 @@ log = Logger()
 SOURCES = ("auto", "ebpf", "procfs")
 REPORT_PATH = "/update_metrics"
 _IDLE_SECONDS = 45
-"""An idle connection is given up before the orchestrator, which waits 60 s, closes it under a report."""
+"""Idle connections are closed after this time. The orchestrator closes them after 60 s, which could hit a report."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfilerSettings:
-    """What a profiler is told; times are in seconds. A wrong value raises ValueError, its field's name first.
+    """The settings of a profiler; times are in seconds.
 
-    The first token in `token_file` is sent with every report, as it stands there at that time.
+    A wrong value raises ValueError; its text begins with the name of the field.
+    The first token in `token_file` is sent with every report. The file is read again when it changes.
     """
 
     orchestrator: str
@@ -70,7 +71,7 @@ class ProfilerSettings:
         if not (math.isfinite(self.interval) and 1 <= self.interval <= 3600):
             raise ValueError(f"interval {self.interval:g} is not from 1 to 3600 seconds")
         if self.source not in SOURCES:
-            raise ValueError(f"source {self.source!r} is none of {', '.join(SOURCES)}")
+            raise ValueError(f"source {self.source!r} must be one of {', '.join(SOURCES)}")
         for field in ("ca", "certificate", "key"):
             if getattr(self, field) is not None and url.scheme != "https":
                 raise ValueError(f"{field} {str(getattr(self, field))!r} is for an orchestrator at an https:// URL")
@@ -80,19 +81,19 @@ class ProfilerSettings:
 
     @property
     def report_url(self) -> str:
-        """Where the reports go: the orchestrator's URL with the path that reports have."""
+        """The URL for reports: that of the orchestrator, with REPORT_PATH unless it has it already."""
         url = urlsplit(self.orchestrator)
         path = url.path.rstrip("/")
         return urlunsplit(url._replace(path=path if path.endswith(REPORT_PATH) else path + REPORT_PATH))
 
 
 def host_node_id() -> str:
-    """Return this host's name as a node id: what a node id may not hold is a `-`."""
+    """Return this host's name as a node id; characters that a node id may not have become `-`."""
     return as_node_id(socket.gethostname()) or "localhost"
 
 
 class Profiler(Service):
-    """Reports what its source measures, from start to stop; may be started again."""
+    """Reports what its source measures, from start to stop. It can be started again."""
 
     name = "profiler"
 
@@ -101,15 +102,15 @@ class Profiler(Service):
         self._source = source
         self._reporter = reporter
         self._close = close
-        self._told: str | None = None
+        self._logged_source: str | None = None
 
     def startService(self) -> None:
-        """Begin to measure."""
+        """Start to measure."""
         Service.startService(self)
         self._source.start(self._deliver, self._complain)
 
     def stopService(self) -> Deferred[None]:
-        """End; fires when the source has ended and no connection is left."""
+        """Stop; fires when the source has stopped and all connections are closed."""
         Service.stopService(self)
         return Deferred.fromCoroutine(self._end())
 
@@ -120,20 +121,20 @@ class Profiler(Service):
         await self._close()
 
     def _deliver(self, bucket: Bucket) -> None:
-        """Say what the first bucket was measured with, in the word of its reports; `auto` knows only by then."""
-        if self._told != bucket.source:
-            self._told = bucket.source
-            log.info("this node is measured with {source}", source=self._told)
+        """Send a bucket, and log its source if that is new: `auto` knows its source only at the first bucket."""
+        if self._logged_source != bucket.source:
+            self._logged_source = bucket.source
+            log.info("this node is measured with {source}", source=self._logged_source)
         self._reporter.offer(bucket)
 
     def _complain(self, reason: str) -> None:
-        log.error("nothing to report, {source} does not measure: {reason}", source=self._source.name, reason=reason)
+        log.error("nothing to report, {source} cannot measure: {reason}", source=self._source.name, reason=reason)
 
 
 def profiler_service(reactor: Any, settings: ProfilerSettings) -> Service:
-    """Return the profiler of this host; it opens nothing before it is started.
+    """Return the profiler of this host. It opens no connection before it is started.
 
-    Raises FilesError if the settings' files are not good.
+    Raises FilesError if a file in the settings is not valid.
     """
     pool = HTTPConnectionPool(reactor, persistent=True)
     pool.maxPersistentPerHost = 1
@@ -157,7 +158,7 @@ def profiler_service(reactor: Any, settings: ProfilerSettings) -> Service:
 
 
 class _Client:
-    """Posts reports. treq is not used: it puts each host through IDNA, which refuses underscores and IPv6 addresses."""
+    """Posts reports. Not treq: it encodes hosts with IDNA, which refuses underscores and IPv6 addresses."""
 
     def __init__(self, agent: IAgent) -> None:
         self._agent = agent
@@ -179,7 +180,7 @@ class _Client:
 
 
 def _current(path: Path) -> Callable[[], bytes]:
-    """Return what gives the first token in a file; the kubelet puts a new one there every hour or so."""
+    """Return a function that returns the first token in a file; the kubelet writes a new one about every hour."""
     file = ReloadedFile(time.monotonic, "--token-file", path, parse_tokens)
     return lambda: file.value()[0]
 

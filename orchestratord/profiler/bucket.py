@@ -1,4 +1,4 @@
-"""What a source measures and how it hands it over."""
+"""The interface of a source, and the bucket of counts that it delivers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bucket:
-    """The counts of one interval on this node; the fields have the names that a report has for them.
+    """The counts of one interval on this node. The fields have the names that they have in a report.
 
-    `timestamp` is the Unix time in seconds at which the interval ended, `source` the word for what has counted; sizes
-    are in kB of 1000 bytes. No count is negative; None is one that the source cannot make on this machine.
+    `timestamp` is the Unix time in seconds at the end of the interval, `source` the name of the source in reports.
+    Sizes are in kB of 1000 bytes. No count is negative. None means that the source cannot count it on this machine.
     """
 
     timestamp: float
@@ -32,40 +32,39 @@ class Bucket:
 
 
 def log_left_out(log: Logger, missing: Mapping[str, str]) -> None:
-    """Log why families are left out, a line for each reason; `missing` has the reason of each."""
+    """Log why families are left out, one line for each reason. `missing` maps families to reasons."""
     for reason in dict.fromkeys(missing.values()):
         names = [name for name in missing if missing[name] == reason]
         log.warn("{families} left out of the reports: {reason}", families=", ".join(names), reason=reason)
 
 
 Delivery: TypeAlias = Callable[[Bucket], None]
-"""Takes each bucket when its interval ends, in the reactor's thread; does not raise."""
+"""Receives each bucket at the end of its interval, in the reactor thread; does not raise."""
 
 Complaint: TypeAlias = Callable[[str], None]
-"""Takes the reason, one line, for which a source delivers nothing for now; in the reactor's thread."""
+"""Receives the reason why a source delivers nothing for now, in one line, in the reactor thread."""
 
 
 class Source(Protocol):
     """Measures this node, interval by interval.
 
-    A source belongs to the reactor's thread and never blocks it. It hands a bucket over when the bucket ends rather
-    than being asked for it: two clocks of the same period would drift, and the reader would take a bucket twice or
-    miss one.
+    A source belongs to the reactor thread and never blocks it. It delivers a bucket at the end of the interval. Nobody
+    polls it: two clocks of the same period would drift, and the reader would get a bucket twice or miss one.
     """
 
     @property
     def name(self) -> str:
-        """What the log calls it."""
+        """The name in the log."""
         ...
 
     def start(self, deliver: Delivery, complain: Complaint) -> None:
-        """Begin; may be called again when the Deferred of `stop` has fired.
+        """Start; may be called again after the Deferred of `stop` has fired.
 
-        A source that cannot measure calls `complain`, at once or later, and goes on trying where that makes sense,
-        until it is stopped. It complains once for each time that it stops delivering.
+        A source that cannot measure calls `complain`, at once or later, once for each time that it stops delivering.
+        It keeps trying until it is stopped, if that can help.
         """
         ...
 
     def stop(self) -> Deferred[None]:
-        """End; fires when nothing of the source is left. Neither callback is called after this call."""
+        """Stop; fires when the source has released everything. Neither callback is called after this call."""
         ...

@@ -1,4 +1,4 @@
-"""The source `ebpf`: counts at the kernel's hooks, by a bpftrace child that is started again when it ends."""
+"""The source `ebpf`: a bpftrace child process counts at kernel hooks. It is restarted if it exits."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.logger import Logger
 
+from orchestratord.profiler.bpftrace_output import Lines, Totals, TotalsReader, bucket_between
+from orchestratord.profiler.bpftrace_program import Kernel, Plan, plans, read_kernel
 from orchestratord.profiler.bucket import log_left_out
-from orchestratord.profiler.counts import Lines, Totals, TotalsReader, bucket_between
-from orchestratord.profiler.hooks import Kernel, Plan, plans, read_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,18 +31,18 @@ if TYPE_CHECKING:
 log = Logger()
 
 START_SECONDS = 20.0
-"""How long bpftrace may take to compile and attach, and how late an interval may be, before it counts as hung."""
-VAIN_STARTS = 3
-"""So many children in a row that ended without a bucket are a complaint."""
+"""bpftrace counts as hung if it takes longer to compile and attach, or if an interval is later than this."""
+MAX_FAILED_STARTS = 3
+"""The source complains after so many children in a row that ended without a bucket."""
 MAX_RESTART_DELAY = 60.0
 KILL_SECONDS = 5.0
-"""How long a child may take to detach its probes before it is killed."""
+"""The time for a child to detach its probes before it is killed."""
 _ERROR_BYTES = 4096
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What the source must find on the machine; a test describes another."""
+    """What the source needs on the machine. Tests pass other values."""
 
     euid: int = field(default_factory=os.geteuid)
     which: Callable[[str], str | None] = shutil.which
@@ -52,14 +52,14 @@ class Machine:
     btf: Path = Path("/sys/kernel/btf/vmlinux")
 
     def obstacle(self) -> str | None:
-        """Return why eBPF cannot work here, or None if it might; looks only at what needs no privilege to see."""
+        """Return why eBPF cannot work here, or None if it might work. Needs no privilege."""
         if self.euid != 0:
             return "not root"
         missing = [program for program in ("bpftrace", "setpriv") if self.which(program) is None]
         return f"no {missing[0]} on PATH" if missing else None
 
     def has_tracefs(self) -> bool:
-        """Return whether the kernel's tracepoints can be seen."""
+        """Return whether the kernel's tracepoints are visible."""
         return self._tracing() is not None
 
     def kernel(self) -> Kernel:
@@ -72,7 +72,7 @@ class Machine:
 
 
 class _Child(ProcessProtocol):
-    """One run of bpftrace: its counters go to `totals`, and the end of it, with what it said, to `ended`."""
+    """One run of bpftrace. Calls `totals` with its counters, and `ended` at its end with its last error line."""
 
     transport: Any
 
@@ -112,9 +112,9 @@ class _Child(ProcessProtocol):
 class EbpfSource:
     """Measures with bpftrace; needs root.
 
-    The child is bound to this process' life: it is killed with it, whatever ends it. The counters' first print only
-    says where they began. A plan whose child ends before it has counted gives way, for good, to the next one, if there
-    is one. `unix_time` is the wall clock of its buckets.
+    The child never outlives this process: the kernel kills it. The first print of the counters is only a baseline. If
+    a child ends before it has counted, the next plan is used from then on, if there is one. `unix_time` is the clock
+    for the timestamps of buckets.
     """
 
     name = "eBPF"
@@ -134,15 +134,15 @@ class EbpfSource:
         self._child: _Child | None = None
         self._plans: list[Plan] = []
         self._before: Totals | None = None
-        self._vain = 0
+        self._failed_starts = 0
         self._complained = False
         self._preparation: Deferred[None] = succeed(None)
         self._restart: DelayedCall | None = None
         self._watchdog: DelayedCall | None = None
 
     def start(self, deliver: Delivery, complain: Complaint) -> None:
-        """Begin; without root or bpftrace there is one complaint and nothing is tried."""
-        self._started, self._vain, self._complained = True, 0, False
+        """Start. Without root or bpftrace it complains once and does not try."""
+        self._started, self._failed_starts, self._complained = True, 0, False
         self._deliver, self._complain = deliver, complain
         obstacle = self._machine.obstacle()
         if obstacle is not None:
@@ -154,7 +154,7 @@ class EbpfSource:
         self._preparation = Deferred.fromCoroutine(self._prepare()).addErrback(self._unprepared)
 
     def stop(self) -> Deferred[None]:
-        """End the child, by force if it lingers."""
+        """Stop the child; it is killed if it does not end within KILL_SECONDS."""
         self._started = False
         self._preparation.cancel()
         self._unwatch()
@@ -179,13 +179,13 @@ class EbpfSource:
 
     def _unprepared(self, failure: Failure) -> None:
         if self._started or not failure.check(CancelledError):
-            log.failure("the eBPF source does not start", failure=failure)
+            log.failure("the eBPF source cannot start", failure=failure)
             self._give_reason(failure.getErrorMessage())
 
     async def _mount_tracefs(self) -> None:
-        """Mount the tracepoints' file system, which a container or a small system may lack; a failure is only logged.
+        """Mount tracefs, which may be missing in a container or on a small system.
 
-        bpftrace then says what it misses.
+        A failure is only logged; bpftrace then says what is missing.
         """
         target = str(self._machine.tracefs)
         mount = self._machine.which("mount") or "/bin/mount"
@@ -215,8 +215,8 @@ class EbpfSource:
             milliseconds,
         ]
         environment = {"LC_ALL": "C", "PATH": os.environ.get("PATH", os.defpath)}
-        # bpftrace's own settings go along: BPFTRACE_BTF=/sys/kernel/btf/vmlinux spares it the search for types, which
-        # takes CAP_SYS_ADMIN where CAP_BPF and CAP_PERFMON are enough for all else.
+        # bpftrace gets its own settings: with BPFTRACE_BTF=/sys/kernel/btf/vmlinux it does not search for types, which
+        # would need CAP_SYS_ADMIN. For everything else, CAP_BPF and CAP_PERFMON are enough.
         environment |= {name: value for name, value in os.environ.items() if name.startswith("BPFTRACE_")}
         self._watch(START_SECONDS)
         setpriv = self._machine.which("setpriv") or "setpriv"
@@ -233,11 +233,11 @@ class EbpfSource:
         if before is None:
             return
         self._child.delivered = True
-        self._vain, self._complained = 0, False
+        self._failed_starts, self._complained = 0, False
         self._deliver(bucket_between(before, totals, self._unix_time(), self._plans[0]))
 
     def _watch(self, seconds: float) -> None:
-        """Expect the next print within `seconds`."""
+        """Restart the timer: the next print is due within `seconds`."""
         self._unwatch()
         self._watchdog = self._reactor.callLater(seconds, self._hung, seconds)
 
@@ -249,7 +249,7 @@ class EbpfSource:
         if self._child is not None:
             self._child.signal("KILL")
             if not self._child.delivered and len(self._plans) > 1:
-                return  # its end begins the next plan
+                return  # when it has ended, the next plan starts
         self._give_reason(f"no counts from bpftrace within {seconds:g} s")
 
     def _child_ended(self, reason: str) -> None:
@@ -268,10 +268,10 @@ class EbpfSource:
             log_left_out(log, self._plans[0].missing)
             self._restart = self._reactor.callLater(0, self._spawn)
             return
-        self._vain = 0 if delivered else self._vain + 1
-        delay = min(MAX_RESTART_DELAY, 2.0 ** min(self._vain, 10) / 2)
+        self._failed_starts = 0 if delivered else self._failed_starts + 1
+        delay = min(MAX_RESTART_DELAY, 2.0 ** min(self._failed_starts, 10) / 2)
         self._restart = self._reactor.callLater(delay, self._spawn if self._plans else self._begin)
-        if self._vain >= VAIN_STARTS:
+        if self._failed_starts >= MAX_FAILED_STARTS:
             self._give_reason(reason)
 
     def _give_reason(self, reason: str) -> None:

@@ -1,7 +1,7 @@
-"""The source `procfs`: counts from the files of /proc, for where eBPF does not work.
+"""The source `procfs`: counts from the files of /proc, for machines on which eBPF does not work.
 
-docs/MEASURES.md says what it sees and what it does not. What it may not see on a machine is left out, not counted as 0.
-Its costs grow with the number of threads.
+docs/MEASURES.md says what it counts. A family that it cannot see on a machine is left out, not reported as 0. Its cost
+grows with the number of threads.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ log = Logger()
 SOURCE = "procfs"
 _IO_KEYS = (b"rchar", b"wchar", b"syscr", b"syscw")
 _NOTHING = (0, 0, 0, 0)
-#: The part of all processes whose io may be unreadable. Root may be unable to read that of a process in a sandbox, and
-#: still knows the node's. Another user cannot read that of kernel threads, which are more than that.
+#: The share of processes whose io may be unreadable. Root cannot read the io of some sandboxed processes, and still
+#: sees most of the node. Other users cannot read that of kernel threads, which are a larger share.
 _MAX_DENIED = 0.1
 _SWITCHES = ("ctx_switches_graceful", "ctx_switches_forced")
 _IO = ("fs_read_count", "fs_read_size_kb", "fs_write_count", "fs_write_size_kb")
@@ -40,7 +40,7 @@ _MAX_FILE_BYTES = 65_536
 
 
 class _Process(NamedTuple):
-    """One process at one reading; `io` is in the order of `_IO_KEYS`, `switches` by thread: voluntary, forced."""
+    """One process in one reading. `io` is in the order of `_IO_KEYS`; `switches` by thread: voluntary, forced."""
 
     parent: int
     started: int
@@ -50,9 +50,9 @@ class _Process(NamedTuple):
 
 @dataclass(frozen=True)
 class _Reading:
-    """All that one pass over /proc sees; `ticks` is the machine's uptime before the pass, in clock ticks.
+    """The result of one pass over /proc. `ticks` is the uptime of the machine before the pass, in clock ticks.
 
-    `missing` has a reason for each family of which the pass does not see the whole machine.
+    `missing` has a reason for each family that the pass cannot see for the whole machine.
     """
 
     ticks: int
@@ -60,17 +60,17 @@ class _Reading:
     bytes_allocated: int
     processes: dict[int, _Process] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
-    #: Processes whose io may not be read.
+    #: Processes whose io is not readable.
     denied: set[int] = field(default_factory=set)
 
     def leave_out(self, families: Iterable[str], reason: str) -> None:
-        """Take note of families that are not wholly seen; the first reason stays."""
+        """Record families that are not fully visible; the first reason is kept."""
         for name in families:
             self.missing.setdefault(name, reason)
 
 
 class ProcTree:
-    """Reads a tree like /proc. Its methods block, and may be called in any thread."""
+    """Reads a directory tree like /proc. Its methods block, and may be called from any thread."""
 
     def __init__(self, root: Path, page_size: int, ticks_per_second: int) -> None:
         self._root = os.fsencode(root)
@@ -78,9 +78,9 @@ class ProcTree:
         self._ticks_per_second = ticks_per_second
 
     def read(self) -> _Reading:
-        """Read all of it; a process that ends meanwhile is left out, an unreadable file is passed over.
+        """Read the whole tree. Processes that end meanwhile and unreadable files of processes are skipped.
 
-        Raises OSError or ValueError if the files of the whole machine cannot be read.
+        Raises OSError or ValueError if the files about the whole machine cannot be read.
         """
         ticks = int(float(self._file(b"uptime").split()[0]) * self._ticks_per_second)
         faults = pages = None
@@ -95,7 +95,7 @@ class ProcTree:
         if pages is None:
             reading.leave_out(("mem_bytes_allocated",), "/proc/vmstat has no pgalloc_*")
         names = [name for name in self._names(b"") if name.isdigit()]
-        self._look_around(reading, names)
+        self._check_visibility(reading, names)
         for name in names:
             try:
                 reading.processes[int(name)] = self._process(name, reading)
@@ -103,23 +103,23 @@ class ProcTree:
                 reading.leave_out((*_SWITCHES, *_IO), "/proc hides the processes of other users (hidepid)")
             except (OSError, ValueError, IndexError):
                 continue
-        self._look_back(reading)
+        self._check_readability(reading)
         return reading
 
-    def _look_around(self, reading: _Reading, names: list[bytes]) -> None:
-        """Take note of it if there are processes that /proc does not show."""
+    def _check_visibility(self, reading: _Reading, names: list[bytes]) -> None:
+        """Leave out families if /proc does not show all processes."""
         try:
             namespace = str(Path(os.fsdecode(self._root), "self/ns/pid").readlink())
         except OSError:
-            namespace = _INITIAL_NAMESPACE  # not to be known; gVisor, for one, has none
+            namespace = _INITIAL_NAMESPACE  # unknown: gVisor, for example, has no such link
         if namespace != _INITIAL_NAMESPACE:
             reason = "/proc shows the processes of this container only (no hostPID)"
             reading.leave_out((*_SWITCHES, *_IO), reason)
         elif names and b"1" not in names:
             reading.leave_out((*_SWITCHES, *_IO), "/proc hides the processes of other users (hidepid)")
 
-    def _look_back(self, reading: _Reading) -> None:
-        """Take note of it if too few processes, or none, had what every process has elsewhere."""
+    def _check_readability(self, reading: _Reading) -> None:
+        """Leave out families if too few of the processes had a readable file for them."""
         processes = reading.processes.values()
         if len(reading.denied) > _MAX_DENIED * len(processes):
             reading.leave_out(_IO, "/proc/<pid>/io of other users may not be read (no root)")
@@ -129,11 +129,11 @@ class ProcTree:
             reading.leave_out(_SWITCHES, "/proc/<pid>/status has no voluntary_ctxt_switches")
 
     def _process(self, pid: bytes, reading: _Reading) -> _Process:
-        # The second field is the program's name in parentheses, which may itself hold parentheses and spaces.
+        # The second field is the program's name in parentheses; the name may contain parentheses and spaces.
         fields = self._file(pid + b"/stat").rpartition(b")")[2].split()
         threads = [pid]
         if int(fields[17]) > 1:
-            # The file of the process counts the switches of its first thread only.
+            # The status of the process has the switches of its first thread only.
             threads = self._names(pid + b"/task")
         switches = {}
         for thread in threads:
@@ -177,15 +177,15 @@ class ProcTree:
 
 
 def _number_after(text: bytes, label: bytes) -> int | None:
-    """Return the number behind `label`, None if there is none."""
+    """Return the number after `label`, None if there is no such label."""
     words = text.partition(label)[2].split(None, 1)
     return int(words[0]) if words else None
 
 
 def bucket_between(before: _Reading, after: _Reading, timestamp: float) -> Bucket:
-    """Return what happened from one reading to the next, an interval that ended at `timestamp`; never negative.
+    """Return the counts between two readings, never negative; the interval ended at the Unix time `timestamp`.
 
-    A family that one of the two does not wholly see is left out.
+    A family that one of the readings does not fully see is left out.
     """
     read_bytes, write_bytes, reads, writes = _io_between(before, after)
     graceful = forced = 0
@@ -195,7 +195,7 @@ def bucket_between(before: _Reading, after: _Reading, timestamp: float) -> Bucke
             continue
         for thread, (voluntary, involuntary) in process.switches.items():
             was = (0, 0) if known is None else known.switches.get(thread, (0, 0))
-            # Less than before is another thread with the number of one that ended.
+            # If a count is lower than before, it is another thread with the same number.
             was = was if was[0] <= voluntary and was[1] <= involuntary else (0, 0)
             graceful += voluntary - was[0]
             forced += involuntary - was[1]
@@ -216,7 +216,7 @@ def bucket_between(before: _Reading, after: _Reading, timestamp: float) -> Bucke
 
 
 def _same_process(before: _Reading, pid: int, process: _Process) -> _Process | None:
-    """Return the earlier state of `process`, unless its number then belonged to another one."""
+    """Return the earlier state of `process`, None if its pid then belonged to another process."""
     known = before.processes.get(pid)
     return known if known is not None and known.started == process.started else None
 
@@ -224,9 +224,9 @@ def _same_process(before: _Reading, pid: int, process: _Process) -> _Process | N
 def _io_between(before: _Reading, after: _Reading) -> tuple[int, ...]:
     """Return the sums over all processes, in the order of `_IO_KEYS`.
 
-    The kernel adds what a child has ever read and written to its parent's counters when the parent takes note of its
-    end. That is how processes which come and go within one interval are seen; but of a child that was there before,
-    only what it did since then is new, so its earlier count is taken off the ancestor that has swallowed it.
+    When a parent waits for a child that ended, the kernel adds all that the child ever read and wrote to the parent's
+    counters. So processes that start and end within one interval are counted. Of a child that existed before, only the
+    new part may count: its earlier count is subtracted from the ancestor that received it.
     """
     gained: dict[int, tuple[int, ...]] = {}
     for pid, process in after.processes.items():
@@ -247,7 +247,7 @@ def _io_between(before: _Reading, after: _Reading) -> tuple[int, ...]:
 
 
 def _heir(before: _Reading, ended: _Process, gained: dict[int, tuple[int, ...]]) -> int | None:
-    """Return the nearest ancestor whose gain can hold all that `ended` had counted, init at the last; else None."""
+    """Return the nearest ancestor, init as the last, whose gain is at least the earlier count of `ended`, or None."""
     ancestor, seen = ended.parent, {0}
     while ancestor not in seen:
         seen.add(ancestor)
@@ -260,7 +260,7 @@ def _heir(before: _Reading, ended: _Process, gained: dict[int, tuple[int, ...]])
 
 
 class ProcfsSource:
-    """Reads /proc once an interval, in a thread of the reactor's pool. `unix_time` is the wall clock of its buckets."""
+    """Reads /proc once per interval, on a pool thread. `unix_time` is the clock for the timestamps of buckets."""
 
     name = SOURCE
 
@@ -275,24 +275,24 @@ class ProcfsSource:
         self._done: Deferred[Any] = succeed(None)
 
     def start(self, deliver: Delivery, complain: Complaint) -> None:
-        """Read a first time, which is what the first bucket counts from."""
+        """Start. The first reading is the baseline of the first bucket."""
         self._deliver, self._complain = deliver, complain
         self._before: _Reading | None = None
         self._failing = False
         self._missing: dict[str, str] = {}
-        self._loop = LoopingCall(lambda: Deferred.fromCoroutine(self._beat()))
+        self._loop = LoopingCall(lambda: Deferred.fromCoroutine(self._tick()))
         self._loop.clock = self._reactor
         self._done = self._loop.start(self._interval)
 
     def stop(self) -> Deferred[None]:
-        """End; waits for the reading that is under way, since a thread cannot be cut short."""
+        """Stop; fires after the current reading, since a thread cannot be cancelled."""
         loop, self._loop = self._loop, None
         if loop is not None and loop.running:
             loop.stop()
         return self._done.addCallback(lambda _: None)
 
-    async def _beat(self) -> None:
-        """Read and deliver; whatever goes wrong is complained of, so that the loop goes on."""
+    async def _tick(self) -> None:
+        """Read and deliver. If reading fails, complain, so that the loop goes on."""
         try:
             after = await deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._tree.read)
         except (OSError, ValueError, IndexError) as error:

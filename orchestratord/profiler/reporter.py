@@ -1,4 +1,4 @@
-"""Brings each bucket to the orchestrator: deadlines, retries, and what is said about them in the log."""
+"""Sends each bucket to the orchestrator: deadline, retries, and the log lines about them."""
 
 from __future__ import annotations
 
@@ -9,39 +9,35 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
-import treq
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.http import stringToDatetime
 
 from orchestratord import __version__
-from orchestratord.security.tls import readable
+from orchestratord.http_client.body import read_body
+from orchestratord.http_client.error_text import first_cause, readable
+from orchestratord.http_client.retry_after import retry_after
 
 if TYPE_CHECKING:
-    from twisted.web.iweb import IResponse
-
     from orchestratord.profiler.bucket import Bucket
 
 log = Logger()
 
 FIRST_RETRY_SECONDS = 1.0
 MAX_RETRY_SECONDS = 30.0
-MAX_RETRY_AFTER_SECONDS = 300.0
-"""An orchestrator that asks for a longer pause is not believed."""
 MAX_ANSWER_BYTES = 65_536
 MAX_AGE_SECONDS = 60.0
-"""A connection is replaced at this age, give or take AGE_JITTER of it. Behind a balancer the next one may lead to
-another replica, such as one that was added since."""
+"""A connection is replaced at about this age; AGE_JITTER is the random part. Behind a load balancer, the next one may
+reach another replica, for example a new one."""
 AGE_JITTER = 0.2
 MAX_WARNINGS = 10
-"""Different warnings in answers that are logged."""
+"""Different warnings in answers that are logged at most."""
 _MAX_REASON = 300
 
 
 class Client(Protocol):
-    """What is needed of `treq.client.HTTPClient`."""
+    """The part of `treq.client.HTTPClient` that a reporter uses."""
 
     def post(
         self,
@@ -53,15 +49,15 @@ class Client(Protocol):
         allow_redirects: bool,
         unbuffered: bool,
     ) -> Deferred[Any]:
-        """Send a request; fires with treq's response when its headers are there."""
+        """Send a request; fires with the response when its headers have arrived."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Outcome:
-    """How one attempt ended. `kind` is the same for outcomes that need no second line in the log.
+    """The result of one attempt. Outcomes of the same `kind` are logged once; `retry_after` is in seconds.
 
-    `warnings` is what the orchestrator said about a report that it has accepted.
+    `warnings` are those of the orchestrator about an accepted report.
     """
 
     accepted: bool
@@ -79,32 +75,26 @@ def _timed_out(result: _Outcome | Failure, seconds: float) -> _Outcome | Failure
 
 
 def _outcome(result: _Outcome | Failure) -> _Outcome:
-    """Whatever goes wrong with an exchange is tried again."""
+    """Turn a failed exchange into an outcome that is retried."""
     if isinstance(result, _Outcome):
         return result
-    # What treq could not finish comes wrapped in a list of what happened to it.
-    causes = getattr(result.value, "reasons", None) or [result]
-    return _Outcome(accepted=False, retry=True, kind=str(result.type), reason=_one_line(readable(causes[0].value)))
+    reason = _one_line(readable(first_cause(result.value)))  # type: ignore[arg-type]  # a Failure has one
+    return _Outcome(accepted=False, retry=True, kind=str(result.type), reason=reason)
 
 
 class _Taken(msgspec.Struct):
-    """The part of an answer to an accepted report that matters here."""
+    """The part of the answer to an accepted report that is logged."""
 
     warnings: list[str] = []
     ignored: list[str] = []
 
 
-class _AnswerTooLongError(Exception):
-    """The answer is longer than any that an orchestrator gives."""
-
-
 class Reporter:
-    """Sends the newest bucket, and goes on trying until it is accepted, refused or replaced by a newer one.
+    """Sends the newest bucket, and retries until it is accepted, refused or replaced by a newer one.
 
-    No more than two buckets are held: the one being sent and the one after it, for the orchestrator keeps no more than
-    the latest. `interval` is how many seconds a bucket covers. `token` returns the bearer token to send, anew for each
-    report; `renew` closes the connection that waits for the next report, and is called every `max_age` seconds or so.
-    Belongs to the reactor's thread.
+    It holds at most two buckets, the one being sent and the next one, since the orchestrator keeps only the latest.
+    `interval` and `deadline` are in seconds. `token` returns the bearer token, and is called for each report. `renew`
+    closes the idle connection, and is called about every `max_age` seconds. Belongs to the reactor thread.
     """
 
     def __init__(
@@ -143,7 +133,7 @@ class Reporter:
         self._lost = 0
 
     def offer(self, bucket: Bucket) -> None:
-        """Send `bucket`, in place of an older one that has not been accepted yet."""
+        """Send `bucket`; it replaces an older one that has not been accepted yet."""
         if self._unsent is not None:
             self._lost += 1
         self._unsent = bucket
@@ -153,7 +143,7 @@ class Reporter:
             self._sent.addErrback(self._interrupted)
 
     def stop(self) -> Deferred[None]:
-        """Cancel what is in flight; fires when nothing is. What is offered later is sent again."""
+        """Cancel the exchange in flight; fires when it has ended. A bucket that is offered later is sent again."""
         self._unsent = None
         self._sent.cancel()
         return self._sent
@@ -170,9 +160,9 @@ class Reporter:
                 bucket = self._unsent
                 outcome = await self._attempt(bucket)
                 if self._unsent is None:
-                    # Stopped: treq ends a cancelled request as it ends one that has failed.
+                    # Stopped: a cancelled request ends in the same way as a failed one.
                     return
-                self._note(outcome)
+                self._log_change(outcome)
                 self._renew_old()
                 if outcome.retry:
                     failed += 1
@@ -182,13 +172,13 @@ class Reporter:
                 if self._unsent is bucket:
                     self._unsent = None
                 elif self._lost:
-                    # It was counted as lost when the next one was offered, but it arrived after all.
+                    # It was counted as lost when the next bucket was offered, and arrived after all.
                     self._lost -= 1
         finally:
             self._sending = False
 
     def _renew_old(self) -> None:
-        """Close the connection if it is old. Between two reports, so that none is lost with it."""
+        """Close the connection if it is old. This happens between two reports, so that no report is lost."""
         now = self._reactor.seconds()
         if self._renew_at is not None and now >= self._renew_at:
             self._renew()
@@ -197,12 +187,12 @@ class Reporter:
             self._renew_at = now + self._max_age * (1 + AGE_JITTER * (2 * self._draw() - 1))
 
     def _pause(self, failed: int, retry_after: float) -> float:
-        """Return how long to wait after so many failures in a row: half fixed, half chance, doubled each time."""
+        """Return the seconds to wait after so many failures in a row: doubled each time, half of it random."""
         backoff = min(MAX_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** min(failed - 1, 10))
         return retry_after + backoff * (1 + self._draw()) / 2
 
     def _attempt(self, bucket: Bucket) -> Deferred[_Outcome]:
-        """Send once; the whole exchange, to the last byte of the answer, has the one deadline."""
+        """Send once. One deadline covers the whole exchange, to the last byte of the answer."""
         exchange = Deferred.fromCoroutine(self._exchange(bucket))
         exchange.addTimeout(self._deadline, self._reactor, _timed_out)
         return exchange.addBoth(_outcome)
@@ -225,58 +215,43 @@ class Reporter:
             allow_redirects=False,
             unbuffered=True,
         )
-        answer = await _short_answer(response)
+        # To its end, so that the connection can be used again.
+        answer = await read_body(response, MAX_ANSWER_BYTES, may_end_unmarked=True)
         if response.code == 200:
             return _Outcome(accepted=True, warnings=_warnings(answer))
         return _Outcome(
             accepted=False,
-            # 401 and 403: a token that is rotated may be there, or known there, in a moment.
+            # 401 and 403: during a rotation, the new token may arrive soon, here or at the orchestrator.
             retry=response.code >= 500 or response.code in (401, 403, 408, 429),
             kind=str(response.code),
             reason=f"{response.code} {_error_text(answer)}",
-            retry_after=_retry_after(response, self._unix_time()),
+            retry_after=retry_after(response, self._unix_time()) or 0.0,
         )
 
-    def _note(self, outcome: _Outcome) -> None:
-        """Log a change: a line for each kind of failure, however long it lasts, and one for its end."""
+    def _log_change(self, outcome: _Outcome) -> None:
+        """Log a change: one line for each kind of failure, and one when reports are accepted again."""
         if not outcome.accepted:
             if outcome.kind not in self._failures:
                 self._failures.add(outcome.kind)
-                log.warn("{url} does not take the reports: {reason}", url=self._url, reason=outcome.reason)
+                log.warn("{url} does not accept the reports: {reason}", url=self._url, reason=outcome.reason)
             if not outcome.retry:
                 self._lost += 1
             return
         if self._failures:
-            log.info("{url} takes the reports again; {lost} did not get there", url=self._url, lost=self._lost)
+            log.info("{url} accepts the reports again; {lost} were lost", url=self._url, lost=self._lost)
         elif not self._reached:
-            log.info("{url} takes the reports of {node}", url=self._url, node=self._node_id)
+            log.info("{url} accepts the reports of {node}", url=self._url, node=self._node_id)
         for warning in outcome.warnings:
             if warning not in self._warnings and len(self._warnings) < MAX_WARNINGS:
                 self._warnings.add(warning)
-                log.warn("{url} says of the reports: {warning}", url=self._url, warning=warning)
+                log.warn("{url} warns about the reports: {warning}", url=self._url, warning=warning)
         self._reached = True
         self._failures.clear()
         self._lost = 0
 
 
-async def _short_answer(response: IResponse) -> bytes:
-    """Read the answer, so that the connection can be used again; raises if it is too long to be read."""
-    parts: list[bytes] = []
-    size = 0
-
-    def collect(data: bytes) -> None:
-        nonlocal size
-        size += len(data)
-        if size > MAX_ANSWER_BYTES:
-            raise _AnswerTooLongError(f"more than {MAX_ANSWER_BYTES} bytes")
-        parts.append(data)
-
-    await treq.collect(response, collect)
-    return b"".join(parts)
-
-
 def _warnings(answer: bytes) -> tuple[str, ...]:
-    """Return what the orchestrator has to say about a report that it has taken: its warnings, and what it ignored."""
+    """Return the orchestrator's warnings about an accepted report, and the fields that it ignored."""
     try:
         body = msgspec.json.decode(answer, type=_Taken)
     except msgspec.DecodeError:
@@ -286,7 +261,7 @@ def _warnings(answer: bytes) -> tuple[str, ...]:
 
 
 def _error_text(answer: bytes) -> str:
-    """Return the orchestrator's own words: the contract's `error`, or what another server has said instead."""
+    """Return the text of an error: the `error` of the orchestrator's JSON, or the body of another server's answer."""
     try:
         body = msgspec.json.decode(answer)
     except msgspec.DecodeError:
@@ -297,14 +272,3 @@ def _error_text(answer: bytes) -> str:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())[:_MAX_REASON]
-
-
-def _retry_after(response: IResponse, now: float) -> float:
-    """Return the seconds that the answer asks to wait, 0 if it does not; `now` is the Unix time, for a date."""
-    values = response.headers.getRawHeaders(b"retry-after") or [b""]
-    value = values[-1].strip()
-    try:
-        seconds = float(int(value)) if value.isdigit() else stringToDatetime(value) - now
-    except (ValueError, IndexError, KeyError):
-        return 0.0
-    return min(MAX_RETRY_AFTER_SECONDS, max(0.0, seconds))

@@ -1,4 +1,4 @@
-"""`twistd profiler`: its options, and the service that they describe."""
+"""`twistd profiler`: its options, and the service made from them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from twisted.application.service import MultiService
 from twisted.logger import Logger
 from twisted.python import usage
 
-from orchestratord.config.environment import misspelt
 from orchestratord.profiler.agent import SOURCES, ProfilerSettings, host_node_id, profiler_service
 from orchestratord.profiler.ebpf import Machine
+from orchestratord.runtime.environment import misspelt
 from orchestratord.runtime.file_reload import FilesError, ReloadedFile
-from orchestratord.runtime.twistd import Options as OneLineOptions
+from orchestratord.runtime.twistd import OneLineOptions
 from orchestratord.security.gate import parse_tokens
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ _NAMES = ("orchestrator", "node-id", "interval", "source", "token-file", "ca", "
 
 
 class Options(OneLineOptions):
-    """The command line over the environment over the defaults.
+    """The options: the command line first, then the environment, then the defaults.
 
-    When `parseOptions` returns, `settings` is set and right; otherwise it raises SystemExit with one line that names
-    the option, or the environment variable, and the value.
+    After `parseOptions`, `settings` is set and valid. If a value is wrong, `parseOptions` raises SystemExit with one
+    line that names the option or the environment variable, and the value.
     """
 
     command = "twistd profiler"
@@ -82,7 +82,7 @@ class Options(OneLineOptions):
                 key=_path(given["key"][1]),
             )
             if self.settings.token_file is not None:
-                # Here, where it is known what named it.
+                # Checked here, where it is known whether a flag or a variable named the file.
                 ReloadedFile(time.monotonic, given["token-file"][0], self.settings.token_file, parse_tokens)
         except FilesError as error:
             raise usage.UsageError(str(error)) from None
@@ -94,7 +94,7 @@ class Options(OneLineOptions):
             raise usage.UsageError(f"{given['source'][0]} 'ebpf' does not work here: {obstacle}")
 
     def _given(self, name: str) -> tuple[str, str]:
-        """Return what gave the value of an option, as a user would name it, and the value."""
+        """Return the flag or the environment variable that sets an option, and the value."""
         flag, variable = f"--{name}", _variable(name)
         if self[name] is not None:
             return flag, self[name]
@@ -112,8 +112,8 @@ def _path(text: str) -> Path | None:
 
 
 def makeService(options: Options) -> MultiService:
-    """Return the profiler, which ends with exit code 0 at SIGTERM or SIGINT; SystemExit if its files are not good."""
-    # Only here: a reactor is chosen by twistd's own options, after this module has been imported.
+    """Return the profiler. It exits with 0 at SIGTERM or SIGINT. Raises SystemExit if one of its files is not valid."""
+    # Imported here: twistd's own options choose the reactor, after this module has been imported.
     from twisted.internet import reactor  # noqa: PLC0415
 
     from orchestratord.runtime.clock import run_by_monotonic_clock  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""The alerts that are firing, as the upstream's API tells. Pure."""
+"""The firing alerts, from Prometheus' API. Pure."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from orchestratord.promql.params import Query, parse_time
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-#: What is asked for the front page, for 3 s at the most.
+#: The query of the status page; it may take 3 s.
 ALERTS = Query("/api/v1/alerts", (), 3.0)
-#: Bytes of an answer that is read: 2 ms. An upstream with thousands of alerts has pages of its own.
+#: Bytes of the largest answer that is decoded, which takes 2 ms.
 MAX_BYTES = 262_144
 _MAX_TEXT = 300
 
 
 class Alert(NamedTuple):
-    """One firing alert: what it is called, who is concerned, what it says, and since when, in Unix seconds."""
+    """One firing alert. `node_id` is empty if it is about no node; `since` is in Unix seconds, None if unknown."""
 
     name: str
     severity: str
@@ -36,20 +36,20 @@ class _Alert(msgspec.Struct):
     activeAt: str = ""
 
 
-class _Data(msgspec.Struct):
+class _AlertList(msgspec.Struct):
     alerts: list[_Alert]
 
 
-class _Answer(msgspec.Struct):
-    data: _Data
+class _AlertsAnswer(msgspec.Struct):
+    data: _AlertList
 
 
-_decode = msgspec.json.Decoder(_Answer).decode
+_decode = msgspec.json.Decoder(_AlertsAnswer).decode
 _is_node = msgspec.json.Decoder(NodeId).decode
 
 
 def level(severity: str) -> str:
-    """Return the level of a message for the label `severity`."""
+    """Return the level of a message on a page, `bad`, `warn` or `note`, for the label `severity`."""
     if severity in {"critical", "page", "error"}:
         return "bad"
     return "warn" if severity in {"warning", "warn"} else "note"
@@ -58,7 +58,7 @@ def level(severity: str) -> str:
 def firing(body: bytes) -> list[Alert] | None:
     """Return the firing alerts of an answer with status 200, the most severe first.
 
-    None if it is longer than MAX_BYTES, or not what the API promises.
+    None if it is longer than MAX_BYTES, or not in the format of the API.
     """
     if len(body) > MAX_BYTES:
         return None
@@ -81,7 +81,7 @@ def firing(body: bytes) -> list[Alert] | None:
 
 
 def node_id(labels: Mapping[str, str]) -> str:
-    """Return the node that a series or an alert is about; empty if it is about none, or no node can have that id."""
+    """Return the label node_id of a series or an alert; empty if there is none, or if it is not a valid node id."""
     try:
         return _is_node(msgspec.json.encode(labels.get("node_id", "")))
     except (msgspec.DecodeError, UnicodeEncodeError):

@@ -1,9 +1,9 @@
-"""PromQL from outside, parsed without risk: the native parser gets a short, shallow text that holds no string of it.
+"""Parses PromQL from outside without risk: the native parser gets a short, shallow text without the query's strings.
 
-promql-parser is written in Rust and runs on our stack. It ends the process on deep input, takes time and memory that
-grow with the square of the operators, and compiles each regular expression with a library of its own (0.5 to 1.5 s for
-600 characters). So a query is bounded before it is parsed, and each string, with the matching operator before it,
-is cut out: the parser sees `f{node_id="0"}` for `f{node_id=~"n1|n2"}`, and the text of string 0 is ours to read.
+promql-parser is written in Rust and runs on the thread's stack. Deep input crashes the process; time and memory grow
+with the square of the number of operators; and it compiles each regular expression itself (0.5 to 1.5 s for 600
+characters). So the bounds are checked before a query is parsed, and each string is cut out, with the matching operator
+before it: of `f{node_id=~"n1|n2"}` the parser sees `f{node_id="0"}`, and the text of string 0 is kept beside it.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from promql_parser import parse as parse_native
 
 #: Characters of a query, strings included: 500 node names of 253 characters.
 MAX_LENGTH = 131_072
-#: Characters of it without its strings: a score of ten families has 1,500.
+#: Characters of a query without its strings: a weighted sum of ten families has 1,500.
 MAX_SHAPE = 8192
-#: Brackets that are open at one place, and operators in all. The parser's stack of 8 MiB ends, by experiment, between
-#: 2,000 and 3,000 levels of subqueries, 4,000 and 5,000 of binary operators or function calls, 6,000 and 8,000 of
-#: parentheses, unary minus or aggregations: fifteen times as many as both bounds together.
+#: Nested brackets, and operators in all. By experiment a stack of 8 MiB overflows at 2,000 to 3,000 levels of
+#: subqueries, 4,000 to 5,000 of binary operators or function calls, 6,000 to 8,000 of parentheses, unary minus or
+#: aggregations: at least fifteen times both bounds together.
 MAX_NESTING = 32
 MAX_OPERATORS = 100
 #: Strings and comments in a query.
 MAX_STRINGS = 64
-#: Names, numbers, strings, brackets and operators: a score of ten families has 400.
+#: Names, numbers, strings, brackets and operators: a weighted sum of ten families has 400.
 MAX_TOKENS = 1500
-#: Tokens times levels, for the parser copies everything below an operator once for each: about a millisecond.
+#: Tokens times levels, since the parser copies everything below each operator: about a millisecond.
 MAX_WORK = 40_000
 
-#: Where a string or a comment begins, and what it is from there on. A string is printable ASCII with no escape other
-#: than of the backslash and the quote; one that has no end, or anything else in it, matches nothing.
+#: Where a string or a comment begins, and the rest of it. A string is printable ASCII; only the backslash and the quote
+#: may be escaped. A string without an end, or with other characters, does not match.
 _BEGIN = re.compile(r"""["'`#]""")
 _STRING = {
     '"': re.compile(r"""([ !#-\[\]-~]*+(?:\\["\\][ !#-\[\]-~]*+)*+)\""""),
@@ -40,15 +40,15 @@ _STRING = {
     "#": re.compile(r"([^\n\r]*+)"),
 }
 _MATCHING = ("=~", "!~", "!=", "=")
-#: What PromQL takes outside of strings, white space included; `#` is our mark of a comment.
+#: Characters that PromQL allows outside of strings, white space included. `#` stands for a comment that was cut out.
 _ASCII = re.compile(r"[\t\n\r -~]*+")
 _TOKENS = re.compile(r'"[0-9]+"|[A-Za-z_:][A-Za-z0-9_:]*+|[0-9.][A-Za-z0-9_:.]*+|[=!<>~]++|\S')
-#: A number, up to the sign of its exponent, or a duration: `1and1` would be one token to us and three to the parser.
+#: A number, up to the sign of its exponent, or a duration: `1and1` would be one token here, and three in the parser.
 _NUMBER = re.compile(r"0[xX][0-9A-Fa-f]++|(?:[0-9]++(?:ms|[smhdwy]))++|[0-9.]++(?:[eE][0-9]*+)?")
-#: What a range is, with its bracket. The parser panics on the durations of 300 billion years that it takes elsewhere.
+#: A range, with its closing bracket. The parser panics at a range of 300 billion years, though not at other durations.
 _RANGE = re.compile(r"(?:[0-9]{1,9}(?:ms|[smhdwy])){1,7}\]")
 _OPERATORS = frozenset([*"+-*/%^<>", "==", "!=", "<=", ">=", "and", "or", "unless", "atan2"])
-#: What memory never answers, and what durations are read from.
+#: Memory never answers these modifiers; `offset` takes a duration.
 _ELSEWHERE = frozenset(["offset", "@"])
 _COMMENT, _RANGE_BEGINS = "#", frozenset("[")
 _OPENS = frozenset("([{")
@@ -56,20 +56,20 @@ _CLOSES = {")": "(", "]": "[", "}": "{"}
 
 
 class Text(NamedTuple):
-    """A string of a query, unescaped, and the matching operator before it: `=`, `!=`, `=~`, `!~`, or none."""
+    """A string of a query, unescaped, and the matching operator before it: `=`, `!=`, `=~`, `!~`, or empty."""
 
     operator: str
     value: str
 
 
 class Parsed(NamedTuple):
-    """A query's expression as promql-parser has it, except that each string is the decimal index of its text."""
+    """A query's expression, made by promql-parser; in place of each string it has the decimal index into `texts`."""
 
     expression: Any
     texts: list[Text]
 
     def matcher(self, matcher: Any) -> Text | None:
-        """Return what a matcher of the expression says; None if it is not one that was cut out."""
+        """Return the operator and the string of a matcher of the expression; None if its string was not cut out."""
         if matcher.op != MatchOp.Equal or not matcher.value.isdecimal() or int(matcher.value) >= len(self.texts):
             return None
         text = self.texts[int(matcher.value)]
@@ -77,16 +77,16 @@ class Parsed(NamedTuple):
 
 
 def parse(promql: str) -> Parsed | None:
-    """Return a query's expression; None if it is wrong, doubtful or over a bound, and so for Prometheus to judge.
+    """Return a query's expression; None if it is wrong, unclear or over a bound, so that Prometheus must decide.
 
-    Takes about a millisecond at most, whatever the text. Regular expressions are not looked at.
+    Takes about a millisecond at most, whatever the text. Regular expressions are not checked.
     """
     try:
         return parse_or_panic(promql)
     except BaseException as error:
         if type(error).__module__ != "pyo3_runtime":
             raise
-        return None  # a panic of the native parser, which is no Exception
+        return None  # a panic of the native parser is a BaseException
 
 
 def parse_or_panic(promql: str) -> Parsed | None:

@@ -1,66 +1,42 @@
-"""Identical queries share one exchange with Prometheus, and, if that is wanted, its answer for a while."""
+"""Identical queries at the same time share one exchange with Prometheus; its answer may be cached for a while."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from twisted.internet.defer import Deferred, TimeoutError, fail, succeed  # noqa: A004 - Twisted's name for it
+from twisted.internet.defer import Deferred, TimeoutError  # noqa: A004 - Twisted's name for it
 
 from orchestratord.errors import QueryTimeout
+from orchestratord.promql.client import Answer
 from orchestratord.promql.params import Query, memory
-from orchestratord.promql.upstreams import Answer
 from orchestratord.runtime.byte_cache import ByteCache
+from orchestratord.runtime.single_flight import Flight
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
-    from orchestratord.promql.upstreams import QueryClient
+    from orchestratord.promql.client import QueryClient
 
-#: Bytes of answers that are kept at the most, with what was asked.
+#: Bytes that cached answers may take, their queries included.
 CACHE_BYTES = 67_108_864
-#: Bytes of an answer beside its body.
+#: Bytes that an answer takes besides its body.
 _ANSWER_BYTES = 600
 
 
-class _Exchange:
-    """One exchange under way, and the clients that wait for it."""
+class _Exchange(NamedTuple):
+    """An exchange under way, and when it began, by the reactor's clock."""
 
-    def __init__(self, started: float, work: Deferred[Answer]) -> None:
-        self.started = started
-        self._work = work
-        self._waiting: list[Deferred[Answer]] = []
-        self._outcome: Answer | Failure | None = None
-        work.addBoth(self._end)
-
-    def join(self) -> Deferred[Answer]:
-        """Return a Deferred of the answer; cancelling it leaves the others be, unless it was the last."""
-        if self._outcome is not None:
-            return succeed(self._outcome) if isinstance(self._outcome, Answer) else fail(self._outcome)
-        waiter: Deferred[Answer] = Deferred(self._leave)
-        self._waiting.append(waiter)
-        return waiter
-
-    def _leave(self, waiter: Deferred[Answer]) -> None:
-        self._waiting.remove(waiter)
-        if not self._waiting:
-            self._work.cancel()
-
-    def _end(self, outcome: Answer | Failure) -> None:
-        self._outcome = outcome
-        waiting, self._waiting = self._waiting, []
-        for waiter in waiting:
-            if isinstance(outcome, Answer):
-                waiter.callback(outcome)
-            else:
-                waiter.errback(outcome)
+    started: float
+    flight: Flight[Answer]
 
 
 class CoalescingClient:
-    """A QueryClient before another one: `client` is asked once for all that ask the same at the same time.
+    """A QueryClient in front of another one, `client`, which gets one query for all who ask the same at the same time.
 
-    Each client keeps its own deadline, of `query_timeout` seconds or less, and may leave without hurting the others.
-    `cache_seconds` is how long a complete answer of status 200 is given again, with its Age; 0 keeps none.
+    Each caller has a deadline of its own, of `query_timeout` seconds or less, and may leave without effect on the
+    others. `cache_seconds` is how long an answer of status 200 is cached; such an answer has a header Age. With 0
+    nothing is cached. Belongs to the reactor thread.
     """
 
     def __init__(
@@ -82,7 +58,10 @@ class CoalescingClient:
         )
 
     async def fetch(self, query: Query) -> Answer:
-        """Return the answer of an exchange that is under way, or of a new one; raises what the client raises."""
+        """Return the answer from the cache, of the exchange under way, or of a new one.
+
+        Raises QueryTimeout, or what the client raises.
+        """
         arrived = self._reactor.seconds()
         kept = self.at_once(query)
         if kept is not None:
@@ -90,25 +69,25 @@ class CoalescingClient:
         deadline = arrived + min(self._query_timeout, query.timeout or self._query_timeout)
         while True:
             exchange = self._exchanges.get(query) or self._begin(query)
-            waiting = exchange.join()
-            # The machine may have stopped this process for longer than the deadline, and a reactor refuses the past.
+            waiting = exchange.flight.join()
+            # This process may have been stopped for longer than the deadline, and callLater refuses negative delays.
             waiting.addTimeout(max(0.0, deadline - self._reactor.seconds()), self._reactor)
             try:
                 return await waiting
             except TimeoutError:
                 raise QueryTimeout(f"no whole answer from Prometheus within {deadline - arrived:g} s") from None
             except QueryTimeout:
-                # The exchange began before this client came, and so ended before its time: it has some left.
+                # The exchange began before this caller came, so it ended before the caller's own deadline: ask again.
                 if exchange.started >= arrived or self._reactor.seconds() >= deadline:
                     raise
 
     def at_once(self, query: Query) -> Answer | None:
-        """Return the answer that is kept, if there is one."""
+        """Return the answer from the cache, or None."""
         return self._kept(query, self._reactor.seconds()) if self._cache_seconds else None
 
     def _begin(self, query: Query) -> _Exchange:
         work = Deferred.fromCoroutine(self._client.fetch(query))
-        exchange = _Exchange(self._reactor.seconds(), work.addBoth(self._ended, query))
+        exchange = _Exchange(self._reactor.seconds(), Flight(work.addBoth(self._ended, query), cancel=True))
         if not work.called:
             self._exchanges[query] = exchange
         return exchange

@@ -1,4 +1,4 @@
-"""A local Prometheus of our own: configured to scrape this orchestrator, supervised, and tied to our life."""
+"""A Prometheus that this process runs: configured to scrape this orchestrator, restarted if it dies, ended with us."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def find_programs(binary: str) -> tuple[str, str]:
 
 
 def free_address() -> str:
-    """Return `HOST:PORT` on loopback, where nobody listens at this moment."""
+    """Return a `HOST:PORT` on loopback on which no process listens at this moment."""
     host = loopback()
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.bind((host, 0))
@@ -97,7 +97,7 @@ class EmbeddedPrometheus(ProcessMonitor):
         prometheus, setpriv = programs
         arguments = [
             setpriv,
-            "--pdeathsig=KILL",  # the kernel's word that it ends with us, even if we are killed
+            "--pdeathsig=KILL",  # the kernel ends it with this process, even if this process is killed
             "--",
             prometheus,
             f"--config.file={home / 'prometheus.yml'}",
@@ -109,12 +109,12 @@ class EmbeddedPrometheus(ProcessMonitor):
         self.addProcess(_NAME, arguments, env={"PATH": "/usr/bin:/bin", "HOME": str(home)})
 
     def authorize(self, token: bytes | None) -> None:
-        """Write the token where Prometheus reads it at every scrape; None: there is none."""
+        """Write the token into the file that Prometheus reads at every scrape; with None, remove the file."""
         file = self._home / "scrape-token"
         if token is None:
             file.unlink(missing_ok=True)
             return
-        # Beside it and then in its place: a scrape never finds half of it, nor anybody else a file that is still open.
+        # A new file replaces the old one, so that a scrape never reads half a token. Only the owner may read it.
         new = file.with_suffix(".new")
         new.unlink(missing_ok=True)
         with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as writing:  # noqa: PTH123
@@ -130,13 +130,13 @@ class EmbeddedPrometheus(ProcessMonitor):
         (self._home / "prometheus.yml").write_text(text)
 
     def startProcess(self, name: str) -> None:
-        """Start it, and say so: it was not there, or has died."""
+        """Start Prometheus, and log it: at the start, or after it died."""
         if name not in self.protocols:
             log.info("starting the embedded Prometheus, its data under {home}", home=str(self._home))
         super().startProcess(name)
 
     def stopService(self) -> Deferred[None]:  # type: ignore[override]  # IService allows a Deferred
-        """Ask it to end, kill it if it does not, and fire when it is gone."""
+        """Ask Prometheus to end, and kill it if it does not; fires when its process is gone."""
         super().stopService()
 
         def check() -> None:

@@ -1,4 +1,4 @@
-"""An instant query's answer, read in steps so short that a pool thread never holds the interpreter for long. Pure."""
+"""Reads an instant query's answer in short steps, so that a pool thread never holds the GIL for long. Pure."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 #: Bytes of an answer that are decoded in one call: about half a millisecond.
 BLOCK = 65_536
 
-#: What lies between two elements as Prometheus writes them. No string in JSON has such quotes: it is inside of none.
+#: What Prometheus writes between two elements. It cannot be a part of a JSON string, whose quotes are escaped.
 _BETWEEN = b'},{"metric":'
 _FIRST = b'{"metric":'
 
 
 class Labels(msgspec.Struct, gc=False):
-    """The labels of an element that are looked at; empty where there is none of that name."""
+    """The labels of an element that are read; empty if the element has no such label."""
 
     name: str = msgspec.field(name="__name__", default="")
     node_id: str = ""
@@ -32,40 +32,40 @@ class Element(msgspec.Struct, gc=False):
     value: tuple[float, str]
 
 
-class _Data(msgspec.Struct):
+class _Elements(msgspec.Struct):
     resultType: str
     result: list[Element]
 
 
-class _Envelope(msgspec.Struct):
+class _VectorAnswer(msgspec.Struct):
     status: str
-    data: _Data
+    data: _Elements
     isPartial: bool = False
 
 
 class Problem(msgspec.Struct):
-    """What an API says of a query that it did not answer."""
+    """The error in an answer of Prometheus' API."""
 
     error: str = ""
     errorType: str = ""
 
 
-_envelope = msgspec.json.Decoder(_Envelope)
+_envelope = msgspec.json.Decoder(_VectorAnswer)
 _elements = msgspec.json.Decoder(list[Element])
 _problem = msgspec.json.Decoder(Problem)
 
 
 def blocks(body: bytes, size: int = BLOCK) -> Iterator[list[Element]]:
-    """Return the elements of a vector, in blocks of about so many bytes, each decoded when it is asked for.
+    """Yield the elements of a vector, in blocks of about `size` bytes, each decoded when it is asked for.
 
-    Raises ValueError if the body is not an instant query's whole answer; it may do so after some blocks. A layout that
-    is not Prometheus' own is read in one go.
+    Raises ValueError if the body is not the whole answer to an instant query, perhaps after some blocks. A body that is
+    not laid out as Prometheus does it is decoded as one block.
     """
     cuts = _cuts(body, size)
     if not cuts:
         yield _whole(body)
         return
-    # The first bytes and the last block are an answer by themselves, which tells what this is.
+    # The first bytes and the last block together are a valid answer, which has the status and the result type.
     last = _whole(body[: cuts[0]] + body[cuts[-1] :])
     for at, end in pairwise(cuts):
         yield _decoded(body[at : end - 1])
@@ -73,7 +73,7 @@ def blocks(body: bytes, size: int = BLOCK) -> Iterator[list[Element]]:
 
 
 def problem(body: bytes) -> Problem:
-    """Return what an answer of another status says."""
+    """Return the error of an answer whose status is not 200; empty texts if it has none."""
     try:
         return _problem.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -81,7 +81,7 @@ def problem(body: bytes) -> Problem:
 
 
 def _cuts(body: bytes, size: int) -> list[int]:
-    """Return where the blocks begin, the first element and the last block included; nothing if there is but one."""
+    """Return the offsets of the blocks, from the first element to the last block; empty if there is only one block."""
     at = body.find(_FIRST, 0, size)
     cuts = [at]
     while at >= 0:

@@ -1,4 +1,4 @@
-"""The latest value of a plain selector, answered from the table instead of Prometheus."""
+"""Answers plain selectors of the latest value from the NodeStore instead of Prometheus."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from orchestratord.errors import Overloaded, UpstreamUnreachable
+from orchestratord.promql.client import Answer
 from orchestratord.promql.params import INSTANT
 from orchestratord.promql.selection import Selection, select
-from orchestratord.promql.upstreams import Answer
 from orchestratord.runtime.byte_cache import ByteCache
 
 if TYPE_CHECKING:
@@ -19,32 +19,33 @@ if TYPE_CHECKING:
 
     from orchestratord.nodes.families import Families
     from orchestratord.nodes.store import Entry, NodeStore
+    from orchestratord.promql.client import QueryClient
     from orchestratord.promql.params import Mode, Query
-    from orchestratord.promql.upstreams import QueryClient
     from orchestratord.runtime.memory_budget import MemoryBudget, Reservation
     from orchestratord.runtime.time_slices import TimeSlices
 
-#: Nodes that are matched in one turn of the reactor, and instructions of RE2 that this may take: a millisecond each.
+#: Nodes that are matched in one turn of the reactor, and instructions of RE2 in one turn: a millisecond each.
 _BLOCK, _STEPS_IN_A_TURN = 1000, 250_000
-#: Instructions of RE2 that a query may take in all: 1 s at the worst, when RE2 has to do without its automaton.
+#: Instructions of RE2 that a query may take in all: at worst 1 s, if RE2 cannot use its automaton.
 _MAX_STEPS = 200_000_000
-#: Characters of a query whose selection is remembered, and bytes of all that is.
+#: Characters of the longest query whose parsed selection is cached, and bytes of that cache.
 _MAX_REMEMBERED = 500
 _REMEMBERED = 33_554_432
-#: What the call of an expression takes besides, in instructions of RE2.
+#: The cost of calling RE2 for one node id, in instructions of RE2.
 _CALL_STEPS = 500
 _UNKNOWN: Any = object()
 _WARNING = "no Prometheus could be reached: the orchestrator answered from the latest reports in its memory"
 
 
 class MemoryClient:
-    """A QueryClient before another one: plain selectors of the latest value from the table, by the mode.
+    """A QueryClient in front of another one, `client`: it answers plain selectors of the latest value from memory.
 
-    A query is answered here only if it is exactly a selector of one catalogue family with matchers on `node_id`, at the
-    present time, valid by Prometheus' rules, and within the bounds of `promql_bounds`, `node_matching` and of the work;
-    everything else is `client`'s. `reachable` returns whether any Prometheus is known to answer: in the mode fallback
-    nobody waits for one while none is. `clocks` has `monotonic` and `time`. The answers that are about the whole table
-    take of `room`. Belongs to the reactor thread.
+    It answers a query only if this is exactly a selector of one known family with matchers on `node_id` alone, at the
+    present time, valid by Prometheus' rules, and within the bounds of `bounded_parser`, `node_matching` and this file.
+    All other queries go to `client`. `mode` says when memory is used: "always", "fallback" (no Prometheus can be
+    reached) or "never". In the mode fallback, `reachable` returns whether any Prometheus is known to answer; while it
+    returns False, no query waits for one. `clocks` has `monotonic` and `time`. `budget` bounds the memory of answers.
+    Belongs to the reactor thread.
     """
 
     def __init__(
@@ -67,13 +68,13 @@ class MemoryClient:
         self._budget = budget
         self._reachable = reachable
         self._indexes = {name: index for index, name in enumerate(families.names)}
-        #: Schedulers ask the same of the same nodes again and again; parsing takes longer than looking up.
+        #: Schedulers repeat their queries, and parsing one takes longer than the lookup.
         self._remembered: ByteCache[str, Selection | None] = ByteCache(
             _REMEMBERED, lambda promql, selection: 2 * len(promql) + (0 if selection is None else selection.size)
         )
 
     async def fetch(self, query: Query) -> Answer:
-        """Return the answer, from the table or from the client; raises what the client raises."""
+        """Return the answer, from memory or from the client; raises Overloaded, or what the client raises."""
         if self._mode == "always":
             answer = await self._from_memory(query, ())
             return await self._client.fetch(query) if answer is None else answer
@@ -90,7 +91,7 @@ class MemoryClient:
             return answer
 
     def at_once(self, query: Query) -> Answer | None:
-        """Return the answer to a selector that names a few nodes, if it comes from the table, or one that is kept."""
+        """Return memory's answer to a selector that names a few nodes, or the answer that the client has at once."""
         selection = self._selected(query) if self._mode == "always" else None
         if selection is None:
             return self._client.at_once(query)
@@ -105,7 +106,7 @@ class MemoryClient:
         if not params.keys() <= {"query", "timeout"} or len(params) < len(query.params):
             return None
         if query.timeout is None and params.get("timeout"):
-            return None  # Prometheus says what is wrong with it
+            return None  # Prometheus reports the error
         promql = params.get("query", "")
         if len(promql) > _MAX_REMEMBERED:
             return select(promql, self._indexes)
@@ -116,7 +117,7 @@ class MemoryClient:
         return found
 
     async def _from_memory(self, query: Query, warnings: tuple[str, ...]) -> Answer | None:
-        """Return the table's answer; None if it is not for the table to give, or takes too much work."""
+        """Return the answer from memory; None if memory cannot answer the query, or if that takes too much work."""
         selection = self._selected(query)
         if selection is None:
             return None
@@ -131,17 +132,17 @@ class MemoryClient:
             return None
         answer = _answer(parts, warnings)
         if not reservation.hold(len(answer.body)):
-            raise _no_room()
+            raise _out_of_memory()
         return replace(answer, reservation=reservation)
 
     async def _parts(self, selection: Selection, reservation: Reservation) -> list[bytes] | None:
-        """Return what was found, a part for each turn of the reactor; None if there is too much to do."""
+        """Return the elements of the result, a part for each turn of the reactor; None if it takes too much work."""
         parts: list[bytes] = []
         steps = 0
-        # The table is copied, as references.
+        # A selector without node ids copies the references to all entries.
         held = 0 if selection.node_ids is not None else 8 * len(self._nodes)
         if not reservation.hold(held):
-            raise _no_room()
+            raise _out_of_memory()
         has_turns = not _is_short(selection)
         if has_turns:
             await self._slices.turn()
@@ -154,13 +155,13 @@ class MemoryClient:
             found = self._found(selection, entries)
             held += len(found) + 1
             if not reservation.hold(held):
-                raise _no_room()
+                raise _out_of_memory()
             if found:
                 parts.append(found)
         return parts
 
     def _blocks(self, selection: Selection) -> Iterator[list[Entry]]:
-        """Return the entries that may match, so many at a time as a turn of the reactor can match."""
+        """Yield the entries that may match, in blocks that can be matched in one turn of the reactor."""
         if selection.node_ids is None:
             blocks = self._nodes.blocks(self._clocks.monotonic(), _BLOCK)
         else:
@@ -177,8 +178,8 @@ class MemoryClient:
         return [entry for node_id in node_ids if (entry := self._nodes.get(node_id, now)) is not None]
 
     def _found(self, selection: Selection, entries: list[Entry]) -> bytes:
-        """Return the elements of the result for these entries, in JSON, without the commas around them."""
-        # Names and node ids have no character that JSON escapes.
+        """Return the elements of the result for these entries, as JSON with commas between them."""
+        # Family names and node ids have no character that JSON escapes.
         head = f'{{"metric":{{"__name__":"{selection.name}","node_id":"'
         middle = f'"}},"value":[{round(self._clocks.time(), 3)!r},"'
         column, matches = selection.column, selection.matches
@@ -191,12 +192,12 @@ class MemoryClient:
         return ",".join(found).encode()
 
 
-def _no_room() -> Overloaded:
+def _out_of_memory() -> Overloaded:
     return Overloaded("the answers that are being passed on fill their memory; try again")
 
 
 def _is_short(selection: Selection) -> bool:
-    """Return whether a selection is looked up in a part of a turn of the reactor."""
+    """Return whether a selection takes less than one turn of the reactor."""
     named = selection.node_ids
     return named is not None and len(named) <= _BLOCK and _most_steps(named, selection) <= _STEPS_IN_A_TURN
 
@@ -206,7 +207,7 @@ def _most_steps(node_ids: list[str], selection: Selection) -> int:
 
 
 def _of_few_steps(block: list[Entry], steps: int) -> Iterator[list[Entry]]:
-    """Return a block's entries in pieces of the steps of a turn, or of one entry."""
+    """Yield a block's entries in pieces that take at most _STEPS_IN_A_TURN, or are one entry."""
     piece: list[Entry] = []
     taken = 0
     for entry in block:
@@ -221,7 +222,7 @@ def _of_few_steps(block: list[Entry], steps: int) -> Iterator[list[Entry]]:
 
 
 def _answer(parts: list[bytes], warnings: tuple[str, ...]) -> Answer:
-    """Return the answer of these parts of a result, joined in one copy: 10 MB where there are 100,000 nodes."""
+    """Return the answer with these parts of a result, joined with one copy: 10 MB for 100,000 nodes."""
     pieces = [b'{"status":"success","data":{"resultType":"vector","result":[']
     for part in parts:
         if part:
@@ -235,7 +236,7 @@ def _answer(parts: list[bytes], warnings: tuple[str, ...]) -> Answer:
 def printed(value: float) -> str:
     """Return a value as Prometheus' API prints it: the shortest digits that read back to the same float.
 
-    With an exponent only below 1e-6 and from 1e21 on, as JavaScript does.
+    It has an exponent only below 1e-6 and from 1e21 on, as in JavaScript.
     """
     number = float(value)
     if number.is_integer() and abs(number) < 2**53:

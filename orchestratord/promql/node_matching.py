@@ -1,4 +1,4 @@
-"""Which node ids a matcher of PromQL selects, with a bound on the work and the memory of it. Pure."""
+"""Which node ids a matcher of PromQL selects, within bounds of work and memory. Pure."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import re2
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Bytes that RE2 may take for one expression: its program, and the states that it keeps of its automaton.
+#: Bytes that RE2 may use for one expression: its program, and the cached states of its automaton.
 RE2_BYTES = 262_144
-#: Instructions of RE2's program. When the states do not fit, each byte of a text costs up to 5 ns for each instruction.
+#: Instructions of RE2's program. If the states do not fit, each byte of a text costs up to 5 ns for each instruction.
 MAX_PROGRAM = 1000
-#: Characters of an expression that RE2 compiles: a millisecond.
+#: Characters of the longest expression that RE2 compiles, which takes a millisecond.
 MAX_PATTERN = 4000
-#: Groups of an expression: Go refuses one whose tree is over 1,000 levels high, and a group adds four at the most.
+#: Groups of an expression: Go refuses one whose tree is over 1,000 levels high, and a group adds at most four.
 MAX_GROUPS = 200
-#: Ways in which the dots of alternatives of one length may lie.
+#: Sets of positions of dots among alternatives of one length, and dots in one alternative.
 _MAX_MASKS = 8
-#: Bytes for what Python holds of a matcher, and of each name beside its characters.
+#: Bytes that Python needs for a matcher, and for each name besides its characters.
 _MATCHER_BYTES, _NAME_BYTES = 1024, 200
 
 _NAMES = re.compile(r"(?:[A-Za-z0-9_:.-]|\\[.:-])++(?:\|(?:[A-Za-z0-9_:.-]|\\[.:-])++)*+")
-#: Syntax that means the same to RE2 and to Go's regexp/syntax. The rest is for Prometheus: `\C`, `\pN`, `\Q`, codes of
-#: characters, flags other than `i`, names of groups, and braces that are no repetition.
+#: Syntax with the same meaning in RE2 and in Go's regexp/syntax. Prometheus answers the rest: `\C`, `\pN`, `\Q`,
+#: character codes, flags other than `i`, named groups, and braces that are not a repetition.
 _SYNTAX = re.compile(
     r"""(?:
       [A-Za-z0-9_ !"\#%&',\-/:;<=>@`~.|^$*+?)]
@@ -38,9 +38,9 @@ _SYNTAX = re.compile(
 )
 _OPTIONS = re2.Options()
 _OPTIONS.max_mem = RE2_BYTES
-#: Otherwise each text that is matched without the automaton writes a line to stderr.
+#: Without this, RE2 writes a line to stderr for each text that it matches without the automaton.
 _OPTIONS.log_errors = False
-#: A group would be looked for by a slower way, after the automaton has said that there is a match.
+#: Without this, RE2 runs a slower algorithm to find the groups, after the automaton has found a match.
 _OPTIONS.never_capture = True
 _OPTIONS.dot_nl = True
 
@@ -48,8 +48,8 @@ _OPTIONS.dot_nl = True
 class NodeMatcher(NamedTuple):
     """One matcher on `node_id`.
 
-    `node_ids` are the only ones that can match, None: any. `steps` is the most work for each byte of a node id, in
-    instructions of RE2. `size` is the bytes of memory.
+    `node_ids` are the only ones that can match; None if any can. `steps` bounds the work for each byte of a node id, in
+    instructions of RE2. `size` is the memory in bytes.
     """
 
     matches: Callable[[str], bool]
@@ -59,7 +59,7 @@ class NodeMatcher(NamedTuple):
 
 
 def node_matcher(operator: str, value: str) -> NodeMatcher | None:
-    """Return the matcher of an operator of PromQL; None if Prometheus may read the value otherwise, or refuse it."""
+    """Return the matcher of a PromQL operator; None if Prometheus may read the value differently, or refuse it."""
     if operator == "=":
         return NodeMatcher(value.__eq__, [value], 0, _bytes_of([value]))
     if operator == "!=":
@@ -74,14 +74,14 @@ def node_matcher(operator: str, value: str) -> NodeMatcher | None:
 
 
 def _names(value: str) -> NodeMatcher | None:
-    """Return the matcher of alternatives of plain characters and dots; None if the dots lie in too many ways."""
+    """Return the matcher of alternatives of plain characters and dots; None if the dots are at too many positions."""
     marked = value.replace("\\.", "\0").replace("\\", "")
     names = list(dict.fromkeys(marked.replace("\0", ".").split("|")))
     size = _bytes_of(names)
     if "." not in marked:
         known = frozenset(names)
         return NodeMatcher(known.__contains__, names, 0, size)
-    #: By length, and by where the dots are that stand for any character.
+    #: The alternatives by length, and by the positions of the dots that stand for any character.
     masks: dict[int, dict[tuple[int, ...], set[str]]] = {}
     for name in marked.split("|"):
         ways = masks.setdefault(len(name), {})
@@ -103,7 +103,7 @@ def _is_masked(node_id: str, masks: dict[int, dict[tuple[int, ...], set[str]]]) 
 
 
 def _expression(value: str) -> NodeMatcher | None:
-    """Return the matcher of a regular expression, if it is one by itself: an anchor is no part of it."""
+    """Return the matcher of a regular expression; None if it is too long, or may mean something else in Prometheus."""
     if len(value) > MAX_PATTERN or value.count("(") > MAX_GROUPS or not _SYNTAX.fullmatch(value):
         return None
     try:
@@ -111,7 +111,7 @@ def _expression(value: str) -> NodeMatcher | None:
     except re2.error:
         return None
     finally:
-        re2.purge()  # the module keeps the last 128 otherwise, and nobody counts them
+        re2.purge()  # or the module caches the last 128, outside of the memory that is counted
     if pattern.programsize > MAX_PROGRAM:
         return None
     fullmatch = pattern.fullmatch

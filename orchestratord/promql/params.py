@@ -1,4 +1,4 @@
-"""From the arguments of a request to a query that may go upstream, checked. Pure."""
+"""Checks the parameters of a request and makes a query of them. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Mode = Literal["never", "fallback", "always"]
 #: Prometheus' own limit of points per series in a range query.
 MAX_POINTS = 11_000
 DEFAULT_STEP = "15s"
-#: The path of instant queries, and what VictoriaMetrics wants to be told with one.
+#: The path of instant queries, and the parameter that makes VictoriaMetrics answer as of now: see `newest`.
 INSTANT, NO_CACHE = "/api/v1/query", ("nocache", "1")
 #: Parameters in one request: `/api/v1/series` takes several matchers.
 MAX_FIELDS = 200
@@ -34,17 +34,17 @@ _DURATION = re.compile(
 _DURATION_UNITS = (365 * 86400.0, 7 * 86400.0, 86400.0, 3600.0, 60.0, 1.0, 0.001)
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)\Z", re.ASCII)
 _MAX_SHOWN = 80
-#: Seconds of the longest duration: Prometheus counts nanoseconds in 63 bits, and refuses more.
+#: Seconds of the longest duration that Prometheus takes, which counts nanoseconds in 63 bits.
 _MAX_DURATION = 2**63 / 1e9
-#: Bytes of a Query, and of one of its parameters, beside their texts.
+#: Bytes that a Query takes, and each of its parameters, besides their texts.
 _QUERY_BYTES, _PARAM_BYTES = 400, 80
 
 
 @dataclass(frozen=True)
 class Query:
-    """What is asked of an upstream: a path below its base URL, and parameters in the order in which they go there.
+    """A query to an upstream: a path below its base URL, and the parameters in the order in which they are sent.
 
-    `timeout` is the deadline that the client asked for, in seconds; None if it asked for none.
+    `timeout` is the deadline that the client set, in seconds; None if it set none.
     """
 
     path: str
@@ -53,9 +53,9 @@ class Query:
 
 
 def arguments(*encoded: bytes) -> dict[str, list[str]]:
-    """Return the parameters of url-encoded texts, those of an earlier text first: a form's before the URL's.
+    """Return the parameters of URL-encoded texts, in the order of the texts: the form, then the URL.
 
-    `&` alone separates, as in Prometheus itself: a `;` in PromQL is one. Raises BadQuery.
+    Only `&` separates parameters, as in Prometheus; a `;` is a character. Raises BadQuery.
     """
     args: dict[str, list[str]] = {}
     for part in filter(None, encoded):
@@ -98,7 +98,7 @@ def parse(args: Mapping[str, Sequence[str]], *, max_length: int) -> Query:
 
 
 def passed_through(path: str, args: Mapping[str, Sequence[str]], *, max_length: int) -> Query:
-    """Return a query of Prometheus' own API with the client's own parameters; what they mean is Prometheus' business.
+    """Return a query of Prometheus' API with the client's parameters unchanged; Prometheus checks their meaning.
 
     Raises BadQuery if they are longer than the limit.
     """
@@ -110,15 +110,15 @@ def passed_through(path: str, args: Mapping[str, Sequence[str]], *, max_length: 
     try:
         timeout = _timeout(args)
     except BadQuery:
-        timeout = None  # Prometheus will say what is wrong with it
+        timeout = None  # Prometheus reports the error
     return Query(path, params, timeout)
 
 
 def newest(query: Query) -> Query:
-    """Return an instant query as it has to be put to a store that is written to; another one as it is.
+    """Return an instant query such that a store that takes remote write answers as of now; other queries unchanged.
 
-    VictoriaMetrics answers as of 30 s ago, of one second at the least, whatever it could answer from its cache. Others
-    pass over the parameter.
+    VictoriaMetrics otherwise answers as of 30 s ago (its least setting is 1 s), or from its cache. Other stores ignore
+    the parameter.
     """
     if query.path != INSTANT or any(name == NO_CACHE[0] for name, _ in query.params):
         return query
@@ -168,7 +168,7 @@ def _check_range(start: str, end: str, step: str) -> None:
 
 
 def _one(args: Mapping[str, Sequence[str]], name: str) -> str:
-    """Return the parameter's first value, as Prometheus takes it; empty if it is not there."""
+    """Return the parameter's first value, which is the one that Prometheus uses; empty if there is none."""
     values = args.get(name)
     return values[0] if values else ""
 
@@ -203,5 +203,5 @@ def _duration(name: str, text: str) -> float:
 
 
 def _shown(text: str) -> str:
-    """Return what is safe and short enough to be shown back."""
+    """Return a text from the client, escaped and shortened for an error."""
     return ascii(text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "...")

@@ -1,4 +1,4 @@
-"""Whether queries are answered, as one that is asked for the purpose tells: only while somebody looks."""
+"""Whether Prometheus answers queries, and which alerts are firing; asked only when a page is shown."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from orchestratord.promql.alerts import Alert
-    from orchestratord.promql.upstreams import Answer, QueryClient
+    from orchestratord.promql.client import Answer, QueryClient
 
 log = Logger()
 
-#: Seconds after which an answer is old, and after which a failure is.
+#: Seconds for which an answer is good, and for which a failure is.
 _GOOD_FOR, _BAD_FOR = 10.0, 2.0
-#: Seconds that a page waits for the answer; after that it says what is known.
+#: Seconds that a page waits for an answer; after that it shows the last one.
 PATIENCE = 0.7
 _QUERY = Query("/api/v1/query", (("query", "vector(1)"), ("timeout", "3s")), 3.0)
 
 
 class _Probe:
-    """Asks one query if the last answer is old. `take` returns what is wrong with an answer, None if nothing is."""
+    """Sends one query if its last answer is old. `take` uses an answer, and returns its fault, or None."""
 
     def __init__(self, reactor: Any, client: QueryClient, query: Query, take: Callable[[Answer], str | None]) -> None:
         self._reactor = reactor
@@ -40,7 +40,7 @@ class _Probe:
         self.asking = True
 
     def begin(self) -> Deferred[None] | None:
-        """Ask if the last answer is old; return the end of what is under way, None if nothing is."""
+        """Send the query if the last answer is old; return a Deferred of the end of the query under way, or None."""
         if self._under_way is None and self._reactor.seconds() >= self._old_at:
             asking = Deferred.fromCoroutine(self._ask())
             if not asking.called:
@@ -52,7 +52,7 @@ class _Probe:
             self.fault = self._take(await self._client.fetch(self._query))
         except Fault as fault:
             self.fault = str(fault)
-        except Exception:  # noqa: BLE001 - a page says how things are; it does not fail because they are bad
+        except Exception:  # noqa: BLE001 - a page shows that Prometheus fails; it does not fail with it
             log.failure("Prometheus could not be asked")
             self.fault = "internal error; the log of the orchestrator says more"
         self.asking = False
@@ -61,7 +61,7 @@ class _Probe:
 
 
 class PrometheusProbe:
-    """Asks `client` the cheapest of queries, and which alerts are firing. Belongs to the reactor thread."""
+    """Sends `client` the cheapest query, and the query for the firing alerts. Belongs to the reactor thread."""
 
     def __init__(self, reactor: Any, client: QueryClient) -> None:
         self._reactor = reactor
@@ -71,21 +71,21 @@ class PrometheusProbe:
 
     @property
     def fault(self) -> str | None:
-        """Why the last query was not answered, None if it was."""
+        """Why the last query was not answered; None if it was."""
         return self._query.fault
 
     @property
     def asking(self) -> bool:
-        """Whether no query has ended yet."""
+        """Whether the first query has not ended yet."""
         return self._query.asking
 
     @property
     def alerts(self) -> list[Alert]:
-        """The alerts that are firing; none where the upstream does not say."""
+        """The firing alerts; empty if the upstream does not list them."""
         return self._firing if self._alerts.fault is None else []
 
-    async def feel(self) -> None:
-        """Ask if the last answers are old, and wait for a moment for both."""
+    async def refresh(self) -> None:
+        """Send the queries whose answers are old, and wait for both, PATIENCE seconds at most."""
         under_way = [asking for asking in (self._query.begin(), self._alerts.begin()) if asking is not None]
         if not under_way:
             return

@@ -1,4 +1,4 @@
-"""Prometheus' answer to a query, as far as it is shown. Pure; for a pool thread."""
+"""Reads Prometheus' answers to range and instant queries for the pages. Pure; runs on a pool thread."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import NamedTuple
 import msgspec
 
 from orchestratord.errors import BadQuery, UpstreamUnavailable
-from orchestratord.web.pages.formatting import printable
+from orchestratord.runtime.text import printable
 
-#: Series that are listed at the most.
+#: The most series that are returned.
 MAX_SERIES = 500
 _MAX_NAME = 200
-#: A field's value, in the error of an answer that is not Prometheus'.
+#: The beginning of the error about an answer that cannot be read.
 _NO_ANSWER = "Prometheus' answer is not what its API promises"
 
 
 class Series(NamedTuple):
-    """One series: its name among the others, and its points as (Unix seconds, value), values finite or not."""
+    """One series: a name that tells it from the others, its labels, and its points as (Unix seconds, value)."""
 
     name: str
     labels: dict[str, str]
@@ -26,12 +26,12 @@ class Series(NamedTuple):
 
     @property
     def finite(self) -> list[float]:
-        """The values that can be drawn and averaged."""
+        """The values that are neither infinite nor NaN."""
         return [value for _, value in self.points if math.isfinite(value)]
 
 
 class RangeAnswer(NamedTuple):
-    """The first series of an answer, and how many there were in all."""
+    """The first series of an answer, and how many series it has in all."""
 
     series: list[Series]
     total: int
@@ -43,7 +43,7 @@ class _Matrix(msgspec.Struct):
 
 
 class Value(NamedTuple):
-    """One value of an instant query's answer: the name of its series among the others, and its labels."""
+    """One value of an instant query's answer: a name that tells its series from the others, and its labels."""
 
     name: str
     labels: dict[str, str]
@@ -51,7 +51,7 @@ class Value(NamedTuple):
 
 
 class Present(NamedTuple):
-    """The first values of an answer to an instant query, in its order, and how many there were in all."""
+    """The first values of an instant query's answer, in its order, and how many values it has in all."""
 
     values: list[Value]
     total: int
@@ -62,28 +62,28 @@ class _Vector(msgspec.Struct):
     metric: dict[str, str] = {}
 
 
-class _Data(msgspec.Struct):
+class _Result(msgspec.Struct):
     result: list[msgspec.Raw]
     resultType: str
 
 
-class _Body(msgspec.Struct):
-    data: _Data
+class _ResultAnswer(msgspec.Struct):
+    data: _Result
 
 
-class _Envelope(msgspec.Struct):
+class _ErrorAnswer(msgspec.Struct):
     error: str = ""
 
 
-# The outside first and each series by itself: decoding it all in one call would hold the interpreter.
-_answer = msgspec.json.Decoder(_Body)
+# The envelope first, then each series by itself: one call for all of it would hold the GIL too long.
+_answer = msgspec.json.Decoder(_ResultAnswer)
 _matrix = msgspec.json.Decoder(_Matrix)
 _vector = msgspec.json.Decoder(_Vector)
 _number = msgspec.json.Decoder(str)
 
 
 def found(body: bytes, most: int = MAX_SERIES) -> RangeAnswer:
-    """Return what an answer of status 200 to a range query holds; raises UpstreamUnavailable if it is none."""
+    """Return the series of a range query's answer with status 200; raises UpstreamUnavailable if it is not one."""
     try:
         data = _answer.decode(body).data
         if data.resultType != "matrix":
@@ -98,9 +98,9 @@ def found(body: bytes, most: int = MAX_SERIES) -> RangeAnswer:
 
 
 def present(body: bytes, most: int = MAX_SERIES) -> Present:
-    """Return what an answer of status 200 to an instant query holds.
+    """Return the values of an instant query's answer with status 200.
 
-    Raises UpstreamUnavailable if it is none, and BadQuery if it is a text, or has several values a series.
+    Raises UpstreamUnavailable if it is not one, and BadQuery if it is a string or a matrix.
     """
     try:
         data = _answer.decode(body).data
@@ -120,16 +120,16 @@ def present(body: bytes, most: int = MAX_SERIES) -> Present:
 
 
 def error_text(status: int, body: bytes) -> str:
-    """Return Prometheus' own words of what is wrong with a query."""
+    """Return the error text of Prometheus' answer to a query that failed."""
     try:
-        text = msgspec.json.decode(body, type=_Envelope).error
+        text = msgspec.json.decode(body, type=_ErrorAnswer).error
     except msgspec.DecodeError:
         text = ""
     return printable(text)[:1000] or f"Prometheus answered {status}"
 
 
 def _names(labels: list[dict[str, str]]) -> list[str]:
-    """Return what tells the series apart: the labels that not all of them share."""
+    """Return a name for each series, made of the labels that not all of them share."""
     shared = set(labels[0].items()).intersection(*(one.items() for one in labels[1:])) if labels else set()
     names = []
     for one in labels:

@@ -1,4 +1,4 @@
-"""A plain selector of PromQL, and which nodes of the table it selects. Pure."""
+"""A plain selector of PromQL, and the nodes that it selects. Pure."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from promql_parser import VectorSelector
 from orchestratord.promql.bounded_parser import parse
 from orchestratord.promql.node_matching import MAX_PATTERN, MAX_PROGRAM, NodeMatcher, node_matcher
 
-#: Bytes of a selection beside its matchers.
+#: Bytes that a selection takes besides its matchers.
 _SELECTION_BYTES = 1024
 
 
 class Selection(NamedTuple):
-    """What a plain selector asks for: one family and which nodes.
+    """A plain selector: one family, and the nodes that all `matchers` select.
 
-    `column` is the family's place in the catalogue. `node_ids` are the only nodes that can match, where the matchers
-    name them; None: any. `matchers` decide. `steps` is the most work for each byte of a node id, in instructions of
-    RE2, and `size` the bytes of memory.
+    `column` is the family's index among the known families. `node_ids` are the only nodes that can match, if a matcher
+    names them; None if any can. `steps` bounds the work for each byte of a node id, in instructions of RE2. `size` is
+    the memory in bytes.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Selection(NamedTuple):
     size: int
 
     def matches(self, node_id: str) -> bool:
-        """Return whether every matcher does."""
+        """Return whether every matcher selects the node."""
         for matcher in self.matchers:  # noqa: SIM110 - all() with a generator takes twice as long
             if not matcher.matches(node_id):
                 return False
@@ -37,10 +37,10 @@ class Selection(NamedTuple):
 
 
 def select(promql: str, indexes: dict[str, int]) -> Selection | None:
-    """Return what a query selects, or None if it is anything but a plain selector of a family with matchers on node_id.
+    """Return the selection of a query; None if it is not a plain selector of a known family with matchers on node_id.
 
-    `indexes` are the families' places in the catalogue. None is also the answer to what Prometheus may refuse or read
-    otherwise, and to what takes too much work.
+    `indexes` are the indexes of the known families, by name. Returns None also if Prometheus may refuse the query or
+    read it differently, and if it takes too much work.
     """
     parsed = parse(promql)
     expression = None if parsed is None else parsed.expression

@@ -1,4 +1,4 @@
-"""Which upstreams answer: what queries find out, and probes in the background that no client waits for."""
+"""Which upstreams are up, from the outcomes of queries and from probes in the background."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError  # noqa: A004 - Twisted's name for it
 from twisted.logger import Logger
 
-from orchestratord.http_client.agent import CONNECT_SECONDS, cancellable, reason_of
+from orchestratord.http_client.agent import CONNECT_SECONDS, cancellable
+from orchestratord.http_client.error_text import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -22,19 +23,19 @@ log = Logger()
 
 #: Seconds for a whole probe.
 PROBE_SECONDS = CONNECT_SECONDS
-#: Seconds between probes of an upstream that is down, and of one that is up and from which nothing was heard meanwhile.
+#: Seconds between probes of an upstream that is down, and of one that is up and has not answered anything meanwhile.
 PROBE_DOWN_EVERY, PROBE_UP_EVERY = 2.0, 5.0
-#: Seconds after a good probe for which another doubt starts none: clients that leave early must not make a flood.
+#: Seconds after a good probe in which no doubt starts another: clients that leave early must not cause many probes.
 TRUST_SECONDS = 0.25
 
 
 class Upstream:
-    """One Prometheus and what is known of it. `heard` is when it last answered as one, by the reactor's clock."""
+    """One Prometheus and its state. `heard` is when it last answered as Prometheus, by the reactor's clock."""
 
     def __init__(self, base: str) -> None:
         self.base = base
         self.up = True
-        #: A query ended without an answer, and the probe that this has started is not over.
+        #: A query ended without an answer, and the probe that this started has not ended.
         self.doubted = False
         self.heard = float("-inf")
         self.probed = float("-inf")
@@ -47,12 +48,13 @@ class UpstreamHealth(Service):
 
     A failed connection makes an upstream down at once. Any other end of a query without an answer (the client left or
     its deadline passed, a reset, an answer that is not Prometheus') only makes it doubted: a probe is sent at once and
-    decides, and until then others are asked first. So a Prometheus that is busy with a heavy query stays up, since it
-    answers the probe or, meanwhile, any query; and one that is silent is found out off the clients' clocks. An upstream
-    that is down is probed every 2 s, one that is up and was not heard of every 5 s; jittered, one probe at a time.
+    decides, and until then other upstreams come first. So a Prometheus that is busy with a heavy query stays up, since
+    it answers the probe or another query meanwhile; and no client waits until a silent one is found to be down. An
+    upstream that is down is probed every 2 s, one that is up and has not answered lately every 5 s, with jitter, one
+    probe at a time.
 
-    `probe` asks an upstream and raises whatever says that it does not answer as Prometheus. `first_after` is how long
-    the first probe waits, in seconds; `random` gives numbers from 0 to 1. Belongs to the reactor thread.
+    `probe` asks an upstream, and raises an error if it does not answer as Prometheus. `first_after` is the delay of the
+    first probe, in seconds; `random` returns numbers from 0 to 1. Belongs to the reactor thread.
     """
 
     def __init__(
@@ -75,11 +77,11 @@ class UpstreamHealth(Service):
             telemetry.upstream_known(base)
 
     def in_order(self) -> list[Upstream]:
-        """Return whom to ask, one after the other: first those that are up, then the doubted ones, then the others."""
+        """Return the upstreams in the order to ask them: those that are up, then the doubted ones, then the others."""
         return sorted(self._upstreams, key=lambda upstream: (not upstream.up, upstream.doubted))
 
     def answering(self) -> bool:
-        """Return whether any upstream is up, without a doubt."""
+        """Return whether any upstream is up and not doubted."""
         return any(upstream.up and not upstream.doubted for upstream in self._upstreams)
 
     def answered(self, upstream: Upstream) -> None:
@@ -102,14 +104,14 @@ class UpstreamHealth(Service):
             self._plan(upstream)
 
     def doubt(self, upstream: Upstream) -> None:
-        """Find out whether an upstream is up, of which a query has heard nothing."""
+        """Probe an upstream that a query got no answer from."""
         if not self.running or not upstream.up or self._reactor.seconds() < upstream.probed + TRUST_SECONDS:
             return
         upstream.doubted = True
         self._start_probe(upstream)
 
     def startService(self) -> None:
-        """Probe every upstream, and from now on."""
+        """Begin to probe every upstream."""
         super().startService()
         for upstream in self._upstreams:
             upstream.timer = self._reactor.callLater(self._first_after, self._due, upstream)
@@ -153,7 +155,7 @@ class UpstreamHealth(Service):
         if failure.check(CancelledError):
             return
         if upstream.heard >= began:
-            # It has answered a query meanwhile: it is slow, not down.
+            # It has answered a query since the probe began: it is slow, not down.
             upstream.doubted = False
             return
         timed_out = failure.check(TimeoutError) is not None

@@ -1,12 +1,11 @@
-"""Prometheus over HTTP: connections kept, one deadline over the whole exchange, failover. Bytes in, bytes out."""
+"""Queries to Prometheus over HTTP: one deadline over the whole exchange, and failover. Answers are not parsed."""
 
 from __future__ import annotations
 
 import math
 import random
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError  # noqa: A004 - Twisted's name for it
@@ -17,12 +16,14 @@ from zope.interface import implementer
 
 from orchestratord import __version__
 from orchestratord.errors import Overloaded, QueryTimeout, UpstreamUnavailable, UpstreamUnreachable
-from orchestratord.http_client.agent import WholeBody, cancellable, http_agent, reason_of
-from orchestratord.http_client.retry_after import seconds_to_wait
+from orchestratord.http_client.agent import WholeBody, cancellable, http_agent
+from orchestratord.http_client.body import BodyCutOff, BodyOverLimit, close, read_body
+from orchestratord.http_client.error_text import reason_of
+from orchestratord.http_client.retry_after import retry_after
+from orchestratord.promql.client import Answer
 from orchestratord.promql.params import Query
-from orchestratord.promql.upstream_answer import BodyCollector, Broken, TooLarge, broken, is_own, may_be_own, whole_body
+from orchestratord.promql.upstream_answer import Broken, broken, is_own, may_be_own
 from orchestratord.promql.upstream_health import UpstreamHealth
-from orchestratord.runtime.memory_budget import MemoryBudget
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,10 +33,10 @@ if TYPE_CHECKING:
 
     from orchestratord.promql.upstream_health import Upstream
     from orchestratord.runtime.concurrency_limit import ConcurrencyLimit
-    from orchestratord.runtime.memory_budget import Reservation
+    from orchestratord.runtime.memory_budget import MemoryBudget
     from orchestratord.telemetry.self_metrics import SelfMetrics
 
-#: Longer parameters travel in a form: proxies in between refuse long URLs.
+#: Bytes of parameters in a URL. Longer ones are sent as a form, since proxies refuse long URLs.
 MAX_URL_PARAMS = 4096
 #: Routes of Prometheus that take a form as well as a URL's parameters.
 _TAKES_FORM = frozenset(
@@ -50,43 +51,16 @@ _TAKES_FORM = frozenset(
 )
 
 
-#: Who we say we are: with the queries of clients, and with probes, so that an upstream's log tells one from the other.
+#: The User-Agent of clients' queries and of probes, which an upstream's log can tell apart.
 AGENT = f"orchestratord/{__version__}"
 PROBE_AGENT = f"{AGENT} (probe)"
-#: What tells that an upstream is one: the first needs no place in Prometheus' own queue of queries, and where a proxy
-#: does not let it through, the second decides.
+#: The queries of a probe. The first does not wait in Prometheus' own queue of queries; if its answer is not one of
+#: Prometheus, since a proxy blocks it, say, the second decides.
 _PROBES = (Query("/api/v1/status/buildinfo", ()), Query("/api/v1/query", (("query", "1"),)))
 
 
-@dataclass(frozen=True)
-class Answer:
-    """An upstream's answer as it came: its status, its Content-Type, its body; and headers of our own about it.
-
-    The Content-Type is empty where there is none, with a 204. `lease` is what the body holds of the memory for
-    answers; whoever keeps the body keeps the lease.
-    """
-
-    status: int
-    content_type: bytes
-    body: bytes
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-    reservation: Reservation | None = field(default=None, compare=False, repr=False)
-
-
-class QueryClient(Protocol):
-    """What the query path needs of the world behind it."""
-
-    async def fetch(self, query: Query) -> Answer:
-        """Return the whole answer, or raise a QueryFault; cancelling ends the exchange."""
-        ...
-
-    def at_once(self, query: Query) -> Answer | None:
-        """Return an answer of status 200 that needs no exchange, if there is one."""
-        ...
-
-
 class _Missed(Exception):
-    """An upstream has not answered as Prometheus; `reached`: it has answered something else, and wants this wait."""
+    """An upstream did not answer as Prometheus. `reached`: it answered something else; `wait`: its Retry-After in s."""
 
     def __init__(self, text: str, *, reached: bool, wait: int | None = None) -> None:
         super().__init__(text)
@@ -95,12 +69,12 @@ class _Missed(Exception):
 
 
 class Upstreams:
-    """The Prometheus servers, asked in their order until one answers.
+    """A QueryClient that asks the Prometheus servers at the URLs `bases`, in their order, until one answers.
 
-    `query_timeout` bounds a whole exchange, failover and the wait for its turn included, in seconds;
-    `max_answer_bytes` its body; `room` all the answers that are being collected and passed on; `turns` how many
-    exchanges are in flight. `authorization` gives the value of that header for each request. Belongs to the reactor
-    thread.
+    `query_timeout` bounds a whole exchange in seconds, failover and the wait for `limit` included. `max_answer_bytes`
+    bounds one body, `budget` the memory of all answers until they are passed on, `limit` the exchanges at a time.
+    `authorization` returns the value of that header for each request; `now` is the Unix time; `draw` returns numbers
+    from 0 to 1, for the jitter of probes. Belongs to the reactor thread.
     """
 
     def __init__(
@@ -128,7 +102,7 @@ class Upstreams:
         )
         self._telemetry = telemetry
         self._headers = Headers({"Accept": ["application/json"], "User-Agent": [AGENT]})
-        #: Whether `headers` say who we are, which then holds for probes too.
+        #: Whether `headers` have a User-Agent, which probes then use too.
         self._named = any(name.lower() == "user-agent" for name, _ in headers)
         if self._named:
             self._headers.removeHeader("User-Agent")
@@ -142,7 +116,7 @@ class Upstreams:
         self._now = now
 
     async def fetch(self, query: Query) -> Answer:
-        """Return the first upstream's answer that is one, with any status.
+        """Return the first answer that is one of Prometheus, with any status.
 
         Raises Overloaded, QueryTimeout or UpstreamUnavailable. Cancelling the awaiting Deferred aborts the exchange.
         """
@@ -155,7 +129,7 @@ class Upstreams:
             raise QueryTimeout(f"no whole answer from Prometheus within {seconds:g} s") from None
 
     def at_once(self, query: Query) -> None:
-        """Return None: every answer is an exchange."""
+        """Return None: every answer needs an exchange."""
 
     async def _in_its_turn(self, query: Query) -> Answer:
         await self._limit.acquire()
@@ -179,18 +153,18 @@ class Upstreams:
         raise fault
 
     async def _attempt(self, upstream: Upstream, query: Query) -> Answer:
-        """Return an upstream's answer; raises _Missed if the next one may have a better one."""
+        """Return an upstream's answer; raises _Missed if the next upstream is to be asked."""
         began = self._reactor.seconds()
         try:
             answer = await cancellable(Deferred.fromCoroutine(self._ask(upstream, query)))
         except CancelledError:
-            # The deadline has passed or the client has left. Had it answered anything meanwhile, it was only slow.
+            # The deadline has passed or the client has left. An upstream that has answered something since is slow.
             timed_out = self._reactor.seconds() - began >= self._query_timeout
             self._telemetry.upstream_request(upstream.base, "timeout" if timed_out else "cancelled")
             if upstream.heard < began:
                 self.health.doubt(upstream)
             raise
-        except TooLarge as error:
+        except BodyOverLimit as error:
             self._answered(upstream)
             raise UpstreamUnavailable(f"{upstream.base}: {error}") from None
         except Overloaded:
@@ -216,15 +190,15 @@ class Upstreams:
         self.health.answered(upstream)
 
     async def _probe(self, upstream: Upstream) -> None:
-        """Return if an upstream answers as Prometheus does; raise whatever says that it does not."""
+        """Return if an upstream answers as Prometheus; raise an error if it does not."""
         first, second = _PROBES
         try:
             try:
                 await self._ask(upstream, first, PROBE_AGENT)
             except Broken:
                 await self._ask(upstream, second, PROBE_AGENT)
-        except (Overloaded, TooLarge):
-            return  # it answers; it is we who have no room
+        except (Overloaded, BodyOverLimit):
+            return  # it answers, though the answer does not fit here
 
     async def _ask(self, upstream: Upstream, query: Query, agent: str = AGENT) -> Answer:
         response = await self._sent(upstream, query, agent)
@@ -232,11 +206,13 @@ class Upstreams:
         if may_be_own(response.code, content_type):
             upstream.heard = self._reactor.seconds()
         reservation = self._budget.reservation()
-        body = await whole_body(response, self._max_answer_bytes, reservation)
-        if response.code == 204 and not body and query.path == "/api/v1/query_exemplars":  # it selects nothing
+        try:
+            body = await read_body(response, self._max_answer_bytes, reservation=reservation)
+        except BodyCutOff as error:
+            raise Broken(str(error)) from None
+        if response.code == 204 and not body and query.path == "/api/v1/query_exemplars":  # the query selects nothing
             return Answer(204, b"", b"")
-        asked = (response.headers.getRawHeaders(b"Retry-After") or [b""])[0].decode("latin-1")
-        seconds = seconds_to_wait(asked, self._now()) if response.code in {429, 503} else None
+        seconds = retry_after(response, self._now()) if response.code in {429, 503} else None
         wait = None if seconds is None else max(1, math.ceil(seconds))
         if is_own(response.code, content_type, body):
             headers = () if wait is None else ((b"Retry-After", b"%d" % wait),)
@@ -264,9 +240,9 @@ class Upstreams:
 
 @implementer(IAgent)
 class PlainAgent:
-    """Asks for plain answers and takes no others: one that unpacks may be without a bound.
+    """An IAgent that asks for answers without compression, and refuses others, whose unpacked size has no bound.
 
-    Prometheus takes five times as long over a gzipped answer, and we would take as long again.
+    Prometheus takes five times as long for a gzipped answer, and unpacking it would take as long again.
     """
 
     def __init__(self, agent: IAgent) -> None:
@@ -275,7 +251,7 @@ class PlainAgent:
     def request(
         self, method: bytes, uri: bytes, headers: Headers | None = None, bodyProducer: IBodyProducer | None = None
     ) -> Deferred[IResponse]:
-        """Request as any IAgent does; the Deferred fails with Broken if the answer is encoded all the same."""
+        """Send a request; the Deferred fails with Broken if the answer is compressed."""
         headers = Headers() if headers is None else headers.copy()
         headers.setRawHeaders(b"Accept-Encoding", [b"identity"])
         return self._agent.request(method, uri, headers, bodyProducer).addCallback(_plain)
@@ -285,13 +261,10 @@ def _plain(response: IResponse) -> IResponse:
     encoding = b", ".join(response.headers.getRawHeaders(b"Content-Encoding") or ()).decode("latin-1")
     if encoding.lower() in {"", "identity"}:
         return response
-    collector = BodyCollector(0, MemoryBudget(0).reservation())
-    collector.done.addErrback(lambda _: None)
-    response.deliverBody(collector)
-    collector.done.cancel()
+    close(response)
     raise Broken(f"answered with Content-Encoding {encoding[:40]!a}, which was not asked for")
 
 
 def plain_agent(reactor: Any, pool: HTTPConnectionPool, policy: IPolicyForHTTPS | None = None) -> IAgent:
-    """Return an agent that keeps its connections in the pool; `policy` says whom https trusts."""
+    """Return an agent that keeps its connections in the pool; `policy` says which certificates https trusts."""
     return PlainAgent(http_agent(reactor, policy, pool=pool))

@@ -8,17 +8,17 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError  # noqa: A004 - Twisted's name for it
-from twisted.internet.protocol import Protocol, connectionDone
 from twisted.web.http_headers import Headers
 
 from orchestratord import __version__
-from orchestratord.http_client.agent import WholeBody, cancellable, reason_of
-from orchestratord.http_client.retry_after import seconds_to_wait
+from orchestratord.http_client.agent import WholeBody, cancellable
+from orchestratord.http_client.body import IncompleteBody, read_body
+from orchestratord.http_client.error_text import reason_of
+from orchestratord.http_client.retry_after import retry_after
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from twisted.python.failure import Failure
     from twisted.web.iweb import IAgent, IResponse
 
 #: The most characters of a receiver's error text that are kept: one line of the log.
@@ -107,9 +107,12 @@ class RemoteWriteClient:
             headers = headers.copy()
             headers.setRawHeaders("Authorization", [self._authorization()])
         response = await self._agent.request(b"POST", self._uri, headers, WholeBody(body))
-        answer = _Words()
-        response.deliverBody(answer)
-        return self._judged(response, await answer.done)
+        try:
+            # To its end, so that the connection can be kept.
+            answer = await read_body(response, _MAX_BODY)
+        except IncompleteBody as error:
+            answer = error.received  # the status has been heard, which is all that counts
+        return self._judged(response, answer[: 4 * MAX_WORDS])
 
     def _judged(self, response: IResponse, answer: bytes) -> Reply:
         status = response.code
@@ -122,32 +125,4 @@ class RemoteWriteClient:
         if status in _OF_DATA or (status == 500 and _OF_A_SAMPLE.search(answer)):
             return Reply(Verdict.REFUSED, words, too_old=_TOO_OLD.search(answer) is not None)
         # A redirect is not followed. It may go away, and a wrong token may be replaced: so this is a retry.
-        asked = (response.headers.getRawHeaders(b"Retry-After") or [b""])[0]
-        return Reply(Verdict.RETRY, words, seconds_to_wait(asked.decode("latin-1"), self._now()))
-
-
-class _Words(Protocol):
-    """Reads an answer to its end, so that the connection can be reused, and keeps the beginning."""
-
-    def __init__(self) -> None:
-        self.done: Deferred[bytes] = Deferred(lambda _: self._abort())
-        self._kept = b""
-        self._size = 0
-
-    def dataReceived(self, data: bytes) -> None:
-        """Take a part."""
-        self._size += len(data)
-        self._kept = (self._kept + data)[: 4 * MAX_WORDS]
-        if self._size > _MAX_BODY and not self.done.called:
-            self.done.callback(self._kept)
-            self._abort()
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Finish; an answer that broke off counts too, since its status is known."""
-        del reason
-        if not self.done.called:
-            self.done.callback(self._kept)
-
-    def _abort(self) -> None:
-        if self.transport is not None:
-            self.transport.loseConnection()
+        return Reply(Verdict.RETRY, words, retry_after(response, self._now()))

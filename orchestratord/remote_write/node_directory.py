@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
     from orchestratord.nodes.families import Families
-    from orchestratord.promql.upstreams import Answer, QueryClient
-    from orchestratord.runtime.clocks import Clocks
+    from orchestratord.promql.client import Answer, QueryClient
+    from orchestratord.runtime.clock import Clocks
 
 #: The most nodes that one query for all families names.
 _MOST_NAMED = 200

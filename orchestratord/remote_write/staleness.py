@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from orchestratord.nodes.store import Entry, NodeStore
     from orchestratord.remote_write.node_directory import Known
     from orchestratord.remote_write.sample_row import SampleRowFormat
-    from orchestratord.runtime.clocks import Clocks
+    from orchestratord.runtime.clock import Clocks
 
 _T = TypeVar("_T")
 

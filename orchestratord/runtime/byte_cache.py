@@ -1,4 +1,4 @@
-"""A cache whose bound is bytes: each thing that is kept counts what it and its key take."""
+"""A least-recently-used cache that is bounded by the bytes of its keys and values."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ if TYPE_CHECKING:
 K = TypeVar("K", bound="Hashable")
 V = TypeVar("V")
 
-#: Bytes for a key's and a value's place in the cache itself.
+#: Bytes that the cache itself needs for each entry.
 _PLACE = 300
 
 
 class ByteCache(Generic[K, V]):
-    """Keeps what was asked for most recently, `limit` bytes of it.
+    """Keeps the entries that were used most recently, up to `limit` bytes.
 
-    `size` tells the bytes that a key and its value take. Belongs to the reactor thread.
+    `size` returns the bytes that a key and its value take. Belongs to the reactor thread.
     """
 
     def __init__(self, limit: int, size: Callable[[K, V], int]) -> None:
         self.limit = limit
-        #: Bytes that all that is kept takes, keys and the cache's own memory included.
+        #: Bytes of all entries, keys and the cache's own memory included.
         self.held = 0
         self._size = size
         self._kept: OrderedDict[K, tuple[V, int]] = OrderedDict()
 
     def __len__(self) -> int:
-        """Return how many are kept."""
+        """Return the number of entries."""
         return len(self._kept)
 
     def get(self, key: K, default: V | None = None) -> V | None:
-        """Return what is kept under a key, or the default."""
+        """Return the value of a key, or the default; the entry becomes the most recently used."""
         found = self._kept.get(key)
         if found is None:
             return default
@@ -41,18 +41,18 @@ class ByteCache(Generic[K, V]):
         return found[0]
 
     def peek(self, key: K) -> V | None:
-        """Return what is kept under a key, or None, as if nobody had asked."""
+        """Return the value of a key, or None; this does not count as a use."""
         found = self._kept.get(key)
         return None if found is None else found[0]
 
     def oldest(self) -> tuple[K, V] | None:
-        """Return the key and the value that nobody has put or got for longest, or None."""
+        """Return the key and the value of the least recently used entry, or None."""
         for key, (value, _) in self._kept.items():
             return key, value
         return None
 
     def put(self, key: K, value: V) -> None:
-        """Keep a value, and let those go that nobody has asked for longest; one over the limit is not kept."""
+        """Keep a value, and drop the least recently used entries; a value over the limit is not kept."""
         self.drop(key)
         size = _PLACE + self._size(key, value)
         if size > self.limit:
@@ -64,7 +64,7 @@ class ByteCache(Generic[K, V]):
             self.held -= freed
 
     def drop(self, key: K) -> None:
-        """Keep nothing under a key any more."""
+        """Drop the entry of a key, if there is one."""
         found = self._kept.pop(key, None)
         if found is not None:
             self.held -= found[1]

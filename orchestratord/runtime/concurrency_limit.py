@@ -1,4 +1,4 @@
-"""So many at a time, and a short queue of those who wait for their turn."""
+"""At most n queries at a time, and a short queue; more are refused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from orchestratord.errors import Overloaded
 
 
 class ConcurrencyLimit:
-    """Lets `at_once` queries go on at a time and up to `queue` more wait, first come first served.
+    """Lets `at_once` queries run at a time, and up to `queue` more wait, first come, first served.
 
     Belongs to the reactor thread.
     """
@@ -18,17 +18,17 @@ class ConcurrencyLimit:
     def __init__(self, at_once: int, queue: int) -> None:
         self._at_once = at_once
         self._queue = queue
-        #: How many have their turn now.
+        #: How many run now.
         self.taken = 0
         self._waiting: deque[Deferred[None]] = deque()
 
     @property
     def waiting(self) -> int:
-        """How many wait for their turn."""
+        """How many wait."""
         return len(self._waiting)
 
     async def acquire(self) -> None:
-        """Return when it is the caller's turn, which `release` ends; cancelling gives up the place in the queue.
+        """Return when the caller may run, until it calls `release`; cancelling gives up the place in the queue.
 
         Raises Overloaded if the queue is full.
         """
@@ -43,7 +43,7 @@ class ConcurrencyLimit:
         await turn
 
     def release(self) -> None:
-        """End a turn: the first who waits has it now."""
+        """End what `acquire` began; the first in the queue may run now."""
         if self._waiting:
             self._waiting.popleft().callback(None)
         else:

@@ -16,16 +16,16 @@ class InUse(OSError):
 
 
 class DirectoryLock:
-    """The file `lock` in a directory, which need not be there yet. One thread at a time may use it."""
+    """Locks a directory, which may not exist yet, by the file `lock` in it. One thread at a time may use this."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._lock: int | None = None
 
     def acquire(self) -> None:
-        """Make the directory, and keep other processes from using it until this one ends; raise InUse if one does.
+        """Make the directory and lock it until `release` or the end of the process; raise InUse if it is locked.
 
-        May block for as long as the disk does, and raise OSError.
+        May block as long as the disk does; raises OSError.
         """
         if self._lock is not None:
             return
@@ -41,12 +41,12 @@ class DirectoryLock:
             os.close(lock)
             raise
         self._lock = lock
-        with suppress(OSError):  # it is for readers only, and the disk may be full
+        with suppress(OSError):  # the process id is only for people, and the disk may be full
             os.ftruncate(lock, 0)
             os.pwrite(lock, b"%d\n" % os.getpid(), 0)
 
     def release(self) -> None:
-        """Let other processes use the directory."""
+        """Unlock the directory."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

@@ -1,4 +1,4 @@
-"""How many files and sockets the process may have open, and how many connections fit into that."""
+"""The limit of open files and sockets, and how many connections fit into it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from twisted.logger import Logger
 
 log = Logger()
 
-#: Descriptors for the log, the listeners, the reactor, children's pipes, lookups of names, files that are replaced.
+#: Descriptors for the log, the listeners, the reactor, pipes of child processes, lookups of names, and files.
 OTHERS = 128
 
 
 def connections_that_fit(wanted: int, upstream: int) -> int:
     """Raise the soft limit of open files as far as needed and allowed, and return how many connections fit into it.
 
-    `upstream` connections to Prometheus and OTHERS stay free. Fewer than wanted are said in a line of the log; where
-    the limit is very low, half of it is for connections.
+    `upstream` descriptors stay free for connections to Prometheus, and OTHERS for the rest, except that connections get
+    at least half of the limit. If fewer than `wanted` fit, that is logged.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = wanted + upstream + OTHERS

@@ -1,6 +1,7 @@
-"""What files say, read again when they change: certificates, keys, tokens; small ones, read on the reactor thread.
+"""Values from files that are read again when the files change: certificates, keys, tokens.
 
-Such as Secrets, which Kubernetes swaps: what was read last and was right stays in use.
+Kubernetes replaces the files of a Secret while the daemon runs. If the new ones are wrong, the last good value stays in
+use. The files are small, and are read on the reactor thread.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import stat
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from twisted.application.service import MultiService, Service
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
+
+from orchestratord.runtime.periodic import Periodic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -21,8 +23,8 @@ log = Logger()
 
 T = TypeVar("T")
 
-#: Seconds between two looks of a service at its files; and within which a value that is asked for is not looked at
-#: again, less than that, lest every other look of the service come a moment too early.
+#: Seconds between two looks of a FileReloader, and the least between two looks when a value is read. The second is
+#: smaller, so that no look of the FileReloader is skipped because it comes a moment too early.
 LOOK_EVERY = 1.0
 LOOK_SECONDS = 0.875
 #: Bytes of the largest file that is read.
@@ -30,7 +32,7 @@ MAX_FILE_BYTES = 1_048_576
 
 
 class WrongFile(ValueError):
-    """A file does not say what it should. `option` is the one that named it; `reason` follows the file's name."""
+    """The content of a file is wrong. `option` is the option that named it; `reason` follows the file's name."""
 
     def __init__(self, option: str, reason: str) -> None:
         super().__init__(f"{option} {reason}")
@@ -39,19 +41,19 @@ class WrongFile(ValueError):
 
 
 class FilesError(Exception):
-    """What the files say cannot be used: one line that names the option, the file, and what is wrong with it."""
+    """The files cannot be used. The text is one line with the option, the file, and what is wrong."""
 
 
 class Reloaded(Generic[T]):
-    """What some files say together, read again when one of them has changed.
+    """A value that is read from some files together, and again when one of them has changed.
 
-    `files` are paths by the option that named each; links are followed at each look, since Kubernetes swaps those.
-    `parse` turns the files' bytes, by the same options, into the value; it raises WrongFile, whose reason must hold
-    nothing of what a file says. `seconds` is a clock that only goes forward; the files are looked at once in
-    LOOK_SECONDS at most. `changed` is called with each value read, the first included.
+    `files` are the paths, by the option that named each. Links are followed at each look, since Kubernetes replaces
+    links. `parse` turns the files' bytes, by option, into the value; it raises WrongFile, whose reason must not quote
+    the files. `seconds` is a monotonic clock; there is at most one look in LOOK_SECONDS. `changed` is called with each
+    value that was read, also the first.
 
-    While running, files that are wrong or gone leave the last value in its place, with one line in the log for each
-    change of them. Making one raises FilesError instead. Belongs to the reactor thread.
+    The constructor raises FilesError if the files are wrong or missing. Later, such files leave the last value in use;
+    each change of them is one line in the log. Belongs to the reactor thread.
     """
 
     def __init__(
@@ -72,7 +74,7 @@ class Reloaded(Generic[T]):
         changed(self._value)
 
     def value(self) -> T:
-        """Return what the files say, or the last that was right."""
+        """Return the value, after a look at the files if the last one is LOOK_SECONDS ago."""
         if self._seconds() - self._looked >= LOOK_SECONDS:
             self.look()
         return self._value
@@ -95,7 +97,7 @@ class Reloaded(Generic[T]):
         self._changed(self._value)
 
     def _signatures(self) -> list[tuple[int, ...] | None]:
-        """Return what differs when a file has been written, replaced, or been given other rights."""
+        """Return a value for each file that changes when it is written, replaced, or given other permissions."""
         return [_signature(path) for path in self._files.values()]
 
     def _read(self) -> T:
@@ -111,14 +113,14 @@ class Reloaded(Generic[T]):
             return self._parse(contents)
         except WrongFile as error:
             raise FilesError(f"{error.option}: {str(self._files[error.option])!r} {error.reason}") from None
-        except Exception as error:  # noqa: BLE001 - no odd file may end what works
+        except Exception as error:  # noqa: BLE001 - no file may stop the daemon, whatever the parser raises
             raise FilesError(f"{', '.join(self._files)}: cannot be used ({type(error).__name__})") from None
 
 
 class ReloadedFile(Reloaded[T]):
-    """What one file says, as `parse` reads its bytes; it raises ValueError, whose text tells nothing of them.
+    """A Reloaded value of one file. `parse` reads its bytes, and raises ValueError, whose text must not quote them.
 
-    `option` is how the user named the file.
+    `option` is the option that named the file.
     """
 
     def __init__(self, seconds: Callable[[], float], option: str, path: Path, parse: Callable[[bytes], T]) -> None:
@@ -133,20 +135,19 @@ class ReloadedFile(Reloaded[T]):
 
 
 class FileReloader(Service):
-    """Looks at files once a second while it runs, and calls what goes with one whose value is another than before."""
+    """While it runs, looks at files once a second, and calls the function beside a file when its value has changed."""
 
     def __init__(self, reactor: Any, files: Iterable[tuple[Reloaded[Any], Callable[[], object]]]) -> None:
         self._files = tuple(files)
-        #: The values that what goes with them has been called for.
+        #: The value of each file for which its function was last called.
         self._used = [file.value() for file, _ in self._files]
-        self._loop = LoopingCall(self._look)
-        self._loop.clock = reactor
+        self._looking = Periodic(reactor, LOOK_EVERY, self._look, name="the look at the files")
 
     def startService(self) -> None:
-        """Look from now on."""
+        """Begin to look."""
         super().startService()
         if self._files:
-            self._loop.start(LOOK_EVERY)
+            self._looking.start()
 
     def look(self) -> None:
         """Look at all files now."""
@@ -155,10 +156,9 @@ class FileReloader(Service):
         self._look()
 
     def stopService(self) -> None:
-        """Look no more."""
+        """Stop looking."""
         super().stopService()
-        if self._loop.running:
-            self._loop.stop()
+        self._looking.stop()
 
     def _look(self) -> None:
         for number, (file, changed) in enumerate(self._files):
@@ -167,12 +167,12 @@ class FileReloader(Service):
                 if value != self._used[number]:
                     changed()
                     self._used[number] = value
-            except Exception:  # noqa: BLE001 - a LoopingCall ends for good at the first exception
+            except Exception:  # noqa: BLE001 - one file must not keep the others from being used
                 log.failure("what has changed in a file could not be put to use; it is tried again")
 
 
 def look_again(services: MultiService) -> None:
-    """Let every FileWatch below look at its files now."""
+    """Let every FileReloader below `services` look at its files now."""
     for service in services:
         if isinstance(service, FileReloader):
             service.look()
@@ -189,11 +189,11 @@ def _signature(path: Path) -> tuple[int, ...] | None:
 
 
 def _content(path: Path) -> bytes:
-    # Not to wait for whoever might write into a pipe.
+    # Non-blocking, since opening a named pipe would wait for a writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError("is no regular file")
+            raise ValueError("is not a regular file")
         with open(descriptor, "rb", closefd=False) as file:
             content = file.read(MAX_FILE_BYTES + 1)
     finally:

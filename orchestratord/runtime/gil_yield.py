@@ -1,7 +1,7 @@
-"""Long work on a pool thread, with pauses in which the reactor runs.
+"""Pauses in long work on a pool thread, in which the reactor thread gets the GIL.
 
-Without a pause the reactor would wait 5 ms, the interpreter's patience, for each step that it takes; and a single call
-like the join of a large text lets go of the interpreter only when it is done.
+Without them the reactor would wait 5 ms, the interpreter's switch interval, for each of its steps; and a single call,
+such as the join of a large text, gives the GIL back only when it is done.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Seconds of a pause: long enough that whoever waits for the interpreter has it.
+#: Seconds of a pause: long enough that a thread that waits for the GIL gets it.
 _PAUSE = 0.0002
-#: Items let go of in one call: as a rule each is the last reference to a dozen objects.
+#: Items freed in one call: most are the last reference to a dozen objects.
 _AT_ONCE = 500
 
 
 def pause() -> None:
-    """Let whoever waits for the interpreter have it."""
+    """Give the GIL to a thread that waits for it."""
     time.sleep(_PAUSE)
 
 
 def breathing(items: Iterable[T], every: int) -> Iterator[T]:
-    """Yield the items, with a pause after every so many of them: what is done with those should take a millisecond."""
+    """Yield the items, with a pause after every `every` of them: the work on so many should take a millisecond."""
     for index, item in enumerate(items, 1):
         yield item
         if index % every == 0:
@@ -34,7 +34,7 @@ def breathing(items: Iterable[T], every: int) -> Iterator[T]:
 
 
 def let_go(items: list[Any]) -> None:
-    """Empty a list, with pauses: what it alone has kept is freed by that, which takes a while."""
+    """Empty a list with pauses, since freeing many objects takes long."""
     while items:
         del items[-_AT_ONCE:]
         if items:

@@ -1,4 +1,4 @@
-"""IPv4 and IPv6: ports that serve both, and addresses as people write them."""
+"""IPv4 and IPv6: ports that serve both, and the text of addresses."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from twisted.internet.error import CannotListenError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Between the parts of an endpoint description; a backslash takes the meaning away.
+#: Separates the parts of an endpoint description, except after a backslash.
 _PARTS = re.compile(r"(?<!\\):")
-#: How often another port is tried if the kernel's choice for IPv4 is taken for IPv6.
+#: How many ports are tried if the one that the kernel chose for IPv4 is in use for IPv6.
 _TRIES = 10
-#: What a kernel says of a family of addresses that it does not have.
+#: The errors of a kernel without the address family.
 _ABSENT = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
 _MAPPED = "::ffff:"
 
 
 def is_for_all(description: str) -> bool:
-    """Return whether an endpoint description is a TCP port on all addresses: it names no interface."""
+    """Return whether an endpoint description is a TCP port on all addresses: one that names no interface."""
     kind, *parts = _PARTS.split(description)
     named = [part for part in parts if "=" in part]
     return kind == "tcp" and len(parts) - len(named) <= 1 and not any(part.startswith("interface=") for part in named)
@@ -31,10 +31,10 @@ def is_for_all(description: str) -> bool:
 def open_for_all(
     open_four: Callable[[], Any], open_six: Callable[[socket.socket], Any], port: int, backlog: int
 ) -> list[Any]:
-    """Open a port for IPv4 and IPv6, as far as the machine has them; 0 is one of the kernel's choice, for both.
+    """Open a port for IPv4 and IPv6, if the machine has both. With port 0 the kernel chooses one, the same for both.
 
-    Two sockets: on one for both each IPv4 client would have an IPv6 address, and Twisted takes longer for those.
-    `open_four` opens the port for IPv4, `open_six` makes one of a socket that listens, which it copies. Raises
+    There are two sockets: on one for both families each IPv4 client would have an IPv6 address, for which Twisted takes
+    longer. `open_four` opens the port for IPv4; `open_six` makes a port of a listening socket, which it copies. Raises
     CannotListenError.
     """
     for tries_left in reversed(range(_TRIES)):
@@ -85,7 +85,7 @@ def joined(host: str, port: int) -> str:
 
 
 def plain(host: str) -> str:
-    """Return an address as its owner knows it: that of an IPv4 client of an IPv6 socket is ::ffff:192.0.2.1."""
+    """Return an IPv4 address that an IPv6 socket shows as ::ffff:192.0.2.1 in its usual form; others unchanged."""
     return host.removeprefix(_MAPPED) if "." in host else host
 
 

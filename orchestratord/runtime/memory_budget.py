@@ -1,4 +1,4 @@
-"""Memory that may be held at one time for one purpose: each holder has a lease, and no more is lent than there is."""
+"""A bound on the memory for one purpose: each holder has a reservation, and all together stay below the limit."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ if TYPE_CHECKING:
 
 
 class MemoryBudget:
-    """So many bytes, for all holders together. Belongs to the reactor thread."""
+    """At most `limit` bytes for all reservations together. Belongs to the reactor thread."""
 
     def __init__(self, limit: int, free: Callable[[], bool] | None = None) -> None:
         self.limit = limit
-        #: Frees some of what is lent, where there is no room; False if nothing could be freed.
+        #: Called when there is not enough memory: frees some that is reserved; returns False if it cannot.
         self.free = free
         self._lent = 0
-        #: What leases held that nobody ended: they may be collected on any thread, and appending is safe there.
+        #: Bytes of reservations that were deleted without `end`: on any thread, where appending is safe.
         self._dropped: deque[int] = deque()
 
     @property
     def held(self) -> int:
-        """How many bytes are held now; any thread may ask."""
+        """How many bytes are reserved now; may be read on any thread."""
         return self._lent - sum(list(self._dropped))
 
     def take(self, size: int) -> bool:
-        """Lend so many bytes more, or take them back if it is less than 0; False if there is no room."""
+        """Reserve `size` bytes more, or give back if it is negative; return False if there is not enough memory."""
         self._collect()
         while size > 0 and self._lent + size > self.limit:
             if size > self.limit or self.free is None or not self.free():
@@ -40,33 +40,33 @@ class MemoryBudget:
             self._lent -= self._dropped.popleft()
 
     def drop(self, size: int) -> None:
-        """Take back what nobody has any more, on any thread."""
+        """Give back the bytes of a reservation that was deleted; may be called on any thread."""
         self._dropped.append(size)
 
     def reservation(self) -> Reservation:
-        """Return a lease that holds nothing yet."""
+        """Return a reservation of 0 bytes."""
         return Reservation(self)
 
 
 class Reservation:
-    """What one holder holds of a room; given back when it ends, or when the last one who knows of it has let it go."""
+    """The bytes that one holder has of a budget; given back by `end`, or when the reservation is deleted."""
 
     __slots__ = ("_budget", "held")
 
     def __init__(self, budget: MemoryBudget) -> None:
         self._budget = budget
-        #: How many bytes this lease holds.
+        #: The bytes of this reservation.
         self.held = 0
 
     def hold(self, size: int) -> bool:
-        """Hold so many bytes in the place of what was held; False, and nothing changed, if there is no room."""
+        """Set the reservation to `size` bytes; return False, with nothing changed, if there is not enough memory."""
         if not self._budget.take(size - self.held):
             return False
         self.held = size
         return True
 
     def end(self) -> None:
-        """Give all of it back."""
+        """Give all bytes back."""
         self.hold(0)
 
     def __del__(self) -> None:

@@ -1,4 +1,4 @@
-"""How much memory the process may have, and how many connections in TLS fit into their part of it."""
+"""The memory limit of the process, and how many TLS connections fit into their part of it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from twisted.logger import Logger
 
 log = Logger()
 
-#: What a connection takes, in bytes: in clear, and in TLS. Of the latter 27 kB are there after the handshake, nearly
-#: all of it OpenSSL's own; the rest comes with the first large answer, and stays.
+#: Bytes of a connection without and with TLS. With TLS it takes 27 kB after the handshake, nearly all of it in OpenSSL;
+#: the rest comes with the first large answer, and stays.
 CLEAR_BYTES, TLS_BYTES = 3_000, 56_000
-#: The part of the memory that connections in TLS may take: one of so many.
+#: TLS connections may take one part in TLS_PART of the memory.
 TLS_PART = 4
 
 
 def memory_limit(root: Path = Path("/")) -> int:
-    """Return the least of the limits of this process' control groups and the machine's memory, in bytes."""
+    """Return the least of the limits of this process' control groups and of the machine's memory, in bytes."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     groups = root / "sys/fs/cgroup"
     with suppress(OSError, ValueError):
@@ -32,9 +32,9 @@ def memory_limit(root: Path = Path("/")) -> int:
 
 
 def tls_connections_that_fit(wanted: int, memory: int, *, serves_tls: bool = True) -> int:
-    """Return how many connections in TLS there may be, of so many that there may be in all.
+    """Return how many of `wanted` connections may use TLS; `memory` is the limit in bytes.
 
-    Fewer are said in a line of the log, if TLS is served at all.
+    If it is fewer, and TLS is served, that is logged.
     """
     fit = max(1, min(wanted, memory // TLS_PART // TLS_BYTES))
     if fit < wanted and serves_tls:
@@ -50,7 +50,7 @@ def tls_connections_that_fit(wanted: int, memory: int, *, serves_tls: bool = Tru
 
 
 def _limits(groups: Path, path: str, name: str) -> list[int]:
-    """Return the limits of a control group and of those above it; in a container its own may be the topmost."""
+    """Return the limits of a control group and of its parents, as far as they can be seen from a container."""
     found = []
     group = groups / path.lstrip("/")
     for place in (group, *group.parents):

@@ -1,4 +1,4 @@
-"""What each signal does: stop cleanly, read files again, show where the process is, or nothing."""
+"""What each signal does: stop cleanly, read files again, print all stacks, or nothing."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 log = Logger()
 
-#: A supervisor, Ctrl-C, the end of the CPU time that is allowed, the end of the power.
+#: From a supervisor, from Ctrl-C, when the limit of CPU time is reached, when the power fails.
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGXCPU, signal.SIGPWR)
-#: Signals that mean nothing here, and would end the process. SIGUSR1 is Twisted's if twistd writes a log file: it
-#: starts a new one.
+#: Signals without a meaning here, which would end the process by default. If twistd writes a log file, it starts a new
+#: one at SIGUSR1.
 MEANINGLESS = (
     signal.SIGUSR1,
     signal.SIGUSR2,
@@ -34,18 +34,17 @@ MEANINGLESS = (
     signal.SIGSTKFLT,
     *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
 )
-#: Where stacks are written: standard error as the process was given it, since twistd puts its log in its place.
+#: The descriptor that stacks are written to: twistd replaces sys.stderr with its log, but not this.
 _STDERR = 2
-#: Seconds after a SIGHUP at which the terminal is looked for: it may come before the kernel has taken it away.
+#: Seconds from a SIGHUP to the check of the terminal: the signal may come before the kernel has removed the terminal.
 TERMINAL_SECONDS = 0.2
 
 
 class Signals(Service):
-    """Stops the reactor such that the process exits with 0, its services having stopped; twistd would exit otherwise.
+    """Stops the services and then the process, with exit code 0; twistd's own handlers would exit with another code.
 
-    `again` is called on the reactor's thread at each stopping signal after the first, `reload` at a SIGHUP. A SIGHUP
-    because the terminal is gone, in which the process was started, stops it; not if it was started with SIGHUP ignored,
-    as nohup does.
+    `again` is called on the reactor thread at each stopping signal after the first, `reload` at a SIGHUP. A SIGHUP
+    stops the process if the terminal in which it was started is gone, unless nohup or its like had SIGHUP ignored.
     """
 
     def __init__(
@@ -59,7 +58,7 @@ class Signals(Service):
         self._on_terminal: list[int] = []
 
     def startService(self) -> None:
-        """Take the signals, and take them again from the reactor, which has its own handlers once it runs."""
+        """Install the handlers, and the stopping ones again when the reactor runs, which installs its own."""
         super().startService()
         self._in_terminal = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and has_terminal()
         self._on_terminal = [descriptor for descriptor in (0, 1, 2) if os.isatty(descriptor)]
@@ -69,7 +68,7 @@ class Signals(Service):
         for number in MEANINGLESS:
             if number != signal.SIGUSR1 or signal.getsignal(number) is signal.SIG_DFL:
                 signal.signal(number, self._pass_over)
-        # Not by faulthandler: all handlers run on its alternate stack then, which is too small for a burst of signals.
+        # Not with faulthandler: all handlers would run on its alternate stack, too small for a burst of signals.
         signal.signal(signal.SIGQUIT, self._show)
 
     def _take_stopping(self) -> None:
@@ -82,7 +81,7 @@ class Signals(Service):
             self._reactor.callFromThread(self._again)
             return
         self._stopping = True
-        # The interpreter gives Python's handlers up before it has ended: a late signal would end it in its own way.
+        # The interpreter removes Python's handlers before its end; a late signal would then change the exit code.
         atexit.register(_ignore)
         self._reactor.callFromThread(self._reactor.stop)
 
@@ -99,7 +98,7 @@ class Signals(Service):
         if has_terminal():
             self._read_again()
             return
-        # What is written to a terminal that is gone fails.
+        # Writing to a terminal that is gone fails.
         nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         for descriptor in self._on_terminal:
             os.dup2(nowhere, descriptor)
@@ -112,7 +111,7 @@ class Signals(Service):
 
     @staticmethod
     def _show(number: int, frame: FrameType | None) -> None:
-        """Write the stacks of all threads at once, since the reactor may hang."""
+        """Write the stacks of all threads here, in the signal handler, since the reactor may hang."""
         del number
         names = {thread.ident: thread.name for thread in threading.enumerate()}
         stacks = sys._current_frames() | ({} if frame is None else {threading.get_ident(): frame})  # noqa: SLF001 - documented
@@ -131,7 +130,7 @@ class Signals(Service):
 
 
 def has_terminal() -> bool:
-    """Return whether the process has a controlling terminal, whose end it would hear of by SIGHUP."""
+    """Return whether the process has a controlling terminal, which sends SIGHUP when it closes."""
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC))
     except OSError:

@@ -1,4 +1,4 @@
-"""Long work on the reactor thread, in slices: all of it together takes a few milliseconds of each turn."""
+"""Long work on the reactor thread, in slices: together they take a few milliseconds of each turn of the reactor."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from twisted.internet.defer import Deferred
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Seconds of a turn after which no further slice begins.
+#: Seconds in a turn of the reactor after which no further slice begins.
 TURN_SECONDS = 0.002
 
 
 class TimeSlices:
-    """Lets long work go on, each piece of work at most once in a turn, first come first served.
+    """Gives each piece of long work at most one slice in a turn of the reactor, first come, first served.
 
-    A piece of work ends its slice, of two milliseconds at the most, by awaiting `turn`. `seconds` is the time that
-    slices take. Belongs to the reactor thread.
+    A piece of work ends its slice, of at most two milliseconds, by awaiting `turn`. `seconds` is the clock that
+    measures slices. Belongs to the reactor thread.
     """
 
     def __init__(self, reactor: Any, seconds: Callable[[], float] = time.perf_counter) -> None:
@@ -29,7 +29,7 @@ class TimeSlices:
         self._called = False
 
     async def turn(self) -> None:
-        """Return in a later turn of the reactor, when it is the caller's turn for a slice."""
+        """Return in a later turn of the reactor, when the caller's next slice begins."""
         waiting: Deferred[None] = Deferred(self._waiting.remove)
         self._waiting.append(waiting)
         self._call()

@@ -1,4 +1,7 @@
-"""What twistd leaves to its plugins: one-line errors with exit code 1, a log without noise, and no stray pidfile."""
+"""The command line of a twistd plugin: errors in one line with exit code 1, a quiet log, no pidfile in the foreground.
+
+What the process does with signals is in `signals`.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,15 @@ from twisted.python import usage
 
 from orchestratord import __version__
 
-# Twisted logs two lines for every connection to an upstream or an orchestrator; they say nothing to an operator.
+# For the whole process: Twisted logs two lines for each connection to an upstream or an orchestrator, which tell an
+# operator nothing, and makes the factories of an Agent's connections itself.
 Factory.noisy = False
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-class Options(usage.Options):
+class OneLineOptions(usage.Options):
     """Options whose errors are one line; twistd would print the whole usage, and the line somewhere below it.
 
     `command` names the program in that line.
@@ -59,10 +63,11 @@ class Options(usage.Options):
 def _settle_pidfile(parent: Any) -> None:
     """Write no pidfile in the foreground unless one was asked for; raise UsageError if one cannot be written.
 
-    twistd writes `twistd.pid` into the current folder, with -n too: two daemons in one folder would refuse each other,
-    and in a folder that cannot be written the second would end in a traceback.
+    twistd writes `twistd.pid` into the current directory, with -n too. Two daemons in one directory would refuse each
+    other; in a directory that cannot be written, twistd would end with a traceback.
     """
-    # The default is told from the same name on the command line by being the same object.
+    # usage.Options does not say which options were given. One that was not is the very object of `defaults`; the same
+    # name on the command line is another object.
     if parent["nodaemon"] and parent["pidfile"] is parent.defaults["pidfile"]:
         parent["pidfile"] = ""
     if not parent["pidfile"]:

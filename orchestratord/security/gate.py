@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Role(StrEnum):
-    """What somebody may do who has a token."""
+    """What the holder of a token may do."""
 
     REPORT = "report"
     QUERY = "query"
@@ -117,9 +117,9 @@ def rule(method: bytes, target: bytes) -> Rule | None:
     return None
 
 
-#: Characters of a token: enough that none can be guessed, and no more than a JWT needs.
+#: Characters of a token: too many to guess, and no more than a JWT needs.
 MIN_TOKEN, MAX_TOKEN = 16, 8192
-#: Tokens of a file, each of which is compared with every token that comes.
+#: Tokens in a file; each request's token is compared with all of them.
 MAX_TOKENS = 100
 #: RFC 6750's b64token.
 _TOKEN = re.compile(rb"[A-Za-z0-9._~+/-]+=*")
@@ -128,9 +128,9 @@ _BEARER = re.compile(rb"bearer +(\S+)", re.IGNORECASE)
 
 
 def parse_tokens(data: bytes) -> tuple[bytes, ...]:
-    """Return the tokens of a file, one a line, in its order; blank lines and `#` comments are passed over.
+    """Return the tokens of a file, one on each line, in its order; blank lines and `#` comments are skipped.
 
-    Raises ValueError, whose text holds nothing of the file.
+    Raises ValueError, whose text does not quote the file.
     """
     tokens: list[bytes] = []
     for number, line in enumerate(data.splitlines(), 1):
@@ -138,7 +138,7 @@ def parse_tokens(data: bytes) -> tuple[bytes, ...]:
         if not token or token.startswith(b"#"):
             continue
         if not MIN_TOKEN <= len(token) <= MAX_TOKEN or not _TOKEN.fullmatch(token):
-            raise ValueError(f"line {number} is no token of {MIN_TOKEN} to {MAX_TOKEN} of A-Z a-z 0-9 - . _ ~ + / =")
+            raise ValueError(f"line {number} is not a token of {MIN_TOKEN} to {MAX_TOKEN} of A-Z a-z 0-9 - . _ ~ + / =")
         tokens.append(token)
     if not tokens:
         raise ValueError("holds no token")
@@ -147,11 +147,11 @@ def parse_tokens(data: bytes) -> tuple[bytes, ...]:
     return tuple(tokens)
 
 
-class Bound(Protocol):
-    """Verifies tokens that speak for one node: `orchestratord.security.jwt.NodeTokenVerifier`."""
+class NodeVerifier(Protocol):
+    """Verifies tokens that are bound to one node: `orchestratord.security.jwt.NodeTokenVerifier`."""
 
     def remembered(self, digest: bytes) -> str | None:
-        """Return the node of a token that was verified before and still holds; `digest` is its SHA-256."""
+        """Return the node of a token that was verified before and is still valid; `digest` is its SHA-256."""
         ...
 
     def node(self, token: bytes, digest: bytes) -> str:
@@ -160,14 +160,14 @@ class Bound(Protocol):
 
 
 class Gate:
-    """Lets a request in or refuses it. A role that is not in `tokens` is open to everybody.
+    """Admits a request or refuses it. A role that is not in `tokens` requires no token.
 
-    Holds digests, not tokens: what is compared has one length, and comparing tells nothing of a token by its time.
-    `bound` verifies report tokens that are in no file; with it the role `report` is closed. Belongs to the reactor
-    thread.
+    It keeps digests, not tokens: all have one length, and the time of a comparison tells nothing about a token. `bound`
+    verifies report tokens that are in no file; with it the role `report` always requires a token. Belongs to the
+    reactor thread.
     """
 
-    def __init__(self, tokens: Mapping[Role, Iterable[bytes]], bound: Bound | None = None) -> None:
+    def __init__(self, tokens: Mapping[Role, Iterable[bytes]], bound: NodeVerifier | None = None) -> None:
         self._bound = bound
         self._digests: dict[Role, tuple[bytes, ...]] = {}
         if bound is not None:
@@ -177,25 +177,25 @@ class Gate:
 
     @property
     def open_roles(self) -> list[Role]:
-        """The roles that everybody has."""
+        """The roles that require no token."""
         return [role for role in Role if role not in self._digests]
 
     def is_open(self, role: Role | None) -> bool:
-        """Return whether everybody has the role."""
+        """Return whether the role requires no token; None is such a role."""
         return role not in self._digests
 
     def use(self, role: Role, tokens: Iterable[bytes]) -> None:
-        """Take these tokens for a role in the place of those it had."""
+        """Replace the tokens of a role."""
         self._digests[role] = tuple({sha256(token).digest() for token in tokens})
 
     def admit(self, rule: Rule, authorization: bytes | None, *, basic: bool = False) -> str | None:
-        """Return the one node for which the client may report, or None: for any, or it is no report.
+        """Admit a request; return the only node for which it may report, or None if it may report for any.
 
-        `authorization` is the value of the request's Authorization header; None without one, and where there are
-        several, their values joined, which are no token. `basic`: the token may come as a password, whoever's, as
-        browsers send it, which can send no other.
+        `authorization` is the value of the request's Authorization header, or None. The joined values of several
+        headers are not a valid token. `basic`: the token may also be the password of any user, since browsers cannot
+        send a bearer token.
 
-        Raises Unauthorized, Forbidden or KeysPending, in Prometheus' envelope where the route has it.
+        Raises Unauthorized, Forbidden or KeysPending; on routes of PromQL, the classes with Prometheus' envelope.
         """
         digests = self._digests.get(rule.role) if rule.role is not None else None
         if digests is None:
@@ -216,8 +216,8 @@ class Gate:
             return self._bound.remembered(digest) or self._verified(rule, self._bound, token, digest)
         raise self._refusal(rule, digest, is_bound=_verifies(self._bound, token, digest))
 
-    def _verified(self, rule: Rule, bound: Bound, token: bytes, digest: bytes) -> str:
-        """Return the node of a report's token that is in no file of the role."""
+    def _verified(self, rule: Rule, bound: NodeVerifier, token: bytes, digest: bytes) -> str:
+        """Return the node of a report's token that is not in the file of the role."""
         if self._other_role(rule, digest) is not None:
             raise self._refusal(rule, digest)
         return bound.node(token, digest)
@@ -231,13 +231,13 @@ class Gate:
     def _refusal(self, rule: Rule, digest: bytes, *, is_bound: bool = False) -> Fault:
         other = Role.REPORT if is_bound else self._other_role(rule, digest)
         if other is None:
-            return _unauthorized(rule, f"this is no token of the role {rule.role}", wrong=True)
+            return _unauthorized(rule, f"this is not a token of the role {rule.role}", wrong=True)
         text = f"this takes a token of the role {rule.role}, not of the role {other}"
         return (QueryForbidden if rule.is_promql else Forbidden)(text)
 
 
-def _verifies(bound: Bound, token: bytes, digest: bytes) -> bool:
-    """Return whether a token speaks for a node."""
+def _verifies(bound: NodeVerifier, token: bytes, digest: bytes) -> bool:
+    """Return whether a token is bound to a node."""
     try:
         bound.node(token, digest)
     except Fault:
@@ -246,13 +246,13 @@ def _verifies(bound: Bound, token: bytes, digest: bytes) -> bool:
 
 
 def _odd_bearer(authorization: bytes) -> bytes:
-    """Return the token where the scheme is not spelt as everybody spells it; empty if it is another scheme."""
+    """Return the token if the scheme is `Bearer` in another case or spacing; empty if it is another scheme."""
     bearer = _BEARER.fullmatch(authorization.strip())
     return bearer[1] if bearer else b""
 
 
 def _password(authorization: bytes) -> bytes:
-    """Return the password where the scheme is Basic; empty if it is another, or cannot be read."""
+    """Return the password if the scheme is Basic; empty if it is another scheme, or cannot be decoded."""
     basic = _BASIC.fullmatch(authorization.strip())
     try:
         return b64decode(basic[1], validate=True).partition(b":")[2] if basic else b""

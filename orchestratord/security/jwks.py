@@ -1,19 +1,19 @@
-"""An issuer's keys from a URL: fetched at the start, every ten minutes, and when a token names an unknown key."""
+"""Fetches an issuer's keys from a URL: at the start, every ten minutes, and when a token names an unknown key."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import treq
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.web.http_headers import Headers
 
 from orchestratord import __version__
+from orchestratord.http_client.body import BodyCutOff, BodyOverLimit, read_body
+from orchestratord.http_client.error_text import first_cause, readable
+from orchestratord.runtime.periodic import Periodic
 from orchestratord.security.jwt import parse_keys
-from orchestratord.security.tls import readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,26 +33,26 @@ if TYPE_CHECKING:
 
 log = Logger()
 
-#: Seconds for a whole fetch, between two fetches, and between two without a reason.
+#: Seconds for a whole fetch; least seconds from one fetch to one for an unknown key; seconds between regular fetches.
 FETCH_SECONDS = 10.0
 AT_MOST_EVERY = 30.0
 REFRESH_EVERY = 600.0
-#: Who we say we are.
+#: The User-Agent of fetches.
 AGENT = f"orchestratord/{__version__}"
-#: What a key set may be. A kube-apiserver answers 406 to who takes application/json alone.
+#: The media types of key sets. A kube-apiserver answers 406 if Accept has application/json alone.
 ACCEPT = b"application/jwk-set+json, application/json, */*;q=0.1"
-#: Bytes of a key set.
+#: Bytes of the largest key set.
 MAX_KEY_SET = 262_144
 
 
 class _Refused(Exception):
-    """The answer is none that holds keys; the text says why."""
+    """The answer has no usable keys; the text says why."""
 
 
 class KeySource(Service):
-    """Fetches the keys at a URL and gives them to `use`; what it has goes on when a fetch fails.
+    """Fetches the keys at a URL and passes them to `use`. When a fetch fails, the keys before it stay in use.
 
-    `agent` sends the requests; `token`, if there is one, gives the bearer token of each. Belongs to the reactor thread.
+    `agent` sends the requests; `token`, if given, returns the bearer token for each. Belongs to the reactor thread.
     """
 
     def __init__(
@@ -72,27 +72,25 @@ class KeySource(Service):
         self._began = float("-inf")
         self._fetching: Deferred[None] | None = None
         self._complaint: str | None = ""
-        self._refresh = LoopingCall(self._fetch)
-        self._refresh.clock = reactor
+        self._refresh = Periodic(reactor, REFRESH_EVERY, self._fetch, name="the fetch of keys for report tokens")
 
     def startService(self) -> None:
-        """Fetch now, and from now on."""
+        """Begin to fetch, the first time now."""
         super().startService()
-        self._refresh.start(REFRESH_EVERY)
+        self._refresh.start()
 
     def stopService(self) -> None:
-        """End what is under way."""
+        """Stop, and cancel the fetch under way."""
         super().stopService()
-        if self._refresh.running:
-            self._refresh.stop()
+        self._refresh.stop()
         if self._fetching is not None:
             self._fetching.cancel()
 
     def wanted(self) -> bool:
-        """See to it that an unknown key is looked for; return whether it may yet turn up."""
+        """Fetch the keys again for an unknown one, if the last fetch is old; return whether the key may be found."""
         if self._fetching is None and self.running and self._reactor.seconds() >= self._began + AT_MOST_EVERY:
             self._fetch()
-        # After a fetch that has failed nobody knows; after one that has not, it is no key of the issuer.
+        # After a failed fetch the key may exist; after a successful one the issuer has no such key.
         return self._fetching is not None or self._complaint is not None
 
     def _fetch(self) -> None:
@@ -112,16 +110,14 @@ class KeySource(Service):
         response = await self._agent.request(b"GET", self._url.encode(), headers)
         if response.code != 200:
             raise _Refused(f"it answers {response.code}")
-        body = bytearray()
-
-        def collect(part: bytes) -> None:
-            body.extend(part)
-            if len(body) > MAX_KEY_SET:
-                raise _Refused(f"its answer is longer than {MAX_KEY_SET} bytes")
-
-        await treq.collect(response, collect)
         try:
-            keys = parse_keys(bytes(body))
+            body = await read_body(response, MAX_KEY_SET, may_end_unmarked=True)
+        except BodyOverLimit:
+            raise _Refused(f"its answer is longer than {MAX_KEY_SET} bytes") from None
+        except BodyCutOff:
+            raise _Refused("its answer broke off") from None
+        try:
+            keys = parse_keys(body)
         except ValueError as error:
             raise _Refused(f"its answer {error}") from None
         self._use(keys)
@@ -131,11 +127,11 @@ class KeySource(Service):
 
     def _went_wrong(self, failure: Failure) -> None:
         if not failure.check(CancelledError):
-            causes = getattr(failure.value, "reasons", None) or [failure]
-            self._failed(" ".join(readable(causes[0].value).split())[:300])
+            reason = readable(first_cause(failure.value))  # type: ignore[arg-type]  # a Failure has one
+            self._failed(" ".join(reason.split())[:300])
 
     def _failed(self, reason: str) -> None:
-        """Log a failure, once for each reason; none that a stop has caused."""
+        """Log a failure, unless the last one had the same reason, or the service has stopped."""
         if not self.running:
             return
         if reason != self._complaint:

@@ -1,4 +1,4 @@
-"""Tokens that speak for one node: JWTs of a Kubernetes service account, bound to a pod and so to its node. Pure."""
+"""Tokens bound to one node: JWTs of a Kubernetes service account, bound to a pod and thus to its node. Pure."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from orchestratord.errors import Forbidden, KeysPending, Unauthorized
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-#: Signatures that are taken: asymmetric ones alone. With HS256 the public key would be the secret.
+#: The accepted signature algorithms, all asymmetric: with HS256 the public key would be the secret.
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 #: Seconds by which the issuer's clock may be off.
 LEEWAY = 10
-#: Keys of one issuer; Kubernetes has one, and two while they are rotated.
+#: Keys of one issuer; Kubernetes has one, or two during a rotation.
 MAX_KEYS = 100
-#: Where a bound token has its node's name (Kubernetes 1.30 and newer).
+#: The path of claims to the name of a token's node (Kubernetes 1.30 and newer).
 NODE_CLAIM = ("kubernetes.io", "node", "name")
 
-#: RFC 7515's compact form, in bytes that cannot be mistaken for white space or a header's end.
+#: RFC 7515's compact form, without padding or white space.
 _COMPACT = re.compile(rb"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
 _SIGNATURES = jwt.PyJWS(algorithms=ALGORITHMS)
 
 
 @dataclass(frozen=True)
 class SigningKey:
-    """A public key; two are the same if their JWKs are. `algorithm` is the one that it signs with."""
+    """A public key. Two are equal if their JWKs are. `algorithm` is the algorithm of its signatures."""
 
     source: tuple[tuple[str, str], ...]
     algorithm: str
@@ -45,14 +45,14 @@ class SigningKey:
 
 
 def parse_keys(data: bytes) -> dict[str, SigningKey]:
-    """Return the keys of a JSON Web Key Set by their ids; those that sign nothing that is taken are passed over.
+    """Return the keys of a JSON Web Key Set by their ids; keys for other algorithms are skipped.
 
-    Raises ValueError if there is none.
+    Raises ValueError if no key is left.
     """
     try:
         listed = msgspec.json.decode(data)["keys"]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError, KeyError):
-        raise ValueError("is no JSON Web Key Set") from None
+        raise ValueError("is not a JSON Web Key Set") from None
     keys: dict[str, SigningKey] = {}
     for item in listed[:MAX_KEYS] if isinstance(listed, list) else []:
         # From a private key, which has no business here, PyJWT works out its primes: for minutes if it is made to.
@@ -61,7 +61,7 @@ def parse_keys(data: bytes) -> dict[str, SigningKey]:
         try:
             key = jwt.PyJWK(item)
         except Exception:  # noqa: BLE001, S112 - PyJWT and cryptography raise KeyError, and more, at a field that is missing
-            continue  # of a kind that is not known here
+            continue  # a kind of key that PyJWT does not know, or a broken one
         name = key.algorithm_name
         if name in ALGORITHMS:
             source = tuple(sorted((str(field), repr(value)) for field, value in item.items()))
@@ -80,34 +80,34 @@ class NodeTokenVerifier:
     def __init__(self, issuer: str, audience: str, *, time: Callable[[], float], max_remembered: int) -> None:
         self._issuer = issuer
         self._audience = audience
-        #: Called when a token names a key that is not there: has keys fetched, returns whether one may yet turn up.
+        #: Called when a token names an unknown key: starts a fetch of keys, returns whether the key may be found.
         self.wanted: Callable[[], bool] = _never
         self._time = time
         self._max_remembered = max_remembered
         self._keys: Mapping[str, SigningKey] = {}
-        #: Node, and the end of the token's life, by digest: a signature costs 50 us, looking it up here 1 us.
+        #: The node and the end of validity of a token, by digest: a signature costs 50 us, this lookup 1 us.
         self._verified: dict[bytes, tuple[str, float]] = {}
 
     def use(self, keys: Mapping[str, SigningKey]) -> None:
-        """Take these keys in the place of those before; what one that is gone has signed is not remembered."""
+        """Replace the keys. If one was removed or changed, no token that was verified before is remembered."""
         if any(keys.get(name) != key for name, key in self._keys.items()):
             self._verified.clear()
         self._keys = keys
 
     def remembered(self, digest: bytes) -> str | None:
-        """Return the node of a token that was verified before and still holds; `digest` is its SHA-256."""
+        """Return the node of a token that was verified before and is still valid; `digest` is its SHA-256."""
         found = self._verified.get(digest)
         return found[0] if found is not None and self._time() < found[1] else None
 
     def node(self, token: bytes, digest: bytes) -> str:
-        """Return the node that a token speaks for, and remember it.
+        """Return the node that a token is bound to, and remember the token by its digest.
 
-        Raises Unauthorized if it does not verify, Forbidden, which names the claim, if it is not for here or for no
-        node, KeysPending if its key may yet be fetched.
+        Raises Unauthorized if the token does not verify; Forbidden, which names the claim, if it is for another issuer
+        or audience, or bound to no node; KeysPending if its key is being fetched.
         """
         now = self._time()
-        if _COMPACT.fullmatch(token) is None:  # PyJWT passes over what is not base64
-            raise _refused("it is no JWT, and none of the tokens of the role report")
+        if _COMPACT.fullmatch(token) is None:  # PyJWT ignores characters that are not base64
+            raise _refused("it is neither a JWT nor a token of the role report")
         claims = self._signed(token)
         until = _lifetime(claims, now)
         node = self._bound_to(claims)
@@ -118,7 +118,7 @@ class NodeTokenVerifier:
         return node
 
     def _signed(self, token: bytes) -> dict[str, Any]:
-        """Return the claims of a token whose signature is right."""
+        """Return the claims of a token; raise Unauthorized if its signature is wrong, KeysPending as `node` does."""
         header = _header(token)
         if header.get("alg") not in ALGORITHMS:
             raise _refused("its signature is of no kind that is taken")
@@ -157,28 +157,28 @@ class NodeTokenVerifier:
 
 
 def _header(token: bytes) -> dict[str, Any]:
-    """Return what chooses the key; PyJWT reads it again, and checks all of it, which takes 60 us each time."""
+    """Return the header, which names the key. PyJWT's own function for it checks all of the token in 60 us."""
     try:
         part = token.partition(b".")[0]
         header = msgspec.json.decode(urlsafe_b64decode(part + b"=" * (-len(part) % 4)))
     except (msgspec.DecodeError, ValueError, RecursionError):
         header = None
     if not isinstance(header, dict):
-        raise _refused("it is no JWT, and none of the tokens of the role report")
+        raise _refused("it is neither a JWT nor a token of the role report")
     return header
 
 
 def _never() -> bool:
-    """Tell that no key will turn up."""
+    """Return False: without a source of keys an unknown key stays unknown."""
     return False
 
 
 def _lifetime(claims: dict[str, Any], now: float) -> float:
-    """Return when a token ends, leeway included; raise Unauthorized if it has ended, or has not begun."""
+    """Return the Unix time until which a token is valid, leeway included; raise Unauthorized if it is not valid now."""
     expires: Any = claims.get("exp")
     begins: Any = claims.get("nbf", 0)
     if not _is_time(expires) or not _is_time(begins):
-        raise _refused("its claim exp is missing, or exp or nbf is no time")
+        raise _refused("its claim exp is missing, or exp or nbf is not a time")
     if now >= expires + LEEWAY:
         raise _refused("its claim exp is past: it has expired")
     if now < begins - LEEWAY:

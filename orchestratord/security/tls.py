@@ -1,6 +1,6 @@
-"""TLS both ways, from files that are read again when they change: what we serve with, and whom we trust.
+"""TLS for listeners and for outbound connections, with certificates and keys from files that are reloaded on change.
 
-TLS 1.2 and newer. A connection keeps the certificate that it began with.
+Versions are TLS 1.2 and newer. A connection keeps the certificate with which it began.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
 
+from orchestratord.http_client.error_text import readable
 from orchestratord.runtime.file_reload import Reloaded, WrongFile
 
 if TYPE_CHECKING:
@@ -26,17 +27,17 @@ if TYPE_CHECKING:
 
     from twisted.protocols.tls import TLSMemoryBIOProtocol
 
-#: Before the description of an endpoint that is to serve TLS.
+#: The prefix of the description of an endpoint that serves TLS.
 TLS_PREFIX = "tls:"
 
-#: Of TLS 1.2: forward secrecy and authenticated encryption only. Those of TLS 1.3 are all of that kind.
+#: For TLS 1.2: only ciphers with forward secrecy and authenticated encryption. All of TLS 1.3 have both.
 _CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
 
-#: OpenSSL's SSL_MODE_NO_AUTO_CHAIN, which pyOpenSSL has no name for: only the chain of our file is sent, and none that
-#: is made up from the authorities that we trust.
+#: OpenSSL's SSL_MODE_NO_AUTO_CHAIN, for which pyOpenSSL has no name: only the chain of the file is sent, without
+#: certificates from the trusted authorities.
 _NO_AUTO_CHAIN = 0x8
 
-#: What OpenSSL says of a chain that does not verify, by its number; the others are told by the number.
+#: The texts of OpenSSL's common verification errors, by number.
 _VERIFY_ERRORS = {
     7: "its signature is wrong",
     9: "it is not valid yet",
@@ -51,20 +52,11 @@ _VERIFY_ERRORS = {
 
 
 class CertificateRefused(Exception):
-    """The other side's certificate is not to be trusted; the text says why."""
-
-
-def readable(error: BaseException) -> str:
-    """Return the text of an error; OpenSSL's are lists of tuples."""
-    if isinstance(error, SSL.Error):
-        queue = error.args[0] if error.args and isinstance(error.args[0], list) else []
-        reasons = [entry[-1] for entry in queue if entry[-1]]
-        return "TLS: " + (", ".join(reasons) or "the connection broke off")
-    return str(error) or type(error).__name__
+    """The certificate of the other side is not trusted; the text says why."""
 
 
 class ServerFiles(NamedTuple):
-    """What a server's connections are made from, by paths; with `client_ca` clients need a certificate signed by it."""
+    """The paths of a server's files. With `client_ca`, clients need a certificate that this authority has signed."""
 
     certificate: Path
     key: Path
@@ -73,9 +65,9 @@ class ServerFiles(NamedTuple):
 
 @implementer(IOpenSSLServerConnectionCreator)
 class ServerTls:
-    """Makes the TLS side of accepted connections. `expires` is called with the Unix time of each certificate's end.
+    """Makes the TLS side of accepted connections. `expires` is called with the Unix time of each certificate's expiry.
 
-    Raises FilesError if the files are not good now.
+    The constructor raises FilesError if the files are wrong.
     """
 
     def __init__(
@@ -85,13 +77,13 @@ class ServerTls:
         paths = {self._certificate: files.certificate, self._key: files.key}
         if files.client_ca is not None:
             paths[self._ca] = files.client_ca
-        #: What is served with; to be watched, so that a change is seen even if nobody connects.
+        #: The context, and the expiry in Unix seconds. A FileReloader watches it, so that a change needs no client.
         self.context: Reloaded[tuple[SSL.Context, float]] = Reloaded(
             seconds, paths, self._parse, changed=lambda value: expires(value[1])
         )
 
     def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
-        """Return the TLS side of a connection just accepted, with the certificate of this moment."""
+        """Return the TLS side of a connection that was just accepted, with the present certificate."""
         del protocol
         return SSL.Connection(self.context.value()[0], None)
 
@@ -104,14 +96,14 @@ class ServerTls:
         if self._ca in contents:
             for authority in _trust(context, contents[self._ca], self._ca):
                 context.add_client_ca(authority)
-            # OpenSSL does not verify clients without one.
+            # OpenSSL does not verify clients without a session id context.
             context.set_session_id(b"orchestratord")
             context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
         return context, certificate.not_valid_after_utc.timestamp()
 
 
 class ClientOptions(NamedTuple):
-    """The names of the options of a client's files, for errors."""
+    """The names of the options for a client's files, for error texts."""
 
     ca: str
     certificate: str
@@ -120,10 +112,10 @@ class ClientOptions(NamedTuple):
 
 @implementer(IPolicyForHTTPS)
 class ClientTls:
-    """Makes the TLS side of our connections to https servers, whose chain and name are verified.
+    """Makes the TLS side of connections to https servers, and verifies their chain and name.
 
-    `ca` replaces the system's authorities; `certificate` and `key` come together. Raises FilesError if the files are
-    not good now.
+    `ca` replaces the system's authorities; `certificate` and `key` come together. The constructor raises FilesError if
+    the files are wrong.
     """
 
     def __init__(
@@ -140,7 +132,7 @@ class ClientTls:
         self._context = Reloaded(seconds, {option: path for option, path in paths if path is not None}, self._parse)
 
     def creatorForNetloc(self, hostname: bytes, port: int) -> _NamedServer:
-        """Return what makes the TLS side of connections to a server of this name; IPolicyForHTTPS asks for it."""
+        """Return the maker of the TLS side of connections to a server of this name, as IPolicyForHTTPS requires."""
         del port
         return _NamedServer(self._context.value(), hostname.decode("ascii"))
 
@@ -168,7 +160,7 @@ class _NamedServer:
             connection.set_tlsext_host_name(self._name.encode("ascii"))
 
         def verify(_: SSL.Connection, certificate: crypto.X509, number: int, depth: int, ok: int) -> bool:
-            # An exception here would be lost in OpenSSL's hands.
+            # OpenSSL would swallow an exception here.
             reason = self._refusal(certificate, number, depth, bool(ok))
             if reason is not None:
                 protocol.failVerification(Failure(CertificateRefused(f"certificate verify failed: {reason}")))
@@ -185,7 +177,7 @@ class _NamedServer:
         check = verify_certificate_ip_address if self._is_address else verify_certificate_hostname
         try:
             check(certificate.to_cryptography(), self._name)
-        except Exception:  # noqa: BLE001 - whatever it is, the name was not found in it
+        except Exception:  # noqa: BLE001 - whatever the error, the name could not be verified
             return f"it is not for {self._name}"
         return None
 
@@ -205,7 +197,7 @@ def _http11(connection: SSL.Connection, offered: list[bytes]) -> Any:
 
 
 def _identify(context: SSL.Context, contents: Mapping[str, bytes], certificate: str, key: str) -> x509.Certificate:
-    """Use a certificate, the chain that leads to its authority, and its key; return the certificate."""
+    """Put a certificate, its chain and its key into the context; return the certificate."""
     chain = _certificates(contents[certificate], certificate)
     try:
         private: Any = load_pem_private_key(contents[key], None)
@@ -220,7 +212,7 @@ def _identify(context: SSL.Context, contents: Mapping[str, bytes], certificate: 
         for issuer in chain[1:]:
             context.add_extra_chain_cert(issuer)
         context.use_privatekey(private)
-    except (SSL.Error, TypeError) as error:  # a key that is too short for this OpenSSL, say, or only good for exchanges
+    except (SSL.Error, TypeError) as error:  # such as a key that is too short, or only for key exchange
         raise WrongFile(certificate, f"cannot be used: {readable(error)}") from None
     return chain[0]
 

@@ -1,4 +1,4 @@
-"""How values are spread: a histogram as plain numbers, turned into samples at a scrape."""
+"""A histogram as plain numbers, which become samples at a scrape."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 class Histogram:
-    """How many values fell under each bound, and their sum: a histogram.
+    """Counts values by ascending upper `bounds`, and sums them up.
 
-    A tenth of the time of prometheus_client's own, whose lock and label lookups cost a report 8 us. One thread adds
-    values, any thread may read.
+    It takes a tenth of the time of prometheus_client's own, whose lock and label lookups cost 8 us for each report. One
+    thread may add values, any thread may read.
     """
 
     def __init__(self, bounds: Sequence[float]) -> None:
@@ -26,13 +26,13 @@ class Histogram:
         self._sum = 0.0
 
     def observe(self, value: float, times: int = 1) -> None:
-        """Add a value, so many times."""
+        """Add a value, `times` times."""
         self._counts[bisect_left(self._bounds, value)] += times
         self._sum += value * times
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """How many values fell between each bound and the one before it, and how many above the last."""
+        """How many values are between each bound and the one before it, and how many are above the last."""
         return tuple(self._counts)
 
     def add_to(self, family: HistogramMetricFamily, labels: Sequence[str]) -> None:

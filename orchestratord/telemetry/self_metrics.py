@@ -1,4 +1,4 @@
-"""The orchestrator's own metrics, all named `orchestrator_...`: plain numbers, turned into samples at a scrape."""
+"""The orchestrator's own metrics, all named `orchestrator_...`: plain numbers, which become samples at a scrape."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
-#: Every outcome of a report, so that each is exported from the start, as 0.
+#: Every outcome of a report. Each is exported from the start, as 0.
 REPORT_OUTCOMES = (
     "accepted",
     "superseded",
@@ -45,26 +45,26 @@ DURATION_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0
 
 
 class Totals(NamedTuple):
-    """What was counted since the start."""
+    """Counts since the start of the process."""
 
-    #: Reports that were taken, and those that were refused.
+    #: Accepted reports (also superseded ones), and refused ones.
     reports: int
     refused: int
-    #: Queries by how long they took: up to each of DURATION_BOUNDS, and longer.
+    #: Queries by duration: between each of DURATION_BOUNDS and the one before it, and longer than the last.
     queries: tuple[int, ...]
 
 
 class UpstreamState(NamedTuple):
-    """What queries and probes said about an upstream."""
+    """Whether an upstream is up, by queries and probes."""
 
     base: str
     up: bool
 
 
 class SelfMetrics(Collector):
-    """Counts what the daemon does.
+    """The counters and gauges of the daemon.
 
-    The reactor thread counts; any thread may collect.
+    Only the reactor thread may change them; any thread may call `collect`.
     """
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ class SelfMetrics(Collector):
         self._watched: list[tuple[str, str, bool, Callable[[], float]]] = []
 
     def watch(self, name: str, help_text: str, read: Callable[[], float], *, counter: bool = False) -> None:
-        """Export what `read` returns, which any thread may call, under this name: a gauge, or a counter."""
+        """Export a gauge, or a counter, whose value `read` returns. `read` must be safe to call on any thread."""
         self._watched.append((name, help_text, counter, read))
 
     def nodes(self, fresh: int) -> None:
@@ -99,7 +99,7 @@ class SelfMetrics(Collector):
         self._reports[outcome] += count
 
     def unknown_metrics(self, count: int) -> None:
-        """Count names that are in no catalogue."""
+        """Count names in reports that are not those of a known family."""
         self._unknown += count
 
     def expired(self, count: int) -> None:
@@ -107,7 +107,7 @@ class SelfMetrics(Collector):
         self._expired += count
 
     def request(self, route: str, method: bytes, code: int, seconds: float) -> None:
-        """Record an answered request. `route` is one of a fixed set of patterns; any odd method counts as "other"."""
+        """Record an answered request. `route` is one of a fixed set of patterns; unknown methods count as "other"."""
         self._requests[route, method if method in _METHODS else b"other", code] += 1
         durations = self._durations.get(route)
         if durations is None:
@@ -129,7 +129,7 @@ class SelfMetrics(Collector):
         self._upstream_up[upstream] = up
 
     def totals(self, query_routes: Iterable[str]) -> Totals:
-        """Return what was counted so far; queries are the requests of these routes. On the reactor thread."""
+        """Return the counts so far; queries are the requests of `query_routes`. On the reactor thread."""
         counts = [self._durations[route].counts for route in query_routes if route in self._durations]
         taken = self._reports["accepted"] + self._reports["superseded"]
         return Totals(
@@ -155,7 +155,7 @@ class SelfMetrics(Collector):
         self._snapshot_failures += 1
 
     def describe(self) -> Iterator[Metric]:
-        """Return the families: what `name[]` filters by."""
+        """Return the families, by whose names `name[]` filters."""
         return self.collect()
 
     def collect(self) -> Iterator[Metric]:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from orchestratord.config.settings import Settings
     from orchestratord.promql.embedded_prometheus import EmbeddedPrometheus
-    from orchestratord.runtime.clocks import Clocks
+    from orchestratord.runtime.clock import Clocks
     from orchestratord.security.gate_service import GateService
     from orchestratord.web.server.listeners import Listeners
     from orchestratord.web.server.site import OrchestratorSite

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from twisted.web.resource import Resource
 
     from orchestratord.config.settings import Settings
-    from orchestratord.promql.upstreams import QueryClient
+    from orchestratord.promql.client import QueryClient
     from orchestratord.telemetry.self_metrics import SelfMetrics
     from orchestratord.web.api.queries import Queries
     from orchestratord.wiring.access import Access

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from orchestratord.config.settings import Settings
     from orchestratord.nodes.directory import NodeDirectory
     from orchestratord.nodes.report import Renderer
-    from orchestratord.runtime.clocks import Clocks
+    from orchestratord.runtime.clock import Clocks
     from orchestratord.telemetry.self_metrics import SelfMetrics
 
 #: Most seconds between sweeps with remote write: a node's series should end soon after the node.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from orchestratord.config.settings import Settings
     from orchestratord.nodes.store import NodeStore
-    from orchestratord.promql.upstreams import QueryClient
+    from orchestratord.promql.client import QueryClient
     from orchestratord.runtime.memory_budget import MemoryBudget
     from orchestratord.telemetry.self_metrics import SelfMetrics
     from orchestratord.wiring.limits import Limits

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.defer import Deferred
 
-    from orchestratord.runtime.clocks import Clocks
+    from orchestratord.runtime.clock import Clocks
 
 
 class Runtime(NamedTuple):

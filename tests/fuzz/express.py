@@ -12,8 +12,8 @@ from twisted.logger import ILogObserver, globalLogPublisher
 from zope.interface import implementer
 
 from orchestratord.nodes.families import BUILT_IN
+from orchestratord.promql.client import Answer
 from orchestratord.promql.memory import MemoryClient
-from orchestratord.promql.upstreams import Answer
 from orchestratord.runtime.memory_budget import MemoryBudget
 from orchestratord.runtime.time_slices import TimeSlices
 from tests.fakes import body

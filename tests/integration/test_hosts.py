@@ -79,7 +79,7 @@ def test_every_url(tmp_path: Path, host: str, under: tuple[str, ...], prometheus
                 ),
                 tmp_path / "profiler",
             )
-            profiler.said("takes the reports of n1")
+            profiler.said("accepts the reports of n1")
             answered = until(
                 lambda: daemon.get("/query", {"q": 'page_faults{node_id="n1"}'}).json()["data"]["result"], "n1"
             )

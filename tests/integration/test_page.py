@@ -77,7 +77,7 @@ def test_fleets(start: Callable[..., Daemon], browser: Browser, count: int, cell
     view = browser.look(daemon.url, scheme=scheme)
     assert view.count("#cells a") == cells
     assert view.text("h1").endswith(
-        "Prometheus does not answer; " + ("reports are still taken." if count else "no node has reported yet.")
+        "Prometheus does not answer; " + ("reports are still accepted." if count else "no node has reported yet.")
     )
     assert "refused" in view.text(".reason")
     # axe takes five seconds over so many cells, which differ in nothing that it would find.
@@ -90,7 +90,7 @@ def test_all_is_well(watched: Daemon, browser: Browser) -> None:
     """The first line says so; a click on a cell opens the node, and its name stands there as it is."""
     fill(watched, "web-1", "web-2", "db-1", LONG)
     view = browser.look(watched.url)
-    assert view.text("h1") == "Well: All 4 nodes report, and Prometheus answers."
+    assert view.text("h1") == "OK: All 4 nodes report, and Prometheus answers."
     check(view, watched)
     for name in ("web-2", LONG):
         view.page.goto(watched.url)
@@ -120,7 +120,7 @@ def test_all_nodes_in_a_table(watched: Daemon, browser: Browser, scheme: str) ->
     view = browser.look(watched.url, scheme=scheme, script=False)
     view.page.get_by_role("link", name="Nodes", exact=True).click()
     assert view.count("tbody tr") == 4
-    view.page.get_by_label("Name has").fill("WEB")
+    view.page.get_by_label("Name contains").fill("WEB")
     view.page.get_by_label("Value").select_option("page_faults")
     view.page.get_by_label("from").fill("1500")
     view.page.get_by_role("button", name="Show").click()
@@ -149,12 +149,12 @@ def test_values_of_a_moment_and_under_the_pointer(watched: Daemon, browser: Brow
     assert view.text("tbody td") == "4,001"
     check(view, watched)
     view.page.get_by_role("link", name="Chart", exact=True).click()
-    view.page.get_by_text("Another time").click()
+    view.page.get_by_text("Custom time").click()
     view.page.get_by_label("From (UTC)").fill("2026-01-01T00:00:00")
     view.page.get_by_label("Until (UTC)").fill("2026-01-01T01:00:00")
     view.page.get_by_role("button", name="Run").click()
     view.page.wait_for_url(re.compile("start=2026"))
-    assert "No series matches in this time." in view.text("main")
+    assert "No series matches in this time range." in view.text("main")
     check(view, watched)
     view.page.goto(f"{watched.url}/graph?q=page_faults&range=5m")
     image = view.page.locator("img.chart")
@@ -181,7 +181,7 @@ def test_nodes_that_are_gone(start: Callable[..., Daemon], browser: Browser, sch
     until(lambda: len(daemon.get("/nodes?gone=true").json()["gone"]) == 2, "both")
     view = browser.look(daemon.url, scheme=scheme)
     assert view.text("h1") == "Problem: No node reports any more; 2 have gone silent in the last hour."
-    assert "How to begin" not in view.text()
+    assert "Getting started" not in view.text()
     assert view.count(".gone li") == 2
     check(view, daemon)
     view.page.set_viewport_size({"width": 360, "height": 740})
@@ -305,7 +305,7 @@ def test_keys(start: Callable[..., Daemon], browser: Browser) -> None:
     page = view.page
     page.get_by_role("link", name="fs_write_size_kb").focus()
     page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.textContent") == "Skip the picture"
+    assert page.evaluate("document.activeElement.textContent") == "Skip the heat map"
     page.keyboard.press("Tab")
 
     def focused() -> Any:

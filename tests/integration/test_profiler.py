@@ -22,8 +22,8 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
 from orchestratord import __version__
+from orchestratord.profiler.bpftrace_program import KPROBES, Kernel, plans
 from orchestratord.profiler.ebpf import EbpfSource, Machine
-from orchestratord.profiler.hooks import KPROBES, Kernel, plans
 from orchestratord.profiler.procfs import ProcfsSource, ProcTree
 from tests.peers import report_refusal
 

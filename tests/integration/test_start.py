@@ -31,7 +31,7 @@ def test_both_start_in_one_folder(tmp_path: Path) -> None:
         url = daemon.said(r"the page is at (http://127\.0\.0\.1:\d+)/\n")[1]
         profiler = started("profiler", "--orchestrator", url, "--interval", "1", "--source", "procfs", "--node-id", "n")
         profiler.said(r"this node is measured with procfs\n")
-        profiler.said(r"takes the reports of n\n")
+        profiler.said(r"accepts the reports of n\n")
         assert list(tmp_path.glob("*.pid")) == []
         for server in (profiler, daemon):
             server.signal(signal.SIGTERM)

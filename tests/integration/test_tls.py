@@ -292,7 +292,7 @@ def test_the_profiler_reports_over_tls(start: Callable[..., Daemon], authority: 
         distrustful = profiler(tmp_path / "distrustful", tls)
         try:
             distrustful.said(
-                "does not take the reports: certificate verify failed: unable to get local issuer certificate"
+                "does not accept the reports: certificate verify failed: unable to get local issuer certificate"
             )
         finally:
             distrustful.close()

@@ -1,1 +1,1 @@
-"""The pictures in docs/: the real daemon and a real Prometheus under a fleet that might be one. `make screenshots`."""
+"""Takes the screenshots in docs/pictures, of a real daemon and Prometheus with simulated nodes: `make screenshots`."""

@@ -1,4 +1,4 @@
-"""Take the pictures: `python -m tests.pictures`, which takes about three minutes."""
+"""Take the screenshots: `python -m tests.pictures`. It takes about three minutes."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ import requests
 from tests.integration.browser import Browser
 from tests.integration.daemon import PATIENCE, ROOT, Daemon, tied
 from tests.integration.stores import Prometheus
-from tests.pictures.fleet import fleet
+from tests.pictures.simulated_nodes import simulated_nodes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from tests.pictures.fleet import Node
+    from tests.pictures.simulated_nodes import Node
 
 PICTURES = ROOT / "docs" / "pictures"
-#: Seconds between two reports of a node, and for which the fleet runs before a picture is taken of it.
-EVERY, WARM = 10.0, 90.0
+#: Seconds between two reports of a node, and seconds of reports before the first screenshot.
+REPORT_SECONDS, WARM_UP_SECONDS = 10.0, 90.0
 STEP = 15
 QUERY = 'avg_over_time(page_faults{node_id=~"gpu-[1-5]"}[2m]) and page_faults'
-#: Nodes that stop reporting, so many seconds before the picture: one is late, one has gone.
+#: Nodes that stop reporting, and how many seconds before the screenshot: one is late then, one is gone.
 SILENT = {"web-17": 48.0, "batch-04": 75.0}
 
 
-def remember(nodes: Iterable[Node], home: Path, target: str) -> None:
-    """Give a Prometheus that has not been started the last hour of these nodes."""
+def write_history(nodes: Iterable[Node], home: Path, target: str) -> None:
+    """Write the last hour of these nodes into the data directory of a Prometheus that has not been started yet."""
     home.mkdir(parents=True)
     end = int(time.time()) // STEP * STEP
     samples: dict[str, list[str]] = {}
@@ -53,26 +53,26 @@ def remember(nodes: Iterable[Node], home: Path, target: str) -> None:
     text.unlink()
 
 
-class Life:
-    """Profilers that report a fleet, and a scheduler that asks, each on a thread, until the end of the block."""
+class Traffic:
+    """Sends reports of the nodes, and queries of a scheduler, each on a thread, until the end of the block."""
 
     def __init__(self, daemon: Daemon, nodes: list[Node], ends: float) -> None:
         self._daemon, self._nodes, self._ends = daemon, nodes, ends
-        self._over = Event()
-        self._threads = [Thread(target=self._report), Thread(target=self._ask)]
+        self._stopped = Event()
+        self._threads = [Thread(target=self._send_reports), Thread(target=self._send_queries)]
 
     def __enter__(self) -> None:
         for thread in self._threads:
             thread.start()
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._stopped.set()
         for thread in self._threads:
             thread.join()
 
-    def _report(self) -> None:
+    def _send_reports(self) -> None:
         parts, turn = 20, 0
-        while not self._over.wait(0 if turn < parts else EVERY / parts):
+        while not self._stopped.wait(0 if turn < parts else REPORT_SECONDS / parts):
             now = time.time()
             batch = [
                 {"node_id": node.name, **node.counts(now)}
@@ -83,34 +83,34 @@ class Life:
                 self._daemon.post(batch).raise_for_status()
             turn += 1
 
-    def _ask(self) -> None:
+    def _send_queries(self) -> None:
         with requests.Session() as session:
             turn = 0
-            while not self._over.wait(0.08):
+            while not self._stopped.wait(0.08):
                 name = self._nodes[turn * 7 % len(self._nodes)].name
                 question = f'page_faults{{node_id="{name}"}}'
                 session.get(f"{self._daemon.url}/query", params={"q": question}, timeout=PATIENCE)
                 turn += 1
 
 
-def take(home: Path, browser: Browser) -> None:
-    """Take all pictures."""
+def take_all(home: Path, browser: Browser) -> None:
+    """Take all screenshots."""
     prometheus = Prometheus(home / "prometheus")
     daemon = Daemon(home / "daemon", "--prometheus", prometheus.url).started()
-    small, large = fleet(60), fleet(2000)
-    remember(small, home / "prometheus", f"127.0.0.1:{daemon.port}")
+    small, large = simulated_nodes(60), simulated_nodes(2000)
+    write_history(small, home / "prometheus", f"127.0.0.1:{daemon.port}")
     try:
         prometheus.start(daemon.port)
-        ends = time.time() + WARM
-        with Life(daemon, small, ends):
+        ends = time.time() + WARM_UP_SECONDS
+        with Traffic(daemon, small, ends):
             Event().wait(ends - time.time())
             save(browser, f"{daemon.url}/?metric=page_faults", "fleet", height=1130)
             save(browser, f"{daemon.url}/fleet?sort=page_faults", "nodes", height=760)
             save(browser, f"{daemon.url}/nodes/db-3", "node", height=760)
             save(browser, f"{daemon.url}/graph?q={quote(QUERY)}", "query", height=940)
             save(browser, f"{daemon.url}/?metric=page_faults", "narrow", width=390, height=844, scheme="dark")
-        with Life(daemon, large, time.time() + 1000):
-            Event().wait(WARM)
+        with Traffic(daemon, large, time.time() + 1000):
+            Event().wait(WARM_UP_SECONDS)
             save(browser, f"{daemon.url}/?metric=fs_read_count", "fleet-2000", height=960, scheme="dark")
     finally:
         daemon.close()
@@ -118,7 +118,7 @@ def take(home: Path, browser: Browser) -> None:
 
 
 def save(browser: Browser, url: str, name: str, *, scheme: str = "light", width: int = 1280, height: int) -> None:
-    """Save a picture of a page."""
+    """Save a screenshot of a page, `width` by `height` pixels."""
     view = browser.look(url, scheme=scheme, width=width, height=height)
     view.page.wait_for_load_state("networkidle")
     path = PICTURES / f"{name}.png"
@@ -130,5 +130,5 @@ def save(browser: Browser, url: str, name: str, *, scheme: str = "light", width:
 if __name__ == "__main__":
     PICTURES.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as home, Browser() as browser:
-        take(Path(home), browser)
+        take_all(Path(home), browser)
     sys.stdout.write("".join(f"{path} {path.stat().st_size // 1024} kB\n" for path in sorted(PICTURES.glob("*.png"))))

@@ -1,4 +1,4 @@
-"""Stand-ins for what surrounds the profiler; none of them opens a socket, starts a process or waits."""
+"""Fakes for the surroundings of the profiler. None of them opens a socket, starts a process or waits."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
 from orchestratord.profiler.bucket import Bucket
+from orchestratord.profiler.reporter import Reporter
 from tests.peers import report_refusal
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def bucket(timestamp: float, page_faults: int = 0, source: str = "fake") -> Bucket:
-    """Return a bucket that is told from others by its timestamp."""
+    """Return a bucket; tests tell buckets apart by their timestamps."""
     return Bucket(
         timestamp=timestamp,
         source=source,
@@ -40,7 +41,7 @@ def bucket(timestamp: float, page_faults: int = 0, source: str = "fake") -> Buck
 
 
 class FakeSource:
-    """A source that delivers and complains when the test says so; its stop ends when `stopped` fires."""
+    """A source that delivers and complains when the test calls it. Its stop ends when `stopped` fires."""
 
     def __init__(self, name: str = "fake") -> None:
         self.name = name
@@ -64,7 +65,7 @@ class FakeSource:
 
 
 class Orchestrator(Resource):
-    """Takes reports and answers as the test says: with the next of `answers`, with 200 when there is none left."""
+    """Receives reports, and answers with the next of `answers`, or with 200 if none is left."""
 
     isLeaf = True
 
@@ -78,7 +79,7 @@ class Orchestrator(Resource):
         self.authorizations: list[str | None] = []
 
     def render_POST(self, request: Request) -> bytes | int:
-        """Keep the report and answer it; what the real one refuses is refused."""
+        """Keep the report and answer it. It refuses what the real orchestrator refuses."""
         refused = report_refusal(b"POST", request.path, request.getHeader(b"Content-Type"))
         if refused is not None:
             request.setResponseCode(refused)
@@ -119,12 +120,12 @@ class Network:
         return self.treq.post(url, **arguments)  # type: ignore[no-any-return]  # treq.testing has no types
 
     def flush(self) -> None:
-        """Let what was written arrive."""
+        """Deliver what was written."""
         self.treq.flush()
 
 
 class FakeProcess:
-    """The transport of a child that the test lets speak and end."""
+    """The transport of a child; the test makes the child write and end."""
 
     def __init__(self, protocol: Any, executable: str, arguments: list[str]) -> None:
         self.protocol = protocol
@@ -159,7 +160,7 @@ class FakeProcess:
 
 
 class FakePool:
-    """A thread pool in which work is done when the test says so."""
+    """A thread pool that does its work when the test calls `run`."""
 
     def __init__(self) -> None:
         self.work: list[Callable[[], None]] = []
@@ -180,7 +181,7 @@ class FakePool:
         self.work.append(run)
 
     def run(self) -> None:
-        """Do all of the work there is."""
+        """Do all pending work."""
         while self.work:
             self.work.pop(0)()
 
@@ -196,7 +197,7 @@ class FakeReactor(Clock):
         self.broken: OSError | None = None
 
     def until_next_call(self) -> float:
-        """Return the seconds to the one delayed call that there is."""
+        """Return the seconds to the only delayed call."""
         call: Any
         (call,) = self.getDelayedCalls()
         return float(call.getTime() - self.seconds())
@@ -206,7 +207,7 @@ class FakeReactor(Clock):
         return self.pool
 
     def callFromThread(self, function: Callable[..., Any], *args: Any) -> None:
-        """Call at once: there is but one thread in a test."""
+        """Call at once: a test has one thread only."""
         function(*args)
 
     def spawnProcess(self, protocol: Any, executable: str, args: list[str], *_: Any, **__: Any) -> FakeProcess:
@@ -221,7 +222,25 @@ class FakeReactor(Clock):
 
 @dataclass
 class Outcome:
-    """What a source has delivered and complained of."""
+    """The buckets and the complaints of a source."""
 
     buckets: list[Bucket] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
+
+
+URL = "http://orchestrator.test:5000/update_metrics"
+
+
+def reporter(reactor: FakeReactor, network: Network) -> Reporter:
+    """Return a reporter to `network`. Its random numbers are always 0.5, so the first retry is after 0.75 s."""
+    return Reporter(
+        reactor,
+        network,
+        URL,
+        "node-1",
+        deadline=5.0,
+        interval=10.0,
+        renew=lambda: None,
+        draw=lambda: 0.5,
+        unix_time=reactor.seconds,
+    )

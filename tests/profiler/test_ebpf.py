@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 from twisted.internet.error import ProcessTerminated
 
-from orchestratord.profiler.counts import MAX_LINE_BYTES, Lines, TotalsReader, bucket_between
+from orchestratord.profiler.bpftrace_output import MAX_LINE_BYTES, Lines, TotalsReader, bucket_between
+from orchestratord.profiler.bpftrace_program import KPROBES, TRACEPOINTS, Kernel, Plan, plans
 from orchestratord.profiler.ebpf import EbpfSource, Machine
-from orchestratord.profiler.hooks import KPROBES, TRACEPOINTS, Kernel, Plan, plans
 from tests.profiler.fakes import FakeReactor, Outcome, bucket
 from tests.profiler.kernels import ALL_TRACEPOINTS, FUNCTIONS, kernel_files
 
@@ -56,16 +56,16 @@ def started(reactor: FakeReactor, machine: Machine) -> tuple[EbpfSource, Outcome
 
 
 class TestLines:
-    """Lines: a stream of bytes, cut into lines."""
+    """Lines: splits a stream of bytes into lines."""
 
     def test_cut_anywhere(self) -> None:
-        """The lines are the same wherever the stream is cut."""
+        """The lines are the same however the stream is divided."""
         lines = Lines()
         got = [line for byte in b"ab\n\ncd\nef" for line in lines.feed(bytes([byte]))]
         assert got == [b"ab", b"", b"cd"]
 
     def test_too_long(self) -> None:
-        """A line over the limit is passed over without being held; the ones around it are whole."""
+        """A line over the limit is dropped without being buffered; its neighbours are complete."""
         lines = Lines()
         got = lines.feed(b"a\n" + b"x" * (MAX_LINE_BYTES + 1))
         for _ in range(100):
@@ -78,7 +78,7 @@ class TestTotalsReader:
     """TotalsReader: bpftrace's JSON lines."""
 
     def test_interval(self) -> None:
-        """An interval is complete at its mark."""
+        """The line `bucket` completes an interval."""
         reader = TotalsReader()
         *counts, mark = printed().splitlines()
         assert [reader.read(line) for line in counts] == [None] * len(COUNTERS)
@@ -99,13 +99,13 @@ class TestTotalsReader:
         ],
     )
     def test_other_lines(self, line: bytes) -> None:
-        """What is no count is passed over."""
+        """Lines without a count are ignored."""
         reader = TotalsReader()
         assert reader.read(line) is None
         assert [total for counted in printed().splitlines() if (total := reader.read(counted))] == [COUNTERS]
 
     def test_difference(self) -> None:
-        """A bucket is the difference of two totals, of what is absent from 0, and never negative."""
+        """A bucket is the difference of two totals. An absent total counts as 0; no count is negative."""
         difference = bucket_between({}, COUNTERS, 9.0, counting())
         assert difference == bucket(9.0, page_faults=2)
         assert bucket_between(COUNTERS, COUNTERS, 9.0, counting()).fs_read_size_kb == 0
@@ -125,15 +125,15 @@ class TestMachine:
         ],
     )
     def test_obstacle(self, euid: int, missing: str, obstacle: str | None) -> None:
-        """The obstacle is the first thing that is missing."""
+        """The obstacle names the first missing thing."""
         assert Machine(euid=euid, which=lambda name: None if name == missing else name).obstacle() == obstacle
 
 
 class TestEbpfSource:
-    """EbpfSource: a bpftrace that is kept running."""
+    """EbpfSource: keeps bpftrace running."""
 
     def test_child(self, reactor: FakeReactor, machine: Machine) -> None:
-        """The child is bpftrace with the interval in ms, JSON output, and its life bound to ours."""
+        """The child is bpftrace with JSON output and the interval in ms; it is killed if this process dies."""
         started(reactor, machine)
         (child,) = reactor.children
         assert child.executable == "/usr/bin/setpriv"
@@ -141,7 +141,7 @@ class TestEbpfSource:
         assert child.arguments == ["setpriv", *arguments]
 
     def test_buckets(self, reactor: FakeReactor, machine: Machine) -> None:
-        """The first print is where the counting begins; each one after it is a bucket, with its time."""
+        """The first print is the baseline; each later print is a bucket with its time."""
         _, outcome = started(reactor, machine)
         reactor.children[0].say(printed(5))
         assert outcome.buckets == []
@@ -151,14 +151,14 @@ class TestEbpfSource:
 
     @pytest.mark.parametrize("euid", [0, 1000])
     def test_obstacle(self, reactor: FakeReactor, euid: int) -> None:
-        """Without root or bpftrace there is one complaint and no child."""
+        """Without root or bpftrace, the source complains once and starts no child."""
         _, outcome = started(reactor, Machine(euid=euid, which=lambda _: None))
         assert outcome.complaints == ["not root" if euid else "no bpftrace on PATH"]
         assert reactor.children == []
         assert reactor.getDelayedCalls() == []
 
     def test_dies_in_vain(self, reactor: FakeReactor, machine: Machine) -> None:
-        """A bpftrace that ends at once is started again, later each time; its third end is a complaint."""
+        """If bpftrace ends at once, it is restarted after growing pauses; the source complains at the third time."""
         _, outcome = started(reactor, machine)
         for pause in (1, 2, 4, 8):
             child = reactor.children[-1]
@@ -174,7 +174,7 @@ class TestEbpfSource:
         assert outcome.complaints == ["bpftrace said: ERROR: tracepoint not found: kmem:kmalloc"]
 
     def test_says_nothing(self, reactor: FakeReactor, machine: Machine) -> None:
-        """The reason for a silent end is how it ended; a pause has a bound."""
+        """If bpftrace wrote nothing, the reason is its exit status. The pauses have an upper bound."""
         _, outcome = started(reactor, machine)
         for _ in range(20):
             reactor.children[-1].end(ProcessTerminated(signal=9))
@@ -185,7 +185,7 @@ class TestEbpfSource:
         assert "signal 9" in complaint
 
     def test_dies_after_work(self, reactor: FakeReactor, machine: Machine) -> None:
-        """A bpftrace that has worked and ends is started again without a complaint; its counts begin anew."""
+        """If bpftrace has worked before it ends, it is restarted without a complaint, with a new baseline."""
         _, outcome = started(reactor, machine)
         for _ in range(10):
             reactor.children[-1].say(printed(1) + printed(2))
@@ -196,14 +196,14 @@ class TestEbpfSource:
         assert [b.page_faults for b in outcome.buckets] == [2] * 10
 
     def test_cannot_be_started(self, reactor: FakeReactor, machine: Machine) -> None:
-        """A child that cannot be started counts as one that ended."""
+        """A child that cannot be started counts as a child that ended."""
         reactor.broken = OSError("no more processes")
         _, outcome = started(reactor, machine)
         reactor.pump([1, 1, 1, 1])
         assert outcome.complaints == ["cannot start bpftrace: no more processes"]
 
     def test_no_first_count(self, reactor: FakeReactor, machine: Machine) -> None:
-        """A bpftrace that counts nothing within 20 s is killed, complained of, and started again."""
+        """If bpftrace counts nothing within 20 s, it is killed and restarted, and the source complains."""
         _, outcome = started(reactor, machine)
         reactor.advance(20)
         (child,) = reactor.children
@@ -214,7 +214,7 @@ class TestEbpfSource:
         assert len(reactor.children) == 2
 
     def test_hangs_later(self, reactor: FakeReactor, machine: Machine) -> None:
-        """A bpftrace that counted and then is 20 s late is killed and complained of."""
+        """If a print is 20 s late, bpftrace is killed, and the source complains."""
         _, outcome = started(reactor, machine)
         for times in range(10):
             reactor.children[0].say(printed(times))
@@ -226,7 +226,7 @@ class TestEbpfSource:
         assert reactor.children[0].signals == ["KILL"]
 
     def test_mounts_tracefs(self, reactor: FakeReactor, machine: Machine, lines: list[str]) -> None:
-        """Where tracefs is missing it is mounted before bpftrace starts."""
+        """If tracefs is missing, it is mounted before bpftrace starts."""
         shutil.rmtree(machine.tracefs / "events")
         started(reactor, machine)
         (mount,) = reactor.children
@@ -238,7 +238,7 @@ class TestEbpfSource:
         assert reactor.children[1].executable == "/usr/bin/setpriv"
 
     def test_cannot_mount_tracefs(self, reactor: FakeReactor, machine: Machine, lines: list[str]) -> None:
-        """Where tracefs cannot be mounted the log says so each time; it is tried again, and at last complained of."""
+        """If tracefs cannot be mounted, each attempt is logged; in the end the source complains."""
         shutil.rmtree(machine.tracefs / "events")
         _, outcome = started(reactor, machine)
         for mounts in (1, 2, 3):
@@ -252,7 +252,7 @@ class TestEbpfSource:
         assert outcome.complaints == [f"no tracepoints in {machine.tracefs}"]
 
     def test_kprobes_that_do_not_work(self, reactor: FakeReactor, tmp_path: Path, lines: list[str]) -> None:
-        """The program at kernel functions gives way to that at tracepoints at its first end in vain, for good."""
+        """If the program at kernel functions ends without a count, the one at tracepoints is used from then on."""
         _, outcome = started(reactor, kernel_files(tmp_path, ALL_TRACEPOINTS, FUNCTIONS, "__state"))
         assert "kprobe:vfs_read" in reactor.children[0].arguments[-2]
         reactor.children[0].complain(b"ERROR: cannot attach kprobe, Operation not permitted\n")
@@ -266,7 +266,7 @@ class TestEbpfSource:
         assert lines == [f"counting with {TRACEPOINTS}, not {KPROBES}: {said}"]
 
     def test_kprobes_that_hang(self, reactor: FakeReactor, tmp_path: Path) -> None:
-        """The program at kernel functions gives way as well if it counts nothing within 20 s."""
+        """The same if the program at kernel functions counts nothing within 20 s."""
         _, outcome = started(reactor, kernel_files(tmp_path, ALL_TRACEPOINTS, FUNCTIONS, "__state"))
         reactor.advance(20)
         assert reactor.children[0].signals == ["KILL"]
@@ -276,7 +276,7 @@ class TestEbpfSource:
         assert outcome.complaints == []
 
     def test_missing_tracepoints(self, reactor: FakeReactor, tmp_path: Path, lines: list[str]) -> None:
-        """A family whose tracepoint is missing is absent from the buckets, not 0, and the log says once why."""
+        """A family without its tracepoint is left out of the buckets, not reported as 0; the reason is logged once."""
         offered = [name for name in ALL_TRACEPOINTS if not name.startswith(("syscalls:", "kmem:"))]
         _, outcome = started(reactor, kernel_files(tmp_path, offered))
         reactor.children[0].say(printed(1) + printed(2) + printed(3))
@@ -297,7 +297,7 @@ class TestEbpfSource:
         ]
 
     def test_stop(self, reactor: FakeReactor, machine: Machine) -> None:
-        """The end is when bpftrace has ended; what it still prints is not delivered."""
+        """Stopping ends when bpftrace has ended; its last prints are not delivered."""
         source, outcome = started(reactor, machine)
         (child,) = reactor.children
         ended: list[object] = []
@@ -310,14 +310,14 @@ class TestEbpfSource:
         assert reactor.getDelayedCalls() == []
 
     def test_stop_lingering(self, reactor: FakeReactor, machine: Machine) -> None:
-        """A bpftrace that does not end within 5 s is killed."""
+        """If bpftrace does not end within 5 s, it is killed."""
         source, _ = started(reactor, machine)
         source.stop()
         reactor.advance(5)
         assert reactor.children[0].signals == ["TERM", "KILL"]
 
     def test_stop_while_mounting(self, reactor: FakeReactor, machine: Machine) -> None:
-        """A source that is stopped while tracefs is mounted starts no bpftrace."""
+        """If the source is stopped while it mounts tracefs, it starts no bpftrace."""
         shutil.rmtree(machine.tracefs / "events")
         source, outcome = started(reactor, machine)
         ended: list[object] = []
@@ -329,7 +329,7 @@ class TestEbpfSource:
         assert len(reactor.children) == 1
 
     def test_stop_while_waiting(self, reactor: FakeReactor, machine: Machine) -> None:
-        """A source that is stopped between two children starts no other."""
+        """If the source is stopped between two children, it starts no other child."""
         source, _ = started(reactor, machine)
         reactor.children[0].end(ProcessTerminated(1))
         ended: list[object] = []

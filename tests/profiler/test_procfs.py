@@ -1,104 +1,27 @@
-"""The source that reads /proc, from trees that the tests write."""
+"""The source that reads /proc, and the buckets between two readings."""
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import pytest
-
-from orchestratord.profiler.procfs import ProcfsSource, ProcTree, bucket_between
+from orchestratord.profiler.procfs import ProcfsSource, bucket_between
 from tests.profiler.fakes import FakeReactor, Outcome, bucket
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from orchestratord.profiler.bucket import Bucket
-
-
-class Tree:
-    """A /proc of our own: 4 KiB pages, 100 ticks a second."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.denied: set[bytes] = set()
-        self.machine(uptime=100.0)
-        self.process(1, parent=0)
-
-    def machine(self, uptime: float, pgfault: int = 1000, normal: int = 10, dma: int = 5) -> None:
-        """Write what counts for the whole machine."""
-        (self.root / "uptime").write_text(f"{uptime:.2f} 55.00\n")
-        (self.root / "vmstat").write_text(
-            f"nr_free_pages 7\npgalloc_dma {dma}\npgalloc_normal {normal}\npgfault {pgfault}\npgfault_x 9\n"
-        )
-
-    def process(
-        self,
-        pid: int,
-        *,
-        started: float = 1.0,
-        parent: int = 1,
-        io: tuple[int, int, int, int] | None = (0, 0, 0, 0),
-        switches: tuple[tuple[int, int], ...] = ((0, 0),),
-    ) -> None:
-        """Write a process: `io` is rchar, wchar, syscr, syscw; `switches` is a pair for each thread."""
-        home = self.root / str(pid)
-        shutil.rmtree(home, ignore_errors=True)
-        home.mkdir()
-        threads = len(switches)
-        times = f"101 0 0 0 0 0 0 0 20 0 {threads} 0 {started * 100:.0f} 3133440"
-        (home / "stat").write_text(f"{pid} (a) (b c) S {parent} 1 1 0 -1 4194304 {times}\n")
-        for number, (voluntary, forced) in enumerate(switches):
-            thread = home / "task" / str(pid + number)
-            thread.mkdir(parents=True)
-            (thread / "status").write_text(
-                f"Name:\ta\nvoluntary_ctxt_switches:\t{voluntary}\nnonvoluntary_ctxt_switches:\t{forced}\n"
-            )
-        shutil.copy(home / "task" / str(pid) / "status", home / "status")
-        if io is not None:
-            rchar, wchar, syscr, syscw = io
-            (home / "io").write_text(
-                f"rchar: {rchar}\nwchar: {wchar}\nsyscr: {syscr}\nsyscw: {syscw}\nread_bytes: 77\nwrite_bytes: 88\n"
-            )
-
-    def ends(self, pid: int) -> None:
-        """Remove a process."""
-        shutil.rmtree(self.root / str(pid))
-
-    def reader(self) -> ProcTree:
-        """Return what reads this tree, as a user that may not read what is `denied`."""
-        return Reader(self.root, self.denied)
-
-
-class Reader(ProcTree):
-    """Reads as the kernel lets a user read that is not root; the tests' own user may be root."""
-
-    def __init__(self, root: Path, denied: set[bytes]) -> None:
-        super().__init__(root, page_size=4096, ticks_per_second=100)
-        self._denied = denied
-
-    def _file(self, path: bytes) -> bytes:
-        if path in self._denied:
-            raise PermissionError(path)
-        return super()._file(path)
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Tree:
-    """Return an empty /proc."""
-    return Tree(tmp_path)
+    from tests.profiler.proc_tree import Tree
 
 
 class Measurement:
-    """Two readings of a tree; what the test changes lies between them."""
+    """Two readings of a tree, before and after the changes of a test."""
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
         self._before = tree.reader().read()
 
     def bucket(self, uptime: float = 110.0) -> Bucket:
-        """Read again and return what happened."""
+        """Read again, and return the bucket between both readings."""
         if (self._tree.root / "uptime").read_text().startswith("100."):
             self._tree.machine(uptime)
         return bucket_between(self._before, self._tree.reader().read(), timestamp=5.0)
@@ -117,16 +40,16 @@ NOTHING = replace(
 
 
 class TestBucket:
-    """bucket_between: what happened between two readings."""
+    """bucket_between: the counts between two readings."""
 
     def test_machine(self, tree: Tree) -> None:
-        """Page faults, and the pages of all zones in bytes, are those since the last reading."""
+        """Page faults and allocated bytes, of all zones, count since the last reading."""
         measurement = Measurement(tree)
         tree.machine(110.0, pgfault=1500, normal=30, dma=6)
         assert measurement.bucket() == replace(NOTHING, page_faults=500, mem_bytes_allocated=21 * 4096)
 
     def test_process(self, tree: Tree) -> None:
-        """A process counts with what it did since the last reading; sizes are in kB of 1000 bytes."""
+        """The counts of a process since the last reading are added; sizes are in kB of 1000 bytes."""
         tree.process(7, io=(1000, 2000, 30, 40), switches=((5, 6),))
         measurement = Measurement(tree)
         tree.process(7, io=(2500, 2250, 33, 41), switches=((15, 8),))
@@ -141,7 +64,7 @@ class TestBucket:
         )
 
     def test_threads(self, tree: Tree) -> None:
-        """The switches of all threads count, of new ones from 0; a thread that ended takes nothing away."""
+        """The switches of all threads count, of new threads from 0. A thread that ended subtracts nothing."""
         tree.process(7, switches=((1, 1), (100, 100), (50, 50)))
         measurement = Measurement(tree)
         tree.process(7, switches=((2, 3), (110, 100)))
@@ -153,7 +76,7 @@ class TestBucket:
         assert (second.ctx_switches_graceful, second.ctx_switches_forced) == (4, 5)
 
     def test_thread_number_reused(self, tree: Tree) -> None:
-        """A thread with less than before is another one, and counts from 0."""
+        """A thread with lower counts than before is another thread, and counts from 0."""
         tree.process(7, switches=((1, 1), (100, 100)))
         measurement = Measurement(tree)
         tree.process(7, switches=((1, 1), (3, 2)))
@@ -169,20 +92,20 @@ class TestBucket:
         )
 
     def test_process_not_seen_before(self, tree: Tree) -> None:
-        """A process that is older than the interval but was not seen before adds nothing of its past."""
+        """A process that is older than the interval but was not seen before adds no old counts."""
         measurement = Measurement(tree)
         tree.process(7, started=50, io=(3000, 0, 3, 0), switches=((4, 5),))
         assert measurement.bucket() == NOTHING
 
     def test_io_readable_later(self, tree: Tree) -> None:
-        """What a process did while its io file could not be read is not counted when it can."""
+        """Reads and writes while the io file was not readable are not counted later."""
         tree.process(7, io=None)
         measurement = Measurement(tree)
         tree.process(7, io=(3000, 0, 3, 0))
         assert measurement.bucket() == NOTHING
 
     def test_pid_reused(self, tree: Tree) -> None:
-        """A process that has the number of one that ended counts from 0, not from the other's counts."""
+        """If a pid is reused, the new process counts from 0."""
         tree.process(7, started=1, io=(100, 0, 9, 0), switches=((9, 9),))
         measurement = Measurement(tree)
         tree.process(7, started=105, io=(1000, 0, 10, 0), switches=((10, 11),))
@@ -191,14 +114,14 @@ class TestBucket:
         )
 
     def test_vanished(self, tree: Tree) -> None:
-        """A process that ended takes nothing away from the sums."""
+        """A process that ended subtracts nothing."""
         tree.process(7, io=(5000, 5000, 50, 50), switches=((50, 50),))
         measurement = Measurement(tree)
         tree.ends(7)
         assert measurement.bucket() == NOTHING
 
     def test_child_swallowed(self, tree: Tree) -> None:
-        """Of a child whose counts its parent takes over at its end, only what it did in the interval counts."""
+        """A parent receives the counts of an ended child; only those in the interval are added."""
         tree.process(1, io=(0, 0, 0, 0))
         tree.process(7, io=(100, 100, 1, 1))
         tree.process(8, parent=7, io=(5000, 3000, 50, 30))
@@ -210,7 +133,7 @@ class TestBucket:
         )
 
     def test_family_swallowed(self, tree: Tree) -> None:
-        """Of processes that end with their parent, what init takes over is not counted twice either."""
+        """If processes end with their parent, the counts that init receives are not added twice."""
         tree.process(1, parent=0, io=(0, 0, 0, 0))
         tree.process(7, parent=3, io=(100, 0, 1, 0))
         tree.process(8, parent=7, io=(5000, 0, 50, 0))
@@ -221,7 +144,7 @@ class TestBucket:
         assert measurement.bucket() == replace(NOTHING, fs_read_count=1, fs_read_size_kb=0.1)
 
     def test_child_not_swallowed(self, tree: Tree) -> None:
-        """The end of a child that nobody took note of does not make its parent's own count smaller."""
+        """If nobody waited for a child that ended, its parent's count does not become smaller."""
         tree.process(7, io=(0, 0, 0, 0))
         tree.process(8, parent=7, io=(5000, 0, 50, 0))
         measurement = Measurement(tree)
@@ -230,7 +153,7 @@ class TestBucket:
         assert measurement.bucket() == replace(NOTHING, fs_read_count=10, fs_read_size_kb=1.0)
 
     def test_counters_fall(self, tree: Tree) -> None:
-        """Counters that fall, which no kernel should let them, never make a count negative."""
+        """If counters decrease, no count is negative."""
         tree.process(7, io=(500, 500, 5, 5))
         measurement = Measurement(tree)
         tree.machine(110.0, pgfault=1, normal=1, dma=1)
@@ -238,7 +161,7 @@ class TestBucket:
         assert measurement.bucket() == NOTHING
 
     def test_half_gone(self, tree: Tree) -> None:
-        """A process that ends while it is read is left out."""
+        """A process that ends while it is read is skipped."""
         tree.process(7)
         (tree.root / "7" / "status").unlink()
         (tree.root / "8").mkdir()
@@ -248,95 +171,8 @@ class TestBucket:
         assert sorted(tree.reader().read().processes) == [1, 7]
 
 
-IO = {"fs_read_count", "fs_read_size_kb", "fs_write_count", "fs_write_size_kb"}
-SWITCHES = {"ctx_switches_graceful", "ctx_switches_forced"}
-
-
-class TestMissing:
-    """What cannot be seen of the whole machine is left out of the bucket, with a reason; it is not 0."""
-
-    def check(self, tree: Tree, families: set[str], reason: str) -> None:
-        """Check what is left out of a bucket that begins and ends with the tree as it is."""
-        reading = tree.reader().read()
-        assert reading.missing == dict.fromkeys(families, reason)
-        tree.machine(110.0, pgfault=1500, normal=30)
-        got = bucket_between(reading, tree.reader().read(), timestamp=5.0)
-        assert {
-            name for name in (*IO, *SWITCHES, "page_faults", "mem_bytes_allocated") if getattr(got, name) is None
-        } == (families)
-
-    def test_io_of_other_users(self, tree: Tree) -> None:
-        """Without root only the own processes' io may be read: that of the node is not known."""
-        tree.process(7, io=(3000, 0, 3, 0), switches=((1, 2),))
-        tree.denied.add(b"1/io")
-        self.check(tree, IO, "/proc/<pid>/io of other users may not be read (no root)")
-
-    @pytest.mark.parametrize(("count", "families"), [(9, set()), (8, IO)])
-    def test_a_process_that_root_may_not_read(self, tree: Tree, count: int, families: set[str]) -> None:
-        """One in a sandbox, say: up to a tenth of all processes are passed over."""
-        for pid in range(2, 2 + count):
-            tree.process(pid)
-        tree.denied.add(b"1/io")
-        self.check(tree, families, "/proc/<pid>/io of other users may not be read (no root)")
-
-    def test_once_is_enough(self, tree: Tree) -> None:
-        """A bucket is whole only if both of its readings are."""
-        before = tree.reader().read()
-        tree.denied.add(b"1/io")
-        after = tree.reader().read()
-        tree.machine(110.0)
-        for first, second in ((before, after), (after, before)):
-            assert bucket_between(first, second, timestamp=5.0).fs_read_count is None
-
-    @pytest.mark.parametrize("denied", [b"1/stat", b"1/status"])
-    def test_hidden_content(self, tree: Tree, denied: bytes) -> None:
-        """As with hidepid=1: the processes are there, their files may not be read."""
-        tree.denied.add(denied)
-        self.check(tree, IO | SWITCHES, "/proc hides the processes of other users (hidepid)")
-
-    def test_hidden_processes(self, tree: Tree) -> None:
-        """As with hidepid=2 and systemd's ProtectProc=invisible: there is no init."""
-        tree.process(7)
-        tree.ends(1)
-        self.check(tree, IO | SWITCHES, "/proc hides the processes of other users (hidepid)")
-
-    @pytest.mark.parametrize(("number", "families"), [(4026531836, set()), (4026532345, IO | SWITCHES)])
-    def test_container(self, tree: Tree, number: int, families: set[str]) -> None:
-        """Another PID namespace than the first shows the processes of one container; page faults are the node's."""
-        (tree.root / "self" / "ns").mkdir(parents=True)
-        (tree.root / "self" / "ns" / "pid").symlink_to(f"pid:[{number}]")
-        self.check(tree, families, "/proc shows the processes of this container only (no hostPID)")
-
-    def test_no_io_accounting(self, tree: Tree) -> None:
-        """A kernel without it has no io files."""
-        tree.process(1, parent=0, io=None)
-        tree.process(7, io=None, switches=((1, 2),))
-        self.check(tree, IO, "the kernel has no /proc/<pid>/io (CONFIG_TASK_IO_ACCOUNTING)")
-
-    def test_no_switches(self, tree: Tree) -> None:
-        """A /proc that is no Linux kernel's may lack them."""
-        for file in tree.root.glob("1/**/status"):
-            file.write_text("Name:\ta\n")
-        self.check(tree, SWITCHES, "/proc/<pid>/status has no voluntary_ctxt_switches")
-
-    @pytest.mark.parametrize(
-        ("key", "family", "reason"),
-        [
-            ("pgfault ", "page_faults", "/proc/vmstat has no pgfault"),
-            ("pgalloc_", "mem_bytes_allocated", "/proc/vmstat has no pgalloc_*"),
-        ],
-    )
-    def test_no_vmstat_key(self, tree: Tree, key: str, family: str, reason: str) -> None:
-        """A counter that is not there is not 0."""
-        lines = (tree.root / "vmstat").read_text().splitlines(keepends=True)
-        (tree.root / "vmstat").write_text("".join(line for line in lines if not line.startswith(key)))
-        before = tree.reader().read()
-        assert before.missing == {family: reason}
-        assert getattr(bucket_between(before, tree.reader().read(), timestamp=5.0), family) is None
-
-
 class TestProcfsSource:
-    """ProcfsSource: a reading each interval, in the pool's threads."""
+    """ProcfsSource: one reading per interval, on a pool thread."""
 
     def start(self, reactor: FakeReactor, tree: Tree) -> tuple[ProcfsSource, Outcome]:
         """Start a source with an interval of 10 s, and a wall clock that is 7 s ahead of the reactor's."""
@@ -346,7 +182,7 @@ class TestProcfsSource:
         return source, outcome
 
     def test_buckets(self, reactor: FakeReactor, tree: Tree) -> None:
-        """The first reading is where the counting begins; each one after it is a bucket, with its time."""
+        """The first reading is the baseline; each later one makes a bucket with its time."""
         _, outcome = self.start(reactor, tree)
         reactor.pool.run()
         assert outcome.buckets == []
@@ -356,7 +192,7 @@ class TestProcfsSource:
         assert [(b.page_faults, b.timestamp) for b in outcome.buckets] == [(7, 1_700_000_017.0)]
 
     def test_left_out(self, reactor: FakeReactor, tree: Tree, lines: list[str]) -> None:
-        """What is left out is said once, with the reason, however long it lasts."""
+        """A family that is left out is logged once, with the reason."""
         tree.denied.add(b"1/io")
         _, outcome = self.start(reactor, tree)
         for _ in range(3):
@@ -367,13 +203,13 @@ class TestProcfsSource:
         assert lines == [f"{names} left out of the reports: /proc/<pid>/io of other users may not be read (no root)"]
 
     def test_reading_off_the_reactor(self, reactor: FakeReactor, tree: Tree) -> None:
-        """Files are read in the pool's threads, one reading at a time."""
+        """Files are read on a pool thread, one reading at a time."""
         self.start(reactor, tree)
         reactor.pump([10] * 3)
         assert len(reactor.pool.work) == 1
 
     def test_unreadable(self, reactor: FakeReactor, tree: Tree) -> None:
-        """A /proc that cannot be read is one complaint; the loop goes on, and so do buckets when it can be read."""
+        """If /proc is not readable, the source complains once and keeps trying; later, buckets continue."""
         _, outcome = self.start(reactor, tree)
         (tree.root / "vmstat").rename(tree.root / "hidden")
         for _ in range(3):
@@ -389,7 +225,7 @@ class TestProcfsSource:
         assert len(outcome.buckets) == 2
 
     def test_stop(self, reactor: FakeReactor, tree: Tree) -> None:
-        """The end waits for the reading that is under way, and nothing is delivered after it."""
+        """Stopping waits for the current reading; its bucket is not delivered."""
         source, outcome = self.start(reactor, tree)
         reactor.pool.run()
         reactor.advance(10)
@@ -402,13 +238,13 @@ class TestProcfsSource:
         assert reactor.getDelayedCalls() == []
 
     def test_stop_before_start(self, reactor: FakeReactor, tree: Tree) -> None:
-        """What was not started has ended already."""
+        """A source that was not started stops at once."""
         ended: list[object] = []
         ProcfsSource(reactor, 10.0, tree.reader()).stop().addBoth(ended.append)
         assert ended == [None]
 
     def test_start_again(self, reactor: FakeReactor, tree: Tree) -> None:
-        """A source that is started again begins to count anew."""
+        """A source that is started again takes a new baseline."""
         source, _ = self.start(reactor, tree)
         reactor.pool.run()
         source.stop()

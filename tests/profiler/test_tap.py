@@ -21,30 +21,30 @@ CAPABLE = Machine(euid=0, which=lambda name: name)
 
 
 def settings(*arguments: str, environ: Mapping[str, str] | None = None, machine: Machine = CAPABLE) -> ProfilerSettings:
-    """Return what a command line and an environment come to."""
+    """Return the options for a command line and an environment."""
     options = Options({} if environ is None else environ, machine)
     options.parseOptions(list(arguments))
     return options.settings
 
 
 class TestOptions:
-    """Options: the command line over the environment over the defaults."""
+    """Options: the command line first, then the environment, then the defaults."""
 
     def test_defaults(self) -> None:
-        """Without options this host is reported to an orchestrator on this host, every 10 s."""
+        """Without options, the profiler reports this host to an orchestrator on this host, every 10 s."""
         assert settings() == ProfilerSettings(
             orchestrator="http://127.0.0.1:5000", node_id=socket.gethostname(), interval=10.0, source="auto"
         )
 
     def test_flags(self) -> None:
-        """Each option is what it says."""
+        """Each flag sets its setting."""
         line = ("--orchestrator=https://o/x", "--node-id", "n1", "--interval", "2.5", "--source", "procfs")
         assert settings(*line) == ProfilerSettings(
             orchestrator="https://o/x", node_id="n1", interval=2.5, source="procfs"
         )
 
     def test_environment(self) -> None:
-        """Each option can be given by the environment; an empty variable is none."""
+        """Each option can be set by the environment; an empty variable counts as unset."""
         environ = {
             "PROFILER_ORCHESTRATOR": "http://o",
             "PROFILER_NODE_ID": "n2",
@@ -77,11 +77,11 @@ class TestOptions:
         assert str(raised.value) == f"twistd profiler: {said}"
 
     def test_flag_over_environment(self) -> None:
-        """A flag counts more than the environment."""
+        """A flag takes precedence over the environment."""
         assert settings("--node-id", "flag", environ={"PROFILER_NODE_ID": "environment"}).node_id == "flag"
 
     def test_other_variables(self) -> None:
-        """A name that is no option of ours, such as the kubelet's for a service named profiler, is passed over."""
+        """Other variables, such as those of the kubelet for a service named profiler, are ignored."""
         environ = {"PROFILER_PORT": "tcp://10.0.0.1:80", "PROFILER_SERVICE_HOST": "10.0.0.1", "PROFILER_X": "y"}
         assert settings(environ=environ).interval == 10
 
@@ -97,7 +97,7 @@ class TestOptions:
         ],
     )
     def test_wrong_value(self, flag: str, variable: str, value: str) -> None:
-        """A wrong value is one line that names where it came from, and the value."""
+        """A wrong value gives one line with the value, and the flag or variable that set it."""
         with pytest.raises(SystemExit) as from_flag:
             settings(flag, value)
         with pytest.raises(SystemExit) as from_environment:
@@ -109,7 +109,7 @@ class TestOptions:
             assert "\n" not in text
 
     def test_token_file(self, tmp_path: Path) -> None:
-        """By flag or by environment; it has to be there and to hold a token, or the start ends with one line."""
+        """By flag or by environment. If the file is missing or has no token, the start fails with one line."""
         path = tmp_path / "token"
         for given in (
             lambda: settings("--token-file", str(path)),
@@ -126,7 +126,7 @@ class TestOptions:
             settings("--token-file", "/none")
 
     def test_ebpf_that_cannot_work(self) -> None:
-        """Where eBPF is asked for and cannot work the start ends with the reason; `auto` goes on."""
+        """If eBPF is requested and cannot work, the start fails with the reason; with `auto` it does not."""
         machine = Machine(euid=1000, which=lambda name: name)
         with pytest.raises(SystemExit, match=r"^twistd profiler: --source 'ebpf' does not work here: not root$"):
             settings("--source", "ebpf", machine=machine)
@@ -134,10 +134,10 @@ class TestOptions:
 
 
 class TestMakeService:
-    """makeService: what twistd runs."""
+    """makeService: the service that twistd runs."""
 
     def test_service(self) -> None:
-        """The service holds a profiler, and what ends the process at a signal."""
+        """The service contains a profiler, and the service that ends the process at a signal."""
         options = Options({}, CAPABLE)
         options.parseOptions(["--node-id", "n1"])
         service = makeService(options)
@@ -153,6 +153,6 @@ class TestMakeService:
             makeService(options)
 
     def test_plugin(self) -> None:
-        """The plugin that twistd knows as `profiler` is this module."""
+        """The plugin `profiler` of twistd is this module."""
         makers: dict[str, Any] = {maker.tapname: maker for maker in getPlugins(IServiceMaker)}
         assert makers["profiler"].module == "orchestratord.profiler.tap"

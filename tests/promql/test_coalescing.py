@@ -10,9 +10,9 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from orchestratord.errors import Overloaded, QueryTimeout, UpstreamUnavailable
+from orchestratord.promql.client import Answer
 from orchestratord.promql.coalescing import CoalescingClient
 from orchestratord.promql.params import Query
-from orchestratord.promql.upstreams import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

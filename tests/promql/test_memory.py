@@ -16,10 +16,10 @@ from twisted.python.failure import Failure
 from orchestratord.errors import Overloaded, QueryTimeout, UpstreamUnavailable, UpstreamUnreachable
 from orchestratord.nodes.families import BUILT_IN
 from orchestratord.nodes.store import NodeStore
+from orchestratord.promql.client import Answer
 from orchestratord.promql.memory import MemoryClient, printed
 from orchestratord.promql.params import Query, passed_through
 from orchestratord.promql.selection import select
-from orchestratord.promql.upstreams import Answer
 from orchestratord.runtime.memory_budget import MemoryBudget
 from orchestratord.runtime.time_slices import TimeSlices
 from tests.fakes import FAMILIES, NOW, FakeClocks, FakeUpstreams, report

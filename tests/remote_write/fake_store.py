@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
 
-from orchestratord.promql.upstreams import Answer
+from orchestratord.promql.client import Answer
 from tests.fakes import NOW
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from orchestratord.errors import Fault, NodesTimeout, Overloaded, QueryFault, QueryTimeout, UpstreamUnavailable
 from orchestratord.nodes.directory import NodesAt
 from orchestratord.nodes.families import BUILT_IN, LAST_REPORT
-from orchestratord.promql.upstreams import Answer
+from orchestratord.promql.client import Answer
 from orchestratord.remote_write.node_directory import Known, StoreDirectory
 from orchestratord.web.api.nodes import details
 from tests.fakes import NOW, FakeClocks, now

@@ -9,10 +9,10 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from orchestratord.nodes.families import BUILT_IN
+from orchestratord.promql.client import Answer
 from orchestratord.promql.coalescing import CoalescingClient
 from orchestratord.promql.memory import MemoryClient
 from orchestratord.promql.params import Query, passed_through
-from orchestratord.promql.upstreams import Answer
 from orchestratord.runtime.byte_cache import ByteCache
 from orchestratord.runtime.memory_budget import MemoryBudget
 from orchestratord.runtime.time_slices import TimeSlices

@@ -149,7 +149,7 @@ def test_files_that_are_wrong_at_the_start(tmp_path: Path) -> None:
     assert said() == f"--one: '{file}' is larger than {MAX_FILE_BYTES} bytes"
     file.unlink()
     os.mkfifo(file)
-    assert said() == f"--one: '{file}' is no regular file"
+    assert said() == f"--one: '{file}' is not a regular file"
     file.unlink()
     file.mkdir()
     assert said().startswith(f"--one: '{file}' ")

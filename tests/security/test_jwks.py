@@ -138,7 +138,7 @@ def test_an_unknown_key_is_fetched_at_most_every_30_s() -> None:
         (Refused(), "refused"),
         (FakeResponse(401, b""), "it answers 401"),
         (FakeResponse(302, b""), "it answers 302"),
-        (FakeResponse(200, b"<html>"), "is no JSON Web Key Set"),
+        (FakeResponse(200, b"<html>"), "is not a JSON Web Key Set"),
         (FakeResponse(200, b'{"keys":[]}'), "holds no key"),
         (FakeResponse(200, b"x" * (MAX_KEY_SET + 1)), "longer than 262144 bytes"),
     ],

@@ -14,7 +14,7 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
 from orchestratord.runtime.file_reload import LOOK_SECONDS, FilesError
-from orchestratord.security.tls import CertificateRefused, ClientOptions, ClientTls, ServerFiles, ServerTls, readable
+from orchestratord.security.tls import CertificateRefused, ClientOptions, ClientTls, ServerFiles, ServerTls
 from tests.certificates import Authority
 
 if TYPE_CHECKING:
@@ -300,11 +300,3 @@ class TestClient:
         authority.path.write_text("nonsense")
         with pytest.raises(FilesError, match="^--ca: '.*ca.pem' holds no certificate"):
             self.connect(authority, ca=authority.path)
-
-
-def test_errors_are_readable() -> None:
-    """OpenSSL's lists of tuples are put into words, others are their own text."""
-    assert readable(SSL.Error([("SSL routines", "", "wrong version number")])) == "TLS: wrong version number"
-    assert readable(SSL.Error()) == "TLS: the connection broke off"
-    assert readable(ValueError("x")) == "x"
-    assert readable(ValueError()) == "ValueError"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from orchestratord.nodes.exposition import Encoder, Exposition
     from orchestratord.nodes.store import NodeStore
-    from orchestratord.runtime.clocks import Clocks
+    from orchestratord.runtime.clock import Clocks
     from orchestratord.runtime.time_slices import TimeSlices
     from orchestratord.telemetry.self_metrics import SelfMetrics
     from orchestratord.web.server.request import BoundedRequest

@@ -18,7 +18,7 @@ from orchestratord.web.server.send_buffer import PIECE
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
-    from orchestratord.promql.upstreams import QueryClient
+    from orchestratord.promql.client import QueryClient
     from orchestratord.web.server.request import BoundedRequest
 
 log = Logger()

@@ -1,1 +1,1 @@
-"""The pages for people."""
+"""The HTML pages for a browser, and the charts on them."""

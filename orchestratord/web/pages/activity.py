@@ -1,4 +1,4 @@
-"""What the daemon did in the last hour: a sample of its own counts every few seconds, and the rates between them."""
+"""The activity of the daemon in the last hour: its counters, sampled every 5 s, and the rates between the samples."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 log = Logger()
 
-#: Seconds between samples, and for which they are kept.
+#: Seconds between two samples, and for which a sample is kept.
 EVERY = 5.0
 KEPT = 3600.0
-#: Seconds over which a rate, and a quantile, is taken.
+#: Seconds over which a rate is computed, and over which a quantile is.
 _RATE_OVER = 30.0
 _QUANTILE_OVER = 300.0
-#: Points of a line: about as many as a small picture has pixels for.
+#: Points of a line at most.
 _POINTS = 60
 
 
@@ -37,26 +37,26 @@ class _Sample(NamedTuple):
 
 
 class Activity(NamedTuple):
-    """What the page tells of the last hour. Rates are per second, of the last half minute."""
+    """The activity that the status page shows. Rates are per second, over the last 30 s; `uptime` is in seconds."""
 
     uptime: float
     nodes: int
     reports_rate: float
     refused_rate: float
     queries_rate: float
-    #: A bound under which 99 % of the queries of the last five minutes took, in seconds; infinite if it is above every
-    #: bound that is kept, None if there were no queries.
+    #: 99 % of the queries of the last five minutes took at most so many seconds; a bound of the histogram, infinite if
+    #: above its largest. None if there were no queries.
     query_p99: float | None
-    #: The last hour in lines, the oldest point first.
+    #: One line each for the last hour, the oldest point first.
     nodes_line: list[float]
     reports_line: list[float]
     queries_line: list[float]
 
 
 class ActivityRecorder(Service):
-    """Samples what `telemetry` has counted. Belongs to the reactor thread.
+    """Samples the counters of `telemetry`. Belongs to the reactor thread.
 
-    `monotonic` is the clock by which the table's nodes age; `query_routes` are the routes that answer queries.
+    `monotonic` is the clock of the node store, in seconds; `query_routes` are the routes that answer queries.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class ActivityRecorder(Service):
         self._loop.clock = reactor
 
     def startService(self) -> None:
-        """Sample from now on."""
+        """Start to sample."""
         super().startService()
         self._loop.start(EVERY, now=False)
 
@@ -88,14 +88,14 @@ class ActivityRecorder(Service):
             self._loop.stop()
 
     def sample(self) -> None:
-        """Keep a sample of this moment."""
+        """Take a sample now."""
         try:
             self._samples.append(self._now())
-        except Exception:  # noqa: BLE001 - a LoopingCall ends for good at the first exception
+        except Exception:  # noqa: BLE001 - a LoopingCall stops at the first exception
             log.failure("the counts could not be sampled")
 
     def activity(self) -> Activity:
-        """Return what happened up to this moment."""
+        """Return the activity up to now."""
         now = self._now()
         before = self._ago(now.at, _RATE_OVER)
         seconds = max(now.at - before.at, 1.0)
@@ -118,7 +118,7 @@ class ActivityRecorder(Service):
         return _Sample(now, self._nodes.count(now), self._telemetry.totals(self._query_routes))
 
     def _ago(self, now: float, seconds: float) -> _Sample:
-        """Return the latest sample that is so old, or the oldest there is."""
+        """Return the latest sample that is at least so many seconds old, or the oldest one."""
         for sample in reversed(self._samples):
             if sample.at <= now - seconds:
                 return sample
@@ -135,7 +135,7 @@ def _rates(samples: Sequence[_Sample], count: Callable[[Totals], int]) -> list[f
 
 
 def _line(values: Sequence[float]) -> list[float]:
-    """Return the means of as many stretches as a line has points, or the values where they are fewer."""
+    """Return at most `_POINTS` values: each is the mean of as many neighbours as needed for that."""
     width = max(1, -(-len(values) // _POINTS))
     return [sum(part) / len(part) for at in range(0, len(values), width) if (part := values[at : at + width])]
 
@@ -149,4 +149,4 @@ def _quantile_bound(quantile: float, counts: Sequence[int]) -> float | None:
         so_far += count
         if so_far >= quantile * total:
             return bound
-    raise AssertionError  # pragma: no cover - the last bound has them all
+    raise AssertionError  # pragma: no cover - the last bound holds all queries

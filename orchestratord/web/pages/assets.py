@@ -1,4 +1,4 @@
-"""The files that the pages refer to: a style sheet, a script, an icon."""
+"""The static files of the pages: a style sheet, a script, an icon."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ _TYPES = {
 
 
 class Asset:
-    """One file, read once."""
+    """One file, which is read once. `content_hash` is 16 hexadecimal digits."""
 
     def __init__(self, name: str) -> None:
         self.content_type = _TYPES[name]
         self.body = files("orchestratord.web.pages").joinpath(name).read_bytes()
-        self.mark = hashlib.sha256(self.body).hexdigest()[:16]
+        self.content_hash = hashlib.sha256(self.body).hexdigest()[:16]
 
 
 class Assets:
-    """All files, by name. A path carries a mark of the content, so that a browser may keep it for ever."""
+    """All files, by name. A path contains a hash of the content, so that a browser may cache the file for ever."""
 
     def __init__(self) -> None:
         self._files = {name: Asset(name) for name in _TYPES}
 
     def __call__(self, name: str) -> str:
-        """Return the path of a file."""
-        return f"/static/{name}?v={self._files[name].mark}"
+        """Return the path of a file; raises KeyError if there is no file of that name."""
+        return f"/static/{name}?v={self._files[name].content_hash}"
 
     def get(self, name: str) -> Asset | None:
-        """Return a file, if there is one of that name."""
+        """Return a file, or None if there is no file of that name."""
         return self._files.get(name)

@@ -1,9 +1,8 @@
-"""Numbers and moments as people read them. Pure."""
+"""Formats numbers, times and durations for people. Pure."""
 
 from __future__ import annotations
 
 import math
-import unicodedata
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ if TYPE_CHECKING:
     from orchestratord.nodes.families import Family
 
 _PREFIXES = ("", "k", "M", "G", "T", "P", "E")
-#: Units that are bytes, and how many each is.
+#: The units of a family that are multiples of a byte, and how many bytes each is.
 _BYTES = {"bytes": 1, "kb": 1000}
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 
@@ -32,7 +31,7 @@ def short(value: float) -> str:
     return f"{text}{_NO_BREAK}{_PREFIXES[power]}" if power else text
 
 
-def measured(value: float, family: Family) -> str:
+def with_unit(value: float, family: Family) -> str:
     """Return a value of a family with its unit: `1.68 GB`, `52.1 k faults`."""
     if family.unit in _BYTES:
         text = short(value * _BYTES[family.unit])
@@ -40,18 +39,18 @@ def measured(value: float, family: Family) -> str:
     return f"{short(value)}{_NO_BREAK}{family.unit}" if family.unit else short(value)
 
 
-def bare(value: float, family: Family) -> str:
-    """Return what `measured` does, without the unit where that is a word that may be said once for all."""
-    return measured(value, family) if family.unit in _BYTES else short(value)
+def without_unit(value: float, family: Family) -> str:
+    """Return what `with_unit` does, except for units that are words: those are left out, see `unit_word`."""
+    return with_unit(value, family) if family.unit in _BYTES else short(value)
 
 
-def noun(family: Family) -> str:
-    """Return the word that `bare` leaves out."""
+def unit_word(family: Family) -> str:
+    """Return the unit that `without_unit` leaves out, empty if it leaves out none."""
     return "" if family.unit in _BYTES else family.unit
 
 
-def plain(value: float) -> str:
-    """Return a number as a table has it: all digits of a whole one, six of any other."""
+def table_number(value: float) -> str:
+    """Return a number for a table: all digits of an integer, six digits of any other number."""
     if math.isfinite(value) and value == int(value) and abs(value) < 1e15:
         return f"{int(value):,}"
     if 1e5 <= abs(value) < 1e15:
@@ -59,7 +58,7 @@ def plain(value: float) -> str:
     return f"{value:,.6g}" if math.isfinite(value) else short(value)
 
 
-def lasting(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Return a duration in its two largest units: `2 d 4 h`."""
     whole = max(0, int(seconds))
     if whole < 60:
@@ -72,30 +71,23 @@ def lasting(seconds: float) -> str:
     raise AssertionError  # pragma: no cover - 60 s and more have a unit
 
 
-def under(seconds: float) -> str:
-    """Return a bound of durations: `under 25 ms`."""
+def upper_bound(seconds: float) -> str:
+    """Return an upper bound in seconds as text: `under 25 ms`."""
     if math.isinf(seconds):
         return "over 10 s"
     return f"under {seconds * 1000:g}{_NO_BREAK}ms" if seconds < 1 else f"under {seconds:g}{_NO_BREAK}s"
 
 
-def clock(unix: float) -> str:
-    """Return a moment as `09:00:00 UTC`."""
+def utc_time(unix: float) -> str:
+    """Return a Unix time as `09:00:00 UTC`."""
     return datetime.fromtimestamp(unix, UTC).strftime("%H:%M:%S UTC")
 
 
-def stamp(unix: float) -> str:
-    """Return a moment as machines read it."""
+def iso_time(unix: float) -> str:
+    """Return a Unix time in ISO 8601, with its zone."""
     return datetime.fromtimestamp(unix, UTC).isoformat(timespec="seconds")
 
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:
     """Return `1 node` or `2,000 nodes`."""
     return f"{count:,}{_NO_BREAK}{noun if count == 1 else plural or noun + 's'}"
-
-
-def printable(text: str) -> str:
-    """Return a text from outside without what is no character, or turns the order of those around it."""
-    return "".join(
-        "\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) in {"Cc", "Cf", "Cs", "Cn"} else c for c in text
-    )

@@ -1,4 +1,4 @@
-"""What all pages share: the frame around them, and the small drawings in them. Markup by twisted.web.template."""
+"""The parts that all pages share: the frame around a page, messages, links and sparklines; by twisted.web.template."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.parse import quote
 from twisted.web.template import Tag, flattenString, tags
 
 from orchestratord import __version__
-from orchestratord.web.pages.formatting import clock, stamp
+from orchestratord.web.pages.formatting import iso_time, utc_time
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,21 +19,22 @@ _LINE_WIDTH, _LINE_HEIGHT = 120.0, 32.0
 
 
 class Frame(NamedTuple):
-    """What is around a page: its title, which of the places of the menu it is, seconds until it renews itself.
+    """The data for the frame around a page.
 
-    `made` is when it was made, in Unix seconds; `assets` gives the path of a file under /static.
+    `menu_path` is the path of its entry in the menu, `refresh_seconds` how often page.js fetches it again (None:
+    never), `rendered_at` a Unix time. `assets` returns the path of a file under /static.
     """
 
     title: str
-    place: str
-    renew: float | None
-    made: float
+    menu_path: str
+    refresh_seconds: float | None
+    rendered_at: float
     assets: Any
 
 
 def page(frame: Frame, *content: Any) -> bytes:
-    """Return the HTML. Made in one go: nothing in it may be a Deferred."""
-    body_attributes = {"data-renew": f"{frame.renew:g}"} if frame.renew else {}
+    """Return the HTML of a page. No part of the content may be a Deferred."""
+    body_attributes = {"data-renew": f"{frame.refresh_seconds:g}"} if frame.refresh_seconds else {}
     document = tags.html(
         tags.head(
             tags.meta(charset="utf-8"),
@@ -47,12 +48,12 @@ def page(frame: Frame, *content: Any) -> bytes:
         tags.body(
             tags.a("Skip to the content", href="#main", class_="skip"),
             tags.header(
-                tags.a(_mark(), "orchestratord", href="/", class_="brand"),
+                tags.a(_logo(), "orchestratord", href="/", class_="brand"),
                 tags.nav(
                     tags.ul(
-                        _place("Fleet", "/", frame.place),
-                        _place("Nodes", "/fleet", frame.place),
-                        _place("Query", "/graph", frame.place),
+                        _menu_item("Status", "/", frame.menu_path),
+                        _menu_item("Nodes", "/fleet", frame.menu_path),
+                        _menu_item("Query", "/graph", frame.menu_path),
                     ),
                     **{"aria-label": "Pages"},
                 ),
@@ -60,7 +61,7 @@ def page(frame: Frame, *content: Any) -> bytes:
                     tags.span(role="status", id="liveness"),
                     tags.span(
                         "as of ",
-                        tags.time(clock(frame.made), datetime=stamp(frame.made)),
+                        tags.time(utc_time(frame.rendered_at), datetime=iso_time(frame.rendered_at)),
                         id="made",
                     ),
                     tags.span(id="age"),
@@ -87,11 +88,11 @@ def page(frame: Frame, *content: Any) -> bytes:
         ),
         lang="en",
     )
-    return b"<!DOCTYPE html>\n" + flat(document)
+    return b"<!DOCTYPE html>\n" + to_html(document)
 
 
-def flat(tag: Tag) -> bytes:
-    """Return a tag's HTML."""
+def to_html(tag: Tag) -> bytes:
+    """Return the HTML of a tag; raises what failed in it."""
     flattening: Deferred[bytes] = flattenString(None, tag)
     result: Any = flattening.result
     if not isinstance(result, bytes):
@@ -101,26 +102,26 @@ def flat(tag: Tag) -> bytes:
 
 
 def node_path(node_id: str) -> str | None:
-    """Return where a node's page is; None for the two ids that a browser takes for a step in the path."""
+    """Return the path of a node's page; None for the ids `.` and `..`, which a browser resolves as steps in a path."""
     return None if node_id in {".", ".."} else f"/nodes/{quote(node_id, safe='')}"
 
 
 def node_link(node_id: str, **attributes: str) -> Tag:
-    """Return a node's id, as a link if there can be one."""
+    """Return a node's id, as a link to its page if there is a path."""
     path = node_path(node_id)
     return tags.span(node_id, **attributes) if path is None else tags.a(node_id, href=path, **attributes)
 
 
 def message(level: str, *text: Any, heading: bool = False) -> Tag:
-    """Return a line that says how things are: `ok`, `note`, `warn` or `bad`, in a word for those who see no colour."""
-    word = {"ok": "Well", "note": "Note", "warn": "Warning", "bad": "Problem"}[level]
+    """Return a message of a level: `ok`, `note`, `warn` or `bad`. It begins with a word, since not all see colours."""
+    word = {"ok": "OK", "note": "Note", "warn": "Warning", "bad": "Problem"}[level]
     kind = tags.h1 if heading else tags.p
     return kind(tags.span(f"{word}: ", class_="word"), *text, class_=f"message {level}")
 
 
 def sparkline(points: Sequence[float | None], *, low: float | None = None) -> Tag:
-    """Return a small line; it is an ornament of the figures beside it, and not read out. None is a gap."""
-    drawn = [value for value in points if value is not None]
+    """Return a line chart without axes; None is a gap. Screen readers skip it: the numbers stand beside it."""
+    present = [value for value in points if value is not None]
     svg = Tag(
         "svg",
         attributes={
@@ -131,10 +132,10 @@ def sparkline(points: Sequence[float | None], *, low: float | None = None) -> Ta
             "focusable": "false",
         },
     )
-    if not drawn:
+    if not present:
         return svg
-    bottom = min(drawn) if low is None else low
-    span = (max(drawn) - bottom) or 1.0
+    bottom = min(present) if low is None else low
+    span = (max(present) - bottom) or 1.0
     across = _LINE_WIDTH / max(len(points) - 1, 1)
     runs: list[list[str]] = [[]]
     for index, value in enumerate(points):
@@ -154,15 +155,15 @@ def sparkline(points: Sequence[float | None], *, low: float | None = None) -> Ta
     return svg
 
 
-def _place(name: str, href: str, place: str) -> Tag:
+def _menu_item(name: str, href: str, current: str) -> Tag:
     link = tags.a(name, href=href)
-    if href == place:
+    if href == current:
         link(**{"aria-current": "page"})
     return tags.li(link)
 
 
-def _mark() -> Tag:
-    """Return the sign of the house: nine nodes, some of them busy."""
+def _logo() -> Tag:
+    """Return the logo: nine nodes, some of them busy."""
     cells = [
         Tag(
             "rect",

@@ -1,4 +1,4 @@
-// What the page does better with a script: it renews itself, tells what is under the pointer, in a chart too, and takes arrow keys.
+// What a page does only with a script: it refreshes itself, shows the value under the pointer, and handles the arrow keys.
 "use strict";
 
 (() => {
@@ -10,7 +10,7 @@
   let renewing = false;
   let renewed = Date.now();
 
-  // Make `old` like `fresh` with as little change as will do, so that nothing flashes and focus and scroll stay.
+  // Change `old` to `fresh` with as few changes as possible, so that nothing flashes, and the focus and the scroll position stay.
   function become(old, fresh) {
     if (old.nodeType !== fresh.nodeType || old.nodeName !== fresh.nodeName) {
       old.replaceWith(document.importNode(fresh, true));
@@ -34,7 +34,7 @@
     before.slice(after.length).forEach((child) => child.remove());
   }
 
-  // The link that had the focus has it again, though others may have come before it.
+  // Keep the focus on the same link, even if links were added before it.
   function keepFocus(change) {
     const href = document.activeElement?.getAttribute?.("href");
     const list = document.activeElement?.closest?.("#cells, table");
@@ -44,7 +44,7 @@
     if (again) again.focus({ preventScroll: true });
   }
 
-  // Said once, for a screen reader reads it out; the age beside it is not, though it counts on.
+  // Set the text only if it changes: a screen reader reads it out. It does not read the age beside it, which changes every second.
   function say(text) {
     if (liveness.textContent !== text) liveness.textContent = text;
     document.body.classList.toggle("away", text !== "");
@@ -67,7 +67,7 @@
         cache: "no-cache",
         signal: AbortSignal.timeout(patience),
       });
-      if (answer.status === 503 && answer.headers.has("Retry-After")) return; // busy: the next one is in a moment
+      if (answer.status === 503 && answer.headers.has("Retry-After")) return; // the server is busy: try again at the next refresh
       if (answer.status >= 500) throw new Error(String(answer.status));
       const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
       if (!fresh.getElementById("main")) throw new Error("another page");
@@ -91,7 +91,7 @@
     if (seconds && document.visibilityState === "visible") timer = setTimeout(renew, seconds * 1000);
   }
 
-  // One stop of the tab key for all cells; the arrow keys go from one to the next.
+  // The tab key stops once for all cells; the arrow keys move between them.
   function rove() {
     const cells = [...document.querySelectorAll("#cells a")];
     const current = cells.find((cell) => cell === document.activeElement) || cells.find((cell) => cell.tabIndex === 0);
@@ -118,20 +118,20 @@
     if (pointed && cell) pointed.textContent = cell.title;
   }
 
-  // The values under the pointer: where the times are, the picture says; what the values are, the query's answer.
+  // The values under the pointer. The positions of the times come from the SVG, the values from the query's answer.
   async function readings(chart, image) {
-    const [picture, answer] = await Promise.all([
+    const [svg, answer] = await Promise.all([
       fetch(image.currentSrc, { signal: AbortSignal.timeout(patience) }),
       fetch(chart.dataset.values, { signal: AbortSignal.timeout(patience) }),
     ]);
-    if (!picture.ok || !answer.ok) throw new Error("no answer");
-    // Not parsed as a document: the style in it would be held against the policy of this page.
-    const [head] = (await picture.text()).match(/<svg\b[^>]*>/);
-    const said = (name) => head.match(new RegExp(`\\b${name}="([^"]*)"`))[1];
-    const places = Object.fromEntries(["start", "end", "top", "bottom"].map((name) => [name, Number(said(`data-${name}`))]));
+    if (!svg.ok || !answer.ok) throw new Error("no answer");
+    // Not parsed as a document: its style would violate the content security policy of this page.
+    const [head] = (await svg.text()).match(/<svg\b[^>]*>/);
+    const attribute = (name) => head.match(new RegExp(`\\b${name}="([^"]*)"`))[1];
+    const places = Object.fromEntries(["start", "end", "top", "bottom"].map((name) => [name, Number(attribute(`data-${name}`))]));
     const names = [...document.querySelectorAll("#series tbody th")].map((head) => head.textContent);
     const series = (await answer.json()).data.result.slice(0, mostLines).map(({ values }) => values);
-    const [, , width, height] = said("viewBox").split(" ").map(Number);
+    const [, , width, height] = attribute("viewBox").split(" ").map(Number);
     return { source: image.currentSrc, names, series, width, height, ...places };
   }
 
@@ -148,7 +148,7 @@
     line.className = "guide";
     list.className = "readings";
     line.hidden = list.hidden = true;
-    list.setAttribute("aria-hidden", "true"); // the table below says it better to those who do not point
+    list.setAttribute("aria-hidden", "true"); // screen readers have the table below
     let known = null;
     let asking = null;
     image.addEventListener("pointermove", async (event) => {

@@ -1,4 +1,4 @@
-"""How a page is made and answered: its frame, its bytes off the reactor thread, and the headers that protect it."""
+"""Renders pages on a pool thread, and sets the headers of the response, such as the content security policy."""
 
 from __future__ import annotations
 
@@ -15,70 +15,70 @@ if TYPE_CHECKING:
 
     from twisted.internet.defer import Deferred
 
-    from orchestratord.runtime.clocks import Clocks
+    from orchestratord.runtime.clock import Clocks
     from orchestratord.web.pages.assets import Assets
     from orchestratord.web.server.request import BoundedRequest
 
-#: Pages made at a time; more wait for their turn with 503.
-MAX_MAKING = 4
+#: Pages rendered at a time; a request for one more gets 503.
+MAX_RENDERING = 4
 
-#: Nothing but our own files, and no script or style in the markup, whatever may get into it.
+#: Only our own files. No script or style in the markup, even if somebody could inject one.
 _POLICY = (
     b"default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
     b"form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-#: A chart is a document of its own when it is opened by itself: it has a style, and nothing else.
+#: For a chart that is opened as a document: it has a style, and nothing else.
 PICTURE_POLICY = b"default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; sandbox"
 
 
-class Drawn(NamedTuple):
-    """A page or picture, as it is, and compressed."""
+class RenderedBody(NamedTuple):
+    """A page or chart as bytes, plain and with gzip. `compressed` is empty if it was not compressed."""
 
     plain: bytes
     compressed: bytes
 
 
-class PageMaker:
-    """Makes pages. Belongs to the reactor thread; `in_thread` runs a function on a pool thread."""
+class PageRenderer:
+    """Renders pages. Belongs to the reactor thread; `in_thread` runs a function on a pool thread."""
 
     def __init__(self, clocks: Clocks, assets: Assets, in_thread: Callable[[Callable[[], Any]], Deferred[Any]]) -> None:
         self._clocks = clocks
         self._assets = assets
-        self._single = 0
+        self._unshared = 0
         self.in_thread = in_thread
 
-    def frame(self, title: str, place: str, renew: float | None) -> Frame:
-        """Return what is around a page made now."""
-        return Frame(title, place, renew, self._clocks.time(), self._assets)
+    def frame(self, title: str, menu_path: str, refresh_seconds: float | None) -> Frame:
+        """Return the frame of a page that is rendered now."""
+        return Frame(title, menu_path, refresh_seconds, self._clocks.time(), self._assets)
 
-    async def single(self, title: str, place: str, content: Callable[[], list[Any]]) -> Drawn:
-        """Make a page that is nobody else's; raises Overloaded."""
-        frame = self.frame(title, place, None)
-        if self._single >= MAX_MAKING:
-            raise Overloaded(f"{MAX_MAKING} pages are in the making already; try again")
-        self._single += 1
+    async def render_unshared(self, title: str, menu_path: str, content: Callable[[], list[Any]]) -> RenderedBody:
+        """Render a page for one request only; raises Overloaded if MAX_RENDERING such pages are being rendered."""
+        frame = self.frame(title, menu_path, None)
+        if self._unshared >= MAX_RENDERING:
+            raise Overloaded(f"{MAX_RENDERING} pages are being rendered; try again")
+        self._unshared += 1
         try:
-            made: Drawn = await self.in_thread(lambda: drawn(page(frame, *content())))
+            made: RenderedBody = await self.in_thread(lambda: compressed(page(frame, *content())))
         finally:
-            self._single -= 1
+            self._unshared -= 1
         return made
 
 
-def drawn(body: bytes) -> Drawn:
-    """Compress what was made; on a pool thread."""
+def compressed(body: bytes) -> RenderedBody:
+    """Return the body with its gzip form. For a pool thread."""
     compressor = isal_zlib.compressobj(1, isal_zlib.DEFLATED, 16 + isal_zlib.MAX_WBITS)
-    return Drawn(body, compressor.compress(body) + compressor.flush())
+    return RenderedBody(body, compressor.compress(body) + compressor.flush())
 
 
-def html(request: BoundedRequest, status: int, made: Drawn) -> bytes:
-    """Answer a page."""
+def respond_html(request: BoundedRequest, status: int, made: RenderedBody) -> bytes:
+    """Set the status and headers of an HTML page, and return its body."""
     request.setResponseCode(status)
     request.setHeader(b"Content-Type", b"text/html; charset=utf-8")
-    return answer(request, made, _POLICY)
+    return respond(request, made, _POLICY)
 
 
-def answer(request: BoundedRequest, made: Drawn, policy: bytes) -> bytes:
-    """Answer a page or a picture, compressed for those who take that."""
+def respond(request: BoundedRequest, made: RenderedBody, policy: bytes) -> bytes:
+    """Set the headers of a page or chart, and return its body, with gzip if the client accepts it."""
     request.setHeader(b"Content-Security-Policy", policy)
     request.setHeader(b"X-Content-Type-Options", b"nosniff")
     request.setHeader(b"Referrer-Policy", b"no-referrer")

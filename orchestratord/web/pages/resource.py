@@ -1,4 +1,4 @@
-"""The routes of the pages: what they need is gathered on the reactor thread, and made into HTML and SVG off it."""
+"""Answers the routes of the pages: collects the data on the reactor thread, and renders it on a pool thread."""
 
 from __future__ import annotations
 
@@ -11,19 +11,17 @@ from orchestratord.promql.probe import PrometheusProbe
 from orchestratord.promql.range_vector import error_text, found
 from orchestratord.runtime.gil_yield import let_go
 from orchestratord.runtime.single_flight import SingleFlight
-from orchestratord.web.pages import node_list as roster
-from orchestratord.web.pages import node_page as node
-from orchestratord.web.pages import nodes_page as table
-from orchestratord.web.pages import status_page as front
-from orchestratord.web.pages.address import address_of
+from orchestratord.runtime.text import printable
 from orchestratord.web.pages.assets import Assets
-from orchestratord.web.pages.formatting import printable
-from orchestratord.web.pages.heatmap import fleet as picture_of
 from orchestratord.web.pages.layout import message, page
-from orchestratord.web.pages.medians import FleetMedians, medians
-from orchestratord.web.pages.mixed_sources import mixed_sources
-from orchestratord.web.pages.query_resource import Graphs, small
-from orchestratord.web.pages.rendering import MAX_MAKING, Drawn, PageMaker, drawn, html
+from orchestratord.web.pages.nodes import list_page, node_list, node_page
+from orchestratord.web.pages.nodes.medians import FleetMedians, medians
+from orchestratord.web.pages.nodes.sources import mixed_sources
+from orchestratord.web.pages.query.resource import QueryPages, checked_size
+from orchestratord.web.pages.rendering import MAX_RENDERING, PageRenderer, RenderedBody, compressed, respond_html
+from orchestratord.web.pages.status import page as status_page
+from orchestratord.web.pages.status.heatmap import heatmap
+from orchestratord.web.pages.status.own_url import address_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -34,28 +32,28 @@ if TYPE_CHECKING:
     from orchestratord.nodes.directory import NodeDirectory
     from orchestratord.nodes.families import Families, Family
     from orchestratord.nodes.store import Entry
-    from orchestratord.promql.upstreams import Answer, QueryClient
-    from orchestratord.runtime.clocks import Clocks
+    from orchestratord.promql.client import Answer, QueryClient
+    from orchestratord.runtime.clock import Clocks
     from orchestratord.telemetry.self_metrics import SelfMetrics
     from orchestratord.web.pages.activity import ActivityRecorder
     from orchestratord.web.server.request import BoundedRequest
 
-#: Seconds for which a page is given to all who ask.
-FRESH_FOR = 2.0
-#: Seconds that the front page waits for a store to say what it knows; it then says why there is no picture.
-PATIENCE = 5.0
-#: Seconds for which the medians of the fleet are given to all pages of nodes.
-MEDIANS_FRESH_FOR = 10.0
-#: Seconds after which a page renews itself.
-_RENEW, _RENEW_NODE = 5.0, 10.0
+#: Seconds for which a page is cached.
+PAGE_CACHE_SECONDS = 2.0
+#: Seconds to wait for the nodes from the store; then the status page shows the error instead of the heat map.
+STORE_TIMEOUT = 5.0
+#: Seconds for which the medians of all nodes are cached.
+MEDIANS_CACHE_SECONDS = 10.0
+#: Seconds after which page.js fetches the status page again, and the page of a node.
+_REFRESH_SECONDS, _REFRESH_NODE_SECONDS = 5.0, 10.0
 
 
 class Pages:
-    """Answers the routes for people. Belongs to the reactor thread; `in_thread` runs a function on a pool thread.
+    """Answers the routes of the pages. Belongs to the reactor thread; `in_thread` runs a function on a pool thread.
 
-    `unhealthy` and `unready` return the reason, or None while all is well; so does `undelivered`, where there is a
-    store that reports are to get to. `max_nodes` is the size of this process' table, `max_length` the most characters
-    of a query.
+    `unhealthy`, `unready` and `undelivered` return a reason, or None if all is well; `undelivered` is about the
+    delivery of reports to a store. `max_nodes` is the size of this process' table, `max_length` the longest query in
+    characters.
     """
 
     def __init__(
@@ -89,147 +87,153 @@ class Pages:
         self._unready = unready
         self._undelivered = undelivered or (lambda: None)
         self._assets = Assets()
-        self._press = PageMaker(clocks, self._assets, in_thread)
-        self.graphs = Graphs(reactor, self._press, client, clocks, max_length=max_length)
-        self._pulse = PrometheusProbe(reactor, client)
-        self._drawn: SingleFlight[Drawn] = SingleFlight(reactor, FRESH_FOR, most=MAX_MAKING, kept=16)
-        self._medians: SingleFlight[FleetMedians] = SingleFlight(reactor, MEDIANS_FRESH_FOR, most=1, kept=1)
+        self._renderer = PageRenderer(clocks, self._assets, in_thread)
+        self.graphs = QueryPages(reactor, self._renderer, client, clocks, max_length=max_length)
+        self._probe = PrometheusProbe(reactor, client)
+        self._rendered: SingleFlight[RenderedBody] = SingleFlight(
+            reactor, PAGE_CACHE_SECONDS, most=MAX_RENDERING, kept=16
+        )
+        self._medians: SingleFlight[FleetMedians] = SingleFlight(reactor, MEDIANS_CACHE_SECONDS, most=1, kept=1)
 
     async def front(self, request: BoundedRequest, args: Mapping[str, Sequence[str]]) -> bytes:
-        """Answer the status page; `metric` is the family by which the nodes are coloured."""
+        """Answer the status page; `metric` is the family that colours the nodes. Raises BadRequest."""
         name = (args.get("metric") or [next(iter(self._by_name))])[0]
         family = self._by_name.get(name)
         if family is None:
             raise BadRequest(f"invalid parameter 'metric': no such metric: {name[:80]!a}")
-        await self._pulse.feel()
-        # Only the first page of all says where to report: the others are the same for all who look.
+        await self._probe.refresh()
+        # Only the page before the first report says where to send one: all other pages are the same for everybody.
         address = "" if self._departed.missing().heard else address_of(request)
-        made = await self._drawn.get(("front", name, address), lambda: self._make_front(family, address))
-        return html(request, 200, made)
+        made = await self._rendered.get(("front", name, address), lambda: self._render_status(family, address))
+        return respond_html(request, 200, made)
 
     async def table(self, request: BoundedRequest, args: Mapping[str, Sequence[str]]) -> bytes:
-        """Answer the table of all nodes; what is wrong with the parameters stands on it, with the status."""
+        """Answer the list of nodes. If a parameter is wrong, the page says so and has status 400."""
         try:
-            wanted = roster.wanted(args, self._families)
+            query = node_list.parse_node_query(args, self._families)
         except BadRequest as fault:
             error = str(fault)
-            made = await self._press.single(
-                "Nodes", "/fleet", lambda: table.content(roster.Wanted(), None, self._families, error)
+            made = await self._renderer.render_unshared(
+                "Nodes", "/fleet", lambda: list_page.content(node_list.NodeQuery(), None, self._families, error)
             )
-            return html(request, fault.status, made)
-        return html(request, 200, await self._drawn.get(wanted, lambda: self._make_table(wanted)))
+            return respond_html(request, fault.status, made)
+        return respond_html(request, 200, await self._rendered.get(query, lambda: self._render_list(query)))
 
     async def node(self, request: BoundedRequest, node_id: str) -> bytes:
-        """Answer the page of a node; raises UnknownNode."""
+        """Answer the page of a node, with status 404 if there is no fresh report from it."""
         entries = (await self._fleet.node(node_id)).entries()
         if not entries:
             name = printable(node_id)[:253]
             gone = next((one for one in self._departed.missing().nodes if one.node_id == node_id), None)
             now, unix_now = self._clocks.monotonic(), self._clocks.time()
-            made = await self._press.single(f"{name}: unknown", "", lambda: node.unknown(name, gone, now, unix_now))
-            return html(request, UnknownNode.status, made)
-        return html(request, 200, await self._drawn.get(("node", node_id), lambda: self._make_node(entries[0])))
+            made = await self._renderer.render_unshared(
+                f"{name}: unknown", "", lambda: node_page.unknown_node_content(name, gone, now, unix_now)
+            )
+            return respond_html(request, UnknownNode.status, made)
+        return respond_html(
+            request, 200, await self._rendered.get(("node", node_id), lambda: self._render_node(entries[0]))
+        )
 
     def fault(self, request: BoundedRequest, fault: Fault) -> bytes:
-        """Answer a Fault to somebody at a browser."""
+        """Answer a fault as a page."""
         if fault.retry_after is not None:
             request.setHeader(b"Retry-After", b"%d" % fault.retry_after)
         content = [message("bad", printable(str(fault)), heading=True)]
-        body = page(self._press.frame("Problem", "", None), *content)
-        return html(request, fault.status, Drawn(body, b""))
+        body = page(self._renderer.frame("Problem", "", None), *content)
+        return respond_html(request, fault.status, RenderedBody(body, b""))
 
     def asset(self, request: BoundedRequest, name: str, version: str) -> bytes | None:
-        """Answer a file under /static; None if there is none of that name."""
+        """Answer a file under /static; None if there is no file of that name."""
         asset = self._assets.get(name)
         if asset is None:
             return None
-        tag = b'"%s"' % asset.mark.encode()
+        tag = b'"%s"' % asset.content_hash.encode()
         request.setHeader(b"Content-Type", asset.content_type)
         request.setHeader(b"X-Content-Type-Options", b"nosniff")
-        current = version == asset.mark
+        current = version == asset.content_hash
         request.setHeader(b"Cache-Control", b"public, max-age=31536000, immutable" if current else b"no-cache")
         if request.setETag(tag):
             return b""
         request.setHeader(b"Content-Length", b"%d" % len(asset.body))
         return asset.body
 
-    async def _make_front(self, family: Family, address: str) -> Drawn:
+    async def _render_status(self, family: Family, address: str) -> RenderedBody:
         activity = self._history.activity()
-        health = front.Health(
+        status = status_page.DaemonStatus(
             unhealthy=self._unhealthy(),
             unready=self._unready(),
-            query_fault=self._pulse.fault,
-            asking=self._pulse.asking,
+            query_fault=self._probe.fault,
+            no_answer_yet=self._probe.asking,
             upstreams=self._telemetry.upstreams(),
             max_nodes=self._max_nodes,
             missing=self._departed.missing(),
-            alerts=self._pulse.alerts,
+            alerts=self._probe.alerts,
             shared=self._fleet.shared,
             fleet_fault=None,
             delivery_fault=self._undelivered(),
         )
         stale_after = self._fleet.stale_after
         try:
-            look = await self._fleet.look((family.name,), within=PATIENCE)
+            nodes_at = await self._fleet.look((family.name,), within=STORE_TIMEOUT)
         except Fault as fault:
-            health = health._replace(fleet_fault=str(fault))
-            look = NodesAt(list, self._clocks.monotonic(), self._clocks.time())
-        frame = self._press.frame("orchestratord", "/", _RENEW)
+            status = status._replace(fleet_fault=str(fault))
+            nodes_at = NodesAt(list, self._clocks.monotonic(), self._clocks.time())
+        frame = self._renderer.frame("orchestratord", "/", _REFRESH_SECONDS)
         index = self._families.names.index(family.name)
 
-        def make() -> Drawn:
-            entries = look.entries()
-            picture = picture_of(entries, index, look.now, stale_after)
+        def make() -> RenderedBody:
+            entries = nodes_at.entries()
+            cells = heatmap(entries, index, nodes_at.now, stale_after)
             mixed = mixed_sources(entries)
-            stands = health
-            if health.shared:
-                missing = health.missing
-                stands = health._replace(missing=missing._replace(nodes=still_gone(missing.nodes, entries)))
+            current = status
+            if status.shared:
+                missing = status.missing
+                current = status._replace(missing=missing._replace(nodes=still_gone(missing.nodes, entries)))
             let_go(entries)
-            content = front.content(
-                picture,
+            content = status_page.content(
+                cells,
                 activity,
-                stands,
+                current,
                 families=self._families,
                 family=family,
-                now=look.now,
-                unix_now=look.unix_now,
+                now=nodes_at.now,
+                unix_now=nodes_at.unix_now,
                 stale_after=stale_after,
                 address=address,
             )
-            content[1:1] = mixed  # below the verdict
-            return drawn(page(frame, *content))
+            content[1:1] = mixed  # below the summary
+            return compressed(page(frame, *content))
 
-        made: Drawn = await self._press.in_thread(make)
+        made: RenderedBody = await self._renderer.in_thread(make)
         return made
 
-    async def _make_table(self, wanted: roster.Wanted) -> Drawn:
-        look = await self._fleet.look(self._families.names, within=PATIENCE)
-        frame = self._press.frame("Nodes", "/fleet", None)
+    async def _render_list(self, query: node_list.NodeQuery) -> RenderedBody:
+        nodes_at = await self._fleet.look(self._families.names, within=STORE_TIMEOUT)
+        frame = self._renderer.frame("Nodes", "/fleet", None)
 
-        def make() -> Drawn:
-            entries = look.entries()
-            listed = roster.listed(entries, wanted, look.now)
+        def make() -> RenderedBody:
+            entries = nodes_at.entries()
+            listing = node_list.select_page(entries, query, nodes_at.now)
             let_go(entries)
-            return drawn(page(frame, *table.content(wanted, listed, self._families)))
+            return compressed(page(frame, *list_page.content(query, listing, self._families)))
 
-        made: Drawn = await self._press.in_thread(make)
+        made: RenderedBody = await self._renderer.in_thread(make)
         return made
 
     async def _find_medians(self) -> FleetMedians:
-        look = await self._fleet.look(self._families.names, within=PATIENCE)
+        nodes_at = await self._fleet.look(self._families.names, within=STORE_TIMEOUT)
 
         def make() -> FleetMedians:
-            entries = look.entries()
+            entries = nodes_at.entries()
             found = medians(entries, len(self._by_name))
             let_go(entries)
             return found
 
-        found: FleetMedians = await self._press.in_thread(make)
+        found: FleetMedians = await self._renderer.in_thread(make)
         return found
 
-    async def _make_node(self, entry: Entry) -> Drawn:
-        query = node.past_query(entry.report.node_id, self._families, self._clocks.time(), self._fleet.matchers)
+    async def _render_node(self, entry: Entry) -> RenderedBody:
+        query = node_page.history_query(entry.report.node_id, self._families, self._clocks.time(), self._fleet.matchers)
         answer: Answer | None = None
         fault = None
         try:
@@ -239,30 +243,30 @@ class Pages:
         except QueryFault as error:
             fault = str(error)
         try:
-            middle = await self._medians.get("medians", self._find_medians)
-        except Fault:  # the page says all else
-            middle = FleetMedians(0, ())
+            fleet_medians = await self._medians.get("medians", self._find_medians)
+        except Fault:  # the page is shown without medians
+            fleet_medians = FleetMedians(0, ())
         now, unix_now = self._clocks.monotonic(), self._clocks.time()
-        frame = self._press.frame(entry.report.node_id, "", _RENEW_NODE)
+        frame = self._renderer.frame(entry.report.node_id, "", _REFRESH_NODE_SECONDS)
 
-        def make() -> Drawn:
-            past = node.Past({}, fault)
+        def make() -> RenderedBody:
+            history = node_page.NodeHistory({}, fault)
             if answer is not None and fault is None:
                 try:
-                    past = node.past(found(small(answer).body), query)
+                    history = node_page.parse_history(found(checked_size(answer).body), query)
                 except QueryFault as error:
-                    past = node.Past({}, str(error))
-            content = node.content(
+                    history = node_page.NodeHistory({}, str(error))
+            content = node_page.content(
                 entry,
                 self._families,
-                past,
-                middle,
+                history,
+                fleet_medians,
                 now=now,
                 unix_now=unix_now,
                 stale_after=self._fleet.stale_after,
                 matchers=self._fleet.matchers,
             )
-            return drawn(page(frame, *content))
+            return compressed(page(frame, *content))
 
-        made: Drawn = await self._press.in_thread(make)
+        made: RenderedBody = await self._renderer.in_thread(make)
         return made

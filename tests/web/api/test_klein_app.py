@@ -7,8 +7,8 @@ from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 
 from orchestratord.errors import Overloaded, QueryTimeout, UpstreamUnavailable
+from orchestratord.promql.client import Answer
 from orchestratord.promql.params import Query
-from orchestratord.promql.upstreams import Answer
 from tests.fakes import NOW, body, report
 from tests.wire import Wire, request
 

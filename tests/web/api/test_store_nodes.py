@@ -9,7 +9,7 @@ import pytest
 
 from orchestratord.errors import Overloaded, QueryTimeout, UpstreamUnavailable
 from orchestratord.nodes.families import BUILT_IN, LAST_REPORT
-from orchestratord.promql.upstreams import Answer as Fetched
+from orchestratord.promql.client import Answer as Fetched
 from orchestratord.remote_write.node_directory import StoreDirectory
 from tests.fakes import NOW, body
 from tests.remote_write.fake_store import FakeStore
@@ -95,7 +95,7 @@ def test_the_front_page_shows_the_store() -> None:
     wire = wired(known())
     page, said = look(wire, "/?metric=page_faults")
     assert page.status == 200
-    assert "The store does not answer; reports are still taken." in said
+    assert "The store does not answer; reports are still accepted." in said
     assert "Nodes 2 in the store; 1 at this replica" in said
     assert "none refused, this replica" in said
     assert 'href="/nodes/b"' in page.body.decode()
@@ -107,10 +107,10 @@ def test_the_front_page_without_a_store() -> None:
     store = known()
     store.instead = UpstreamUnavailable("<b>refused</b>")
     _, said = look(wired(store), "/")
-    assert "The store does not say what it knows of the nodes; reports are still taken." in said
+    assert "The store does not list the nodes; reports are still accepted." in said
     assert "&lt;b&gt;refused&lt;/b&gt;" in said
     assert "Nodes unknown in the store" in said
-    assert "How to begin" not in said
+    assert "Getting started" not in said
 
 
 @pytest.mark.parametrize("store", [known(), FakeStore()])
@@ -120,9 +120,9 @@ def test_the_front_page_while_nothing_is_delivered(store: FakeStore) -> None:
     wire.upstreams.answer = Fetched(200, b"application/json", b"{}")
     wire.undelivered = "answered 404: <b>enable the receiver</b>"
     _, said = look(wire, "/")
-    assert "No report gets from this replica to the store." in said
-    assert "The store takes no reports: answered 404: &lt;b&gt;enable the receiver&lt;/b&gt;" in said
-    assert "How to begin" not in said
+    assert "This replica cannot deliver its reports to the store." in said
+    assert "The store does not accept reports: answered 404: &lt;b&gt;enable the receiver&lt;/b&gt;" in said
+    assert "Getting started" not in said
 
 
 def test_a_store_without_nodes() -> None:
@@ -130,7 +130,7 @@ def test_a_store_without_nodes() -> None:
     wire = wired(FakeStore())
     wire.upstreams.answer = Fetched(200, b"application/json", b"{}")
     said = look(wire, "/")[1]
-    assert "The store knows of no node that reports." in said
+    assert "The store has no node that reports." in said
     assert "No node reports any more" not in said
     assert "Gone 0 in the last hour, this replica" in said
     wire.clocks.now += 60
@@ -138,7 +138,7 @@ def test_a_store_without_nodes() -> None:
     wire.clock.advance(3)
     said = look(wire, "/")[1]
     assert "No node reports any more; 1 has gone silent in the last hour." in said
-    assert "How to begin" not in said
+    assert "Getting started" not in said
 
 
 def test_a_node_that_reports_to_another_replica_now() -> None:
@@ -152,7 +152,7 @@ def test_a_node_that_reports_to_another_replica_now() -> None:
     assert [gone["node_id"] for gone in wire.ask("GET", "/nodes?gone=true").json["gone"]] == ["mine"]
     said = look(wire, "/")[1]
     assert "Gone in the last hour: 1 node" in said
-    assert "These reported to this replica, and the store has no newer report of them." in said
+    assert "These nodes reported to this replica; the store has no newer report from them." in said
 
 
 def test_the_page_of_a_node() -> None:

@@ -1,4 +1,4 @@
-"""What the daemon remembers of its last hour."""
+"""The activity of the daemon in the last hour."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROUTES = ("/query", "/api/v1/query")
 
 
 class Setup:
-    """A history over a Clock, and what it samples."""
+    """An ActivityRecorder with a Clock, and what it samples."""
 
     def __init__(self) -> None:
         self.clock = Clock()
@@ -24,12 +24,12 @@ class Setup:
         self.history.startService()
 
     def pass_time(self, seconds: float) -> None:
-        """Let so many seconds pass, with all samples in them."""
+        """Advance the clock by so many seconds; samples are taken meanwhile."""
         self.clock.pump([EVERY] * int(seconds / EVERY))
 
 
 def test_rates_are_of_the_last_half_minute() -> None:
-    """What was busy before counts no more; what was refused is told apart."""
+    """Earlier activity does not count; refused reports are counted separately."""
     setup = Setup()
     setup.metrics.telemetry.reports("accepted", 9000)
     setup.pass_time(60)
@@ -43,7 +43,7 @@ def test_rates_are_of_the_last_half_minute() -> None:
 
 
 def test_the_p99_is_a_bound_of_the_last_five_minutes() -> None:
-    """Of queries alone; what was slow an hour ago, or is no query, does not count."""
+    """Over queries of the last five minutes only."""
     setup = Setup()
     assert setup.history.activity().query_p99 is None
     setup.metrics.telemetry.request("/query", b"GET", 200, 9.0)
@@ -58,7 +58,7 @@ def test_the_p99_is_a_bound_of_the_last_five_minutes() -> None:
 
 
 def test_an_hour_is_all_that_is_kept() -> None:
-    """Memory is bounded however long the daemon runs, and a line has no more points than a picture has room for."""
+    """The number of samples and the points of a line have a limit."""
     setup = Setup()
     setup.nodes.update([report("a")], setup.clock.seconds())
     setup.pass_time(3 * 3600)
@@ -69,7 +69,7 @@ def test_an_hour_is_all_that_is_kept() -> None:
 
 
 def test_a_sample_that_fails_does_not_end_the_others() -> None:
-    """A LoopingCall ends for good at the first exception."""
+    """A LoopingCall would stop at the first exception."""
     setup = Setup()
     count = setup.nodes.count
 

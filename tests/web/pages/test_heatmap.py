@@ -1,4 +1,4 @@
-"""The fleet as cells."""
+"""The cells of the heat map, their colours, and the most loaded nodes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from twisted.web.template import flattenString
 
 from orchestratord.nodes.families import BUILT_IN
 from orchestratord.nodes.store import Entry
-from orchestratord.web.pages.heatmap import MAX_CELLS, STEPS, TOP, fleet
-from orchestratord.web.pages.heatmap_section import picture
+from orchestratord.web.pages.status.heatmap import MAX_CELLS, STEPS, TOP, heatmap
+from orchestratord.web.pages.status.heatmap_section import heatmap_section
 from tests.fakes import FAMILIES, report
 
 if TYPE_CHECKING:
@@ -43,22 +43,22 @@ def numbered(count: int) -> list[Entry]:
 
 
 def test_no_node() -> None:
-    """Nothing to draw, and nothing fails."""
-    drawn = fleet([], FAULTS, 1000, 60)
+    """An empty heat map."""
+    drawn = heatmap([], FAULTS, 1000, 60)
     assert (drawn.nodes, drawn.cells, drawn.top, drawn.scale) == (0, [], [], None)
 
 
 def test_a_cell_a_node_in_the_order_that_people_count() -> None:
-    """2 comes before 10."""
-    drawn = fleet(entries({"n10": 1, "n2": 2, "m": 3}), FAULTS, 1000, 60)
+    """Numbers in ids are sorted as numbers: 2 comes before 10."""
+    drawn = heatmap(entries({"n10": 1, "n2": 2, "m": 3}), FAULTS, 1000, 60)
     assert [cell.node_id for cell in drawn.cells] == ["m", "n2", "n10"]
     assert {cell.size for cell in drawn.cells} == {1}
 
 
 @pytest.mark.parametrize("count", [5_000, 100_000])
 def test_many_nodes_share_cells(count: int) -> None:
-    """No more cells than can be drawn; each shows its highest node, and none is left out."""
-    drawn = fleet(numbered(count), FAULTS, 1000, 60)
+    """The number of cells has a limit. Each cell shows its highest node; no node is left out."""
+    drawn = heatmap(numbered(count), FAULTS, 1000, 60)
     assert len(drawn.cells) <= MAX_CELLS
     assert drawn.group == math.ceil(count / MAX_CELLS)
     assert sum(cell.size for cell in drawn.cells) == drawn.nodes == count
@@ -68,22 +68,22 @@ def test_many_nodes_share_cells(count: int) -> None:
 
 
 def test_what_stands_out_stands_out() -> None:
-    """One node of a hundred times the load of all others has a colour of its own."""
-    drawn = fleet(entries({f"n{index}": 1000 + index for index in range(50)} | {"hot": 100_000}), FAULTS, 1000, 60)
+    """A node with a hundred times the load of the others has its own colour."""
+    drawn = heatmap(entries({f"n{index}": 1000 + index for index in range(50)} | {"hot": 100_000}), FAULTS, 1000, 60)
     steps = {cell.node_id: cell.step for cell in drawn.cells}
     assert steps.pop("hot") == STEPS - 1
     assert set(steps.values()) == {0}
 
 
 def test_small_differences_do_not_look_large() -> None:
-    """Nodes that do nearly the same have nearly the same colour."""
-    drawn = fleet(entries({"a": 1000, "b": 1010, "c": 1050}), FAULTS, 1000, 60)
+    """Nodes with nearly the same load have the same colour."""
+    drawn = heatmap(entries({"a": 1000, "b": 1010, "c": 1050}), FAULTS, 1000, 60)
     assert len({cell.step for cell in drawn.cells}) == 1
 
 
 def test_zero_and_absent_are_not_the_same() -> None:
-    """A node that did nothing has the lowest colour; one that did not report has none."""
-    drawn = fleet(entries({"idle": 0, "busy": 10, "silent": None}), FAULTS, 1000, 60)
+    """A value of 0 has the lowest colour; a node without a value has no colour."""
+    drawn = heatmap(entries({"idle": 0, "busy": 10, "silent": None}), FAULTS, 1000, 60)
     cells = {cell.node_id: cell for cell in drawn.cells}
     assert (cells["idle"].step, cells["silent"].step, cells["silent"].value) == (0, None, None)
     assert drawn.without == 1
@@ -91,8 +91,8 @@ def test_zero_and_absent_are_not_the_same() -> None:
 
 
 def test_late_nodes_are_marked() -> None:
-    """Those whose age is two thirds of the limit, or more."""
-    drawn = fleet([*entries({"late": 1}, age=40), *entries({"fine": 1}, age=39.9)], FAULTS, 1000, 60)
+    """Nodes whose age is two thirds of the limit or more."""
+    drawn = heatmap([*entries({"late": 1}, age=40), *entries({"fine": 1}, age=39.9)], FAULTS, 1000, 60)
     assert [(cell.node_id, cell.late) for cell in drawn.cells] == [("fine", 0), ("late", 1)]
     assert drawn.late == 1
     assert [load.late for load in drawn.top if load.node_id == "late"] == [True]
@@ -101,16 +101,18 @@ def test_late_nodes_are_marked() -> None:
 @pytest.mark.parametrize(("stale_after", "late_after"), [(60, "40"), (8, "5.3"), (86400, "57600")])
 def test_when_a_node_is_late_is_told_in_a_number_to_read(stale_after: float, late_after: str) -> None:
     """With one digit after the point, if any."""
-    drawn = fleet(entries({"late": 1}, age=stale_after - 0.1), FAULTS, 1000, stale_after)
+    drawn = heatmap(entries({"late": 1}, age=stale_after - 0.1), FAULTS, 1000, stale_after)
     markup: list[bytes] = []
-    flattenString(None, picture(drawn, BUILT_IN, list(BUILT_IN)[FAULTS], stale_after)).addCallback(markup.append)
-    assert f"Hatched: no report for {late_after} s; gone after {stale_after} s. ".encode() in markup[0]
+    flattenString(None, heatmap_section(drawn, BUILT_IN, list(BUILT_IN)[FAULTS], stale_after)).addCallback(
+        markup.append
+    )
+    assert f"Hatched: no report for {late_after} s; removed after {stale_after} s. ".encode() in markup[0]
 
 
 @given(st.lists(st.floats(0, MAX_VALUE) | st.just(0.0), min_size=1, max_size=50))
 def test_every_value_has_a_colour(values: list[float]) -> None:
-    """Whatever nodes report; a higher one never a lower colour."""
-    drawn = fleet(entries({f"n{index:03}": value for index, value in enumerate(values)}), FAULTS, 1000, 60)
+    """For all values; a higher value never has a lower colour."""
+    drawn = heatmap(entries({f"n{index:03}": value for index, value in enumerate(values)}), FAULTS, 1000, 60)
     assert drawn.scale is not None
     assert list(drawn.scale.bounds) == sorted(drawn.scale.bounds)
     by_value = sorted(drawn.cells, key=lambda cell: cell.value or 0)
@@ -120,14 +122,14 @@ def test_every_value_has_a_colour(values: list[float]) -> None:
 
 
 def test_families_below_zero_have_equal_steps() -> None:
-    """Those of a configuration file may have no minimum."""
+    """Families of a configuration file may have negative values."""
     cold = [Entry(1000, report(name)) for name in ("a", "b")]
     values = [(-40.0,), (30.0,)]
     changed = [
         Entry(1000, type(entry.report)(entry.report.node_id, value, None, 0.0, ()))
         for entry, value in zip(cold, values, strict=True)
     ]
-    drawn = fleet(changed, 0, 1000, 60)
+    drawn = heatmap(changed, 0, 1000, 60)
     assert drawn.scale is not None
     assert not drawn.scale.logarithmic
     assert [cell.step for cell in drawn.cells] == [0, STEPS - 1]

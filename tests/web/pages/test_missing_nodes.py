@@ -1,4 +1,4 @@
-"""Nodes that are gone: the front page names them, and is not green while many are missing; `/nodes?gone=true`."""
+"""Nodes that are gone: the status page lists them, and warns if many are missing; `/nodes?gone=true`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from orchestratord.errors import UpstreamUnavailable
+from orchestratord.promql.client import Answer as Fetched
 from orchestratord.promql.probe import PATIENCE
-from orchestratord.promql.upstreams import Answer as Fetched
 from tests.fakes import body
-from tests.web.pages.test_resource import BROWSER, JSON, look, text, wired
+from tests.web.pages.browser_view import BROWSER, JSON, look, text, wired
 from tests.wire import Wire, request
 
 
@@ -43,15 +43,15 @@ def fleet(total: int, silent: int) -> Wire:
     ],
 )
 def test_the_verdict(total: int, silent: int, level: str, sentence: str) -> None:
-    """Not green from a tenth on; all gone is an alarm, and no help for beginners."""
+    """A warning from a tenth on. If all are gone, it is a problem, without the help for the first report."""
     answer = look(fleet(total, silent), "/")
     assert f'class="message {level}"' in re.findall(r"<h1[^>]*>", answer.body.decode())[0]
     assert sentence in text(answer)
-    assert "How to begin" not in text(answer)
+    assert "Getting started" not in text(answer)
 
 
 def test_who_is_gone_and_since_when() -> None:
-    """The last to leave first, twenty of them, and where the rest is."""
+    """The latest first, twenty of them, and a link to the rest."""
     wire = fleet(30, 25)
     wire.clocks.now += 60
     wire.nodes.expire(wire.clocks.monotonic(), 1000)
@@ -64,7 +64,7 @@ def test_who_is_gone_and_since_when() -> None:
 
 
 def test_a_node_that_is_back_is_named_no_more() -> None:
-    """Its report is enough."""
+    """One report is enough."""
     wire = fleet(3, 1)
     assert "Gone in the last hour: 1 node" in text(look(wire, "/"))
     wire.report(body("n000"))
@@ -75,7 +75,7 @@ def test_a_node_that_is_back_is_named_no_more() -> None:
 
 
 def test_what_an_operator_deletes_is_no_alarm() -> None:
-    """It is named, with the reason."""
+    """It is listed, with the reason."""
     wire = wired("a", "b")
     assert wire.ask("DELETE", "/nodes/a").status == 204
     said = text(look(wire, "/"))
@@ -95,17 +95,17 @@ def test_what_an_operator_deletes_is_no_alarm() -> None:
 
 
 def test_silence_of_more_than_an_hour() -> None:
-    """It stays an alarm when nobody is known by name any more."""
+    """It stays a problem when no node is listed any more."""
     wire = fleet(3, 3)
     wire.clocks.now += 3700
     answer = look(wire, "/")
     assert "No node has reported for more than an hour." in text(answer)
     assert 'class="message bad"' in answer.body.decode()
-    assert "How to begin" not in text(answer)
+    assert "Getting started" not in text(answer)
 
 
 def test_the_list_of_who_is_gone() -> None:
-    """Sorted by id, with the last report, by the calendar, and why."""
+    """Sorted by id, with the time of the last report and the reason."""
     wire = fleet(4, 2)
     assert wire.ask("DELETE", "/nodes/n003").status == 204
     now = wire.clocks.time()
@@ -153,14 +153,14 @@ def begin(wire: Wire, head: bytes) -> str:
     ],
 )
 def test_how_to_begin_has_our_address(host: str, address: str) -> None:
-    """That by which the page was asked for; where it was asked for by none, where the connection came in."""
+    """The host of the request; without a Host header, the local address of the connection."""
     said = begin(wired(), f"GET / HTTP/1.1\r\nHost: {host}\r\nAccept: {BROWSER}\r\n\r\n".encode())
     assert f"curl {address}/update_metrics" in said
     assert f"--orchestrator {address} --node-id" in said
 
 
 def test_another_ones_address_is_not_shown() -> None:
-    """Two who ask by two names within two seconds each see their own."""
+    """Two clients that use two names within two seconds each see their own name."""
     wire = wired()
     for name in ("one", "two"):
         head = request("GET", "/", Accept=BROWSER).replace(b"Host: test", f"Host: {name}".encode())
@@ -183,7 +183,7 @@ def alerts(*labels: dict[str, str], state: str = "firing") -> Fetched:
 
 
 def test_firing_alerts_stand_on_the_front_page() -> None:
-    """The worst first, what it says, and where to look; what is pending does not."""
+    """The most severe first, with its summary and a link to the node; pending alerts are not shown."""
     wire = wired("n1")
     wire.upstreams.alerts = alerts(
         {"alertname": "Slow", "severity": "warning"},
@@ -213,7 +213,7 @@ def test_firing_alerts_stand_on_the_front_page() -> None:
     ],
 )
 def test_an_upstream_that_does_not_tell_its_alerts(answer: Any) -> None:
-    """The page stands without them."""
+    """The page is shown without them."""
     wire = wired("n1")
     wire.upstreams.alerts = answer
     said = text(look(wire, "/"))
@@ -223,7 +223,7 @@ def test_an_upstream_that_does_not_tell_its_alerts(answer: Any) -> None:
 
 @pytest.mark.parametrize("path", ["/api/v1/rules", "/api/v1/alerts"])
 def test_rules_and_alerts_are_passed_through(path: str) -> None:
-    """To look at: as they are, with the parameters, by GET alone."""
+    """Unchanged, with the parameters, by GET only."""
     wire = wired()
     wire.upstreams.answer = Fetched(200, JSON, b'{"status":"success","data":{"groups":[]}}')
     answer = wire.ask("GET", f"{path}?type=alert")
@@ -235,7 +235,7 @@ def test_rules_and_alerts_are_passed_through(path: str) -> None:
 
 
 def test_an_upstream_whose_alerts_hang_holds_up_no_page() -> None:
-    """The page waits for a moment, as it does for a query; the alerts stand on a later one."""
+    """The page waits for a short time, as for a query; a later page has the alerts."""
     wire = wired("a")
     wire.upstreams.alerts = hanging = Deferred[Any]()
     connection = wire.connect()

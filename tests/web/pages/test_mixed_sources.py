@@ -1,4 +1,4 @@
-"""By what the nodes are measured, on the pages."""
+"""How nodes are measured, on the pages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.fakes import body
-from tests.web.pages.test_resource import BROWSER, wired
+from tests.web.pages.browser_view import BROWSER, wired
 
 
 def text(path: str, *reports: dict[str, Any]) -> str:
@@ -25,18 +25,18 @@ MIXED = "Nodes are measured by different sources"
 
 
 def test_a_fleet_of_different_sources() -> None:
-    """Is told from the front page, with how many nodes each has; those that do not say are no source."""
+    """The status page shows the number of nodes of each source; nodes without a source do not count."""
     reports: list[dict[str, Any]] = [
         {"source": "ebpf-kprobe"},
         {"source": "procfs"},
         {"source": "ebpf-kprobe", "interval_seconds": 5},
         {},
     ]
-    assert f"{MIXED}, whose values do not compare: 2 by ebpf-kprobe, 1 by procfs." in text("/", *reports)
+    assert f"{MIXED}, whose values cannot be compared: 2 by ebpf-kprobe, 1 by procfs." in text("/", *reports)
 
 
 def test_many_sources() -> None:
-    """The most frequent are named."""
+    """The most frequent ones are named."""
     found = text("/", *({"source": f"s{index}"} for index in range(8)))
     assert "1 by s0, 1 by s1, 1 by s2, 1 by s3, 1 by s4, and by 3 more." in found
 
@@ -45,13 +45,13 @@ def test_many_sources() -> None:
     "reports", [[], [{}], [{"source": "procfs"}, {"source": "procfs", "profiler_version": "2"}, {}]]
 )
 def test_a_fleet_of_one_source(reports: list[dict[str, Any]]) -> None:
-    """There is nothing to say."""
+    """There is no warning."""
     assert MIXED not in text("/", *reports)
 
 
 def test_a_node() -> None:
-    """Its page has what its report said of it, and no more."""
+    """Its page shows what its report said."""
     said = {"source": "procfs", "interval_seconds": 10, "profiler_version": "0.1.0"}
-    assert "Measured by procfs over 10 s each time, profiler 0.1.0." in text("/nodes/n0", said)
-    assert "Measured over 10 s each time." in text("/nodes/n0", {"interval_seconds": 10})
+    assert "Measured by procfs in intervals of 10 s, profiler 0.1.0." in text("/nodes/n0", said)
+    assert "Measured in intervals of 10 s." in text("/nodes/n0", {"interval_seconds": 10})
     assert "Measured" not in text("/nodes/n0", {})

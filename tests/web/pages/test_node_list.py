@@ -1,4 +1,4 @@
-"""The table of all nodes: found, filtered, sorted, a page at a time; and the medians of the fleet."""
+"""The list of nodes: search, filter, order and pages; and the medians of all nodes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pytest
 from orchestratord.errors import BadRequest
 from orchestratord.nodes.families import BUILT_IN
 from orchestratord.nodes.store import Entry
-from orchestratord.web.pages.medians import medians
-from orchestratord.web.pages.node_list import ROWS, listed, wanted
+from orchestratord.web.pages.nodes.medians import medians
+from orchestratord.web.pages.nodes.node_list import ROWS, parse_node_query, select_page
 from tests.fakes import body, report
-from tests.web.pages.test_resource import look, text, wired
+from tests.web.pages.browser_view import look, text, wired
 
 NOW = 1000.0
 
@@ -33,8 +33,8 @@ FLEET = entries(("b", 3, 20), ("A", 1, 5), ("c", 40, None), ("ab", 2, 20), ("d",
 
 def names(**parameters: str) -> list[str]:
     """Return the ids that a table with these parameters shows, in its order."""
-    asked = wanted({name.strip("_"): [value] for name, value in parameters.items()}, BUILT_IN)
-    return [row.node_id for row in listed(list(FLEET), asked, NOW).rows]
+    asked = parse_node_query({name.strip("_"): [value] for name, value in parameters.items()}, BUILT_IN)
+    return [row.node_id for row in select_page(list(FLEET), asked, NOW).rows]
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def names(**parameters: str) -> list[str]:
     ],
 )
 def test_which_nodes_in_which_order(parameters: dict[str, str], expected: list[str]) -> None:
-    """Those without a value come last, and match no filter by it; equal ones are sorted by id."""
+    """Nodes without the value come last, and match no filter by it. Equal values are sorted by id."""
     assert names(**parameters) == expected
 
 
@@ -82,23 +82,23 @@ def test_what_cannot_be_asked(parameters: dict[str, str], named: str) -> None:
 
 
 def test_pages_of_a_large_fleet() -> None:
-    """Each node is on one page, in order over all of them; past the last one is the last one."""
+    """Each node is on one page, in order; a page number that is too high gives the last page."""
     chance = random.Random(5)
     values = [(f"n{index:05}", 1.0, chance.randrange(900)) for index in range(2550)]
     fleet = entries(*values)
     shown: list[str] = []
     for page in range(1, 27):
-        asked = wanted({"sort": ["page_faults"], "page": [str(page)]}, BUILT_IN)
-        found = listed(fleet, asked, NOW)
+        asked = parse_node_query({"sort": ["page_faults"], "page": [str(page)]}, BUILT_IN)
+        found = select_page(fleet, asked, NOW)
         assert (found.page, found.pages, found.matching, found.nodes) == (page, 26, 2550, 2550)
         shown += [row.node_id for row in found.rows]
     assert shown == [name for name, _, value in sorted(values, key=lambda one: (-one[2], one[0]))]
-    beyond = listed(fleet, wanted({"page": ["99"]}, BUILT_IN), NOW)
+    beyond = select_page(fleet, parse_node_query({"page": ["99"]}, BUILT_IN), NOW)
     assert (beyond.page, len(beyond.rows)) == (26, 50)
 
 
 def test_the_page() -> None:
-    """Links sort and turn pages and keep what was asked; names lead to nodes; nothing is taken for markup."""
+    """Links sort and change the page, and keep the other parameters; names link to nodes; input is escaped."""
     wire = wired(max_nodes=1000)
     for index in range(ROWS + 20):
         wire.report(body(f"web-{index:03}", page_faults=index))
@@ -120,7 +120,7 @@ def test_the_page() -> None:
 
 
 def test_what_is_wrong_stands_on_the_page() -> None:
-    """With its status."""
+    """With status 400."""
     answer = look(wired("a"), "/fleet?sort=%3Cb%3E")
     assert answer.status == 400
     assert "invalid parameter &#39;sort&#39;" in text(answer) or "invalid parameter 'sort'" in text(answer)
@@ -128,7 +128,7 @@ def test_what_is_wrong_stands_on_the_page() -> None:
 
 
 def test_ten_operators_cost_as_much_as_one() -> None:
-    """The same table is made once for all who ask for it within two seconds."""
+    """Requests for the same list within two seconds share one page."""
     wire = wired("a")
     made: list[Any] = []
     in_thread = wire.in_thread
@@ -140,7 +140,7 @@ def test_ten_operators_cost_as_much_as_one() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 5, 1000, 1001, 2001, 4000])
 def test_medians(count: int) -> None:
-    """As the standard library has them, of those who reported the family; of none there is none."""
+    """Equal to the standard library's, over nodes that reported the family; None if no node did."""
     chance = random.Random(count)
     values = [chance.randrange(1_000_000) for _ in range(count)]
     fleet = entries(*[(f"n{index}", 0, value) for index, value in enumerate(values)], ("without", 0, None))
@@ -151,7 +151,7 @@ def test_medians(count: int) -> None:
 
 
 def test_a_node_beside_the_fleet() -> None:
-    """How many times the median each of its values is; just the median where there is no such number."""
+    """Each value as a multiple of the median; only the median if there is no multiple."""
     wire = wired()
     for name, value in (("a", 100), ("b", 200), ("c", 1000)):
         wire.report(body(name, page_faults=value, fs_read_count=0))
@@ -159,12 +159,12 @@ def test_a_node_beside_the_fleet() -> None:
     said = text(look(wire, "/nodes/c"))
     assert "1 k faults 5 times the fleet's median of 200 faults" in said
     assert "0 calls the fleet's median: 0 calls" in said
-    assert "A median is that of the nodes that report the metric, out of 4 nodes, this one included." in said
+    assert "Each median is over the nodes that report the metric, out of 4 nodes including this one." in said
     assert "not reported the fleet's median: 200 faults" in text(look(wire, "/nodes/d"))
 
 
 def test_the_page_of_a_node_that_is_gone() -> None:
-    """It says when it was last heard of, for an hour."""
+    """It shows the time of the last report, for an hour."""
     wire = wired("a")
     wire.clocks.now += 70
     wire.nodes.expire(wire.clocks.monotonic(), 10)

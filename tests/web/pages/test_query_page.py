@@ -1,4 +1,4 @@
-"""A query's answer: what is asked for, what is read, what is drawn."""
+"""The parameters of a query, its parsed answer, and the chart."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 
 from orchestratord.errors import BadQuery, UpstreamUnavailable
 from orchestratord.promql.range_vector import MAX_SERIES, Series, error_text, found
-from orchestratord.web.pages.chart import MAX_LINES, chart
-from orchestratord.web.pages.graph_params import asked
+from orchestratord.web.pages.query.chart import MAX_LINES, chart
+from orchestratord.web.pages.query.graph_params import parse_graph_params
 from tests.fakes import NOW
 
 EVIL = '</style><script>alert("1")</script>&\x00\x1b\u202e'
@@ -28,20 +28,23 @@ def one(values: list[tuple[float, str]], **labels: str) -> dict[str, Any]:
 
 
 def test_the_last_hour_unless_told_otherwise() -> None:
-    """To a mark that all who look within seconds share, with what is newest before it."""
-    wanted = asked({"q": ["up"]}, NOW + 7, max_length=100)
+    """The end is rounded up to 5 s, so that requests share a query and see the newest samples."""
+    wanted = parse_graph_params({"q": ["up"]}, NOW + 7, max_length=100)
     assert (wanted.start, wanted.end, wanted.step) == (f"{NOW - 3590:.0f}", f"{NOW + 10:.0f}", "15")
     assert wanted.relative == "1h"
-    assert asked({"q": ["up"], "range": ["6h"]}, NOW, max_length=100).step == "120"
+    assert parse_graph_params({"q": ["up"], "range": ["6h"]}, NOW, max_length=100).step == "120"
 
 
 def test_a_time_may_be_named() -> None:
-    """Both ends, or one and the range."""
+    """Both ends, or one end and the range."""
     args = {"q": ["up"], "start": ["2026-11-23T09:00:00Z"], "end": ["1795428000"], "step": ["1m"]}
-    wanted = asked(args, NOW, max_length=100)
+    wanted = parse_graph_params(args, NOW, max_length=100)
     assert (wanted.start, wanted.end, wanted.step) == ("2026-11-23T09:00:00Z", "1795428000", "1m")
     assert wanted.relative is None
-    assert asked({"q": ["up"], "end": ["1795428000"], "range": ["5m"]}, NOW, max_length=100).start == "1795427700"
+    assert (
+        parse_graph_params({"q": ["up"], "end": ["1795428000"], "range": ["5m"]}, NOW, max_length=100).start
+        == "1795427700"
+    )
 
 
 @pytest.mark.parametrize(
@@ -63,11 +66,11 @@ def test_a_time_may_be_named() -> None:
 def test_what_cannot_be_asked(args: dict[str, list[str]], named: str) -> None:
     """The error names the parameter."""
     with pytest.raises(BadQuery, match=named):
-        asked(args, NOW, max_length=100)
+        parse_graph_params(args, NOW, max_length=100)
 
 
 def test_series_are_named_by_what_tells_them_apart() -> None:
-    """What all share says nothing."""
+    """Labels that all series share are left out."""
     shared = {"__name__": "page_faults", "job": "orchestrator"}
     read = found(answer(one([], **shared, node_id="a"), one([], **shared, node_id="b")))
     assert [series.name for series in read.series] == ["a", "b"]
@@ -88,13 +91,13 @@ def test_only_so_many_series_are_read() -> None:
     [b"", b"[]", b"{}", answer(kind="scalar"), answer(one([(NOW, "many")])), b'{"data":{"result":[1]}}', b"\xff"],
 )
 def test_what_is_no_answer(body: bytes) -> None:
-    """A failure, and no traceback."""
+    """It raises UpstreamUnavailable."""
     with pytest.raises(UpstreamUnavailable):
         found(body)
 
 
 def test_prometheus_own_words() -> None:
-    """As far as there are any, and no further than anybody reads."""
+    """If there is an error text, at most 1,000 characters of it."""
     assert error_text(400, b'{"error": "parse error: unexpected <end>"}') == "parse error: unexpected <end>"
     assert error_text(500, b"<html>") == "Prometheus answered 500"
     assert len(error_text(400, json.dumps({"error": "x" * 5000}).encode())) == 1000
@@ -111,7 +114,7 @@ def points(count: int = 240) -> list[tuple[float, float]]:
 
 
 def test_a_chart_has_no_script_and_nothing_from_elsewhere() -> None:
-    """Nor anything that refers to another document, whatever a label holds."""
+    """And no reference to another document, for any label."""
     root = drawn(Series(EVIL, {}, points()), title=EVIL)
     names = {str(element.tag).rpartition("}")[2] for element in root.iter()}
     assert "script" not in names
@@ -126,20 +129,20 @@ def test_a_chart_has_no_script_and_nothing_from_elsewhere() -> None:
 
 
 def test_a_chart_of_nothing_says_so() -> None:
-    """No series, no points, no finite value: a picture all the same."""
+    """Also for series without points or without a finite value."""
     for series in ([], [Series("a", {}, [])], [Series("a", {}, [(NOW, float("nan")), (NOW, float("inf"))])]):
-        assert b"No data in this time" in chart("up", series, NOW - 60, NOW, 15)
+        assert b"No data in this time range" in chart("up", series, NOW - 60, NOW, 15)
 
 
 @pytest.mark.parametrize("value", [0.0, 5.0, -5.0, 1e300, 1e-300])
 def test_a_flat_line_can_be_drawn(value: float) -> None:
-    """Also where every value is the same, and where there is one point."""
+    """Also for very large and small values, and for a single point."""
     for count in (1, 5):
         drawn(Series("a", {}, [(NOW - 60 + 15 * index, value) for index in range(count)]))
 
 
 def test_a_chart_is_small_whatever_is_asked() -> None:
-    """11,000 points a series, and more series than anybody could tell apart."""
+    """Even for 100 series of 11,000 points."""
     line = [(NOW - 3600 + index * 0.32, float(index % 97)) for index in range(11_000)]
     picture = chart("up", [Series(f"n{index}", {}, line) for index in range(100)], NOW - 3600, NOW, 0.32)
     assert len(picture) < 400_000
@@ -147,7 +150,7 @@ def test_a_chart_is_small_whatever_is_asked() -> None:
 
 
 def test_a_peak_is_not_lost() -> None:
-    """A line of many points is drawn by the extremes of each stretch."""
+    """A line of many points is drawn by the extremes of each part."""
     line = [(NOW - 3600 + index * 0.5, 1000.0 if index == 5001 else 1.0) for index in range(7200)]
     plain = chart("up", [Series("a", {}, [(at, 1.0) for at, _ in line])], NOW - 3600, NOW, 0.5)
     assert b"1 k" in chart("up", [Series("a", {}, line)], NOW - 3600, NOW, 0.5).replace(

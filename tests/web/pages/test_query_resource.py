@@ -1,4 +1,4 @@
-"""The query page: the values of one moment, a time of one's choice, names that lead to nodes, a chart for a phone."""
+"""The query page: instant queries, custom time ranges, links to nodes, a chart for a phone."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from orchestratord.errors import BadQuery, UpstreamUnavailable
+from orchestratord.promql.client import Answer as Fetched
 from orchestratord.promql.range_vector import Series, present
-from orchestratord.promql.upstreams import Answer as Fetched
 from orchestratord.web.pages.assets import Assets
-from orchestratord.web.pages.chart import DARK, LIGHT, MAX_LINES, PHONE, chart
-from orchestratord.web.pages.graph_params import asked, instant, local
+from orchestratord.web.pages.query.chart import DARK, LIGHT, MAX_LINES, PHONE, chart
+from orchestratord.web.pages.query.graph_params import form_time, parse_graph_params, parse_instant_params
 from tests.fakes import NOW
-from tests.web.pages.test_resource import JSON, look, matrix, text, wired
+from tests.web.pages.browser_view import JSON, look, matrix, text, wired
 
 
 def vector(*values: tuple[dict[str, str], str], kind: str = "vector") -> Fetched:
@@ -30,7 +30,7 @@ def vector(*values: tuple[dict[str, str], str], kind: str = "vector") -> Fetched
 
 
 def test_the_values_of_one_moment() -> None:
-    """As Prometheus orders them, asked for with an instant query: of topk just those that are it now."""
+    """In Prometheus' order, from an instant query: topk has just the current ones."""
     wire = wired()
     wire.upstreams.answer = vector(
         ({"__name__": "page_faults", "node_id": "b"}, "1234567"),
@@ -49,7 +49,7 @@ def test_the_values_of_one_moment() -> None:
 
 
 def test_a_moment_of_ones_choice() -> None:
-    """The table is of the end of the time that was chosen."""
+    """The table is for the end of the time range."""
     wire = wired()
     wire.upstreams.answer = vector()
     answer = look(wire, "/graph?q=up&view=table&end=2026-11-23T08:30")
@@ -68,7 +68,7 @@ def test_a_moment_of_ones_choice() -> None:
     ],
 )
 def test_what_a_table_does_not_show(answer: Fetched, fault: type[Exception]) -> None:
-    """A failure, never an empty table; the page has its status."""
+    """An error with its status, not an empty table."""
     with pytest.raises(fault):
         present(answer.body)
     wire = wired()
@@ -77,13 +77,13 @@ def test_what_a_table_does_not_show(answer: Fetched, fault: type[Exception]) -> 
 
 
 def test_a_scalar() -> None:
-    """It is one value, which needs no series."""
+    """It is one value without a series."""
     (only,) = present(b'{"data": {"resultType": "scalar", "result": [1, "42"]}}').values
     assert (only.name, only.value) == ("value", 42.0)
 
 
 def test_the_latest_is_of_the_end() -> None:
-    """A series that ended before the end of the time has none: it is not in the answer any more."""
+    """A series that ended before the end of the time range has no latest value."""
     wire = wired()
     end = NOW
     wire.upstreams.answer = matrix(
@@ -93,11 +93,11 @@ def test_the_latest_is_of_the_end() -> None:
     said = text(look(wire, f"/graph?q=up&start={end - 3600}&end={end}&step=15"))
     assert "there 3 1 2 3" in said
     assert "left - 7 8 9" in said
-    assert "Without a latest value: not in the answer at the end of this time." in said
+    assert "A series without a latest value has no sample at the end of this time range." in said
 
 
 def test_names_of_series_lead_to_their_node() -> None:
-    """If they are about one; no id that a node cannot have makes a link."""
+    """If they have a node id; an id that is not valid makes no link."""
     wire = wired()
     labels: list[dict[str, str]] = [{"node_id": "n 1"}, {"node_id": "n-1"}, {"node_id": "../x"}, {"node_id": ".."}]
     wire.upstreams.answer = matrix(*[(one, [(NOW, "1")]) for one in labels])
@@ -106,15 +106,15 @@ def test_names_of_series_lead_to_their_node() -> None:
 
 
 def test_a_time_from_a_browsers_form() -> None:
-    """It has no zone, and is UTC; what is left empty is not asked for."""
+    """A time without a zone is UTC; empty fields are ignored."""
     args = {"q": ["up"], "range": ["6h"], "start": ["2026-11-23T08:30"], "end": ["2026-11-23 09:00:30"], "step": [""]}
-    wanted = asked(args, NOW, max_length=100)
+    wanted = parse_graph_params(args, NOW, max_length=100)
     assert (wanted.start, wanted.end) == ("2026-11-23T08:30:00Z", "2026-11-23T09:00:30Z")
     assert wanted.relative is None
-    empty = asked({"q": ["up"], "range": ["6h"], "start": [""], "end": [""]}, NOW, max_length=100)
+    empty = parse_graph_params({"q": ["up"], "range": ["6h"], "start": [""], "end": [""]}, NOW, max_length=100)
     assert empty.relative == "6h"
-    assert instant({"q": ["up"], "end": [""]}, max_length=100).query.params == (("query", "up"),)
-    assert (local("1795424400"), local("2026-11-23T09:00"), local("soon")) == (
+    assert parse_instant_params({"q": ["up"], "end": [""]}, max_length=100).query.params == (("query", "up"),)
+    assert (form_time("1795424400"), form_time("2026-11-23T09:00"), form_time("soon")) == (
         "2026-11-23T09:00:00",
         "2026-11-23T09:00:00",
         "",
@@ -133,7 +133,7 @@ def test_a_time_from_a_browsers_form() -> None:
     ],
 )
 def test_what_cannot_be_asked(path: str, named: str) -> None:
-    """400, and the parameter is named."""
+    """Status 400, and the text names the parameter."""
     wire = wired()
     answer = wire.ask("GET", path)
     assert answer.status == 400
@@ -142,7 +142,7 @@ def test_what_cannot_be_asked(path: str, named: str) -> None:
 
 
 def test_the_form_keeps_the_time_that_was_chosen() -> None:
-    """Open, and as a browser has it."""
+    """The fields are open, in the format of a browser."""
     markup = look(wired(), "/graph?q=up&start=1795420800").body.decode()
     assert '<details open="open">' in markup
     assert 'value="2026-11-23T08:00:00"' in markup
@@ -150,7 +150,7 @@ def test_the_form_keeps_the_time_that_was_chosen() -> None:
 
 
 def test_a_phone_gets_a_chart_of_its_own() -> None:
-    """As wide as its screen: its letters are as large as elsewhere, and there are fewer times."""
+    """It is as wide as the screen, with letters of the same size and fewer times."""
     wire = wired()
     wire.upstreams.answer = matrix(({"node_id": "a"}, [(NOW - 60, "7"), (NOW, "9")]))
     markup = look(wire, "/graph?q=up").body.decode().replace("&amp;", "&")
@@ -169,13 +169,13 @@ def times(root: ET.Element) -> list[str]:
 
 
 def test_the_time_axis_of_an_empty_chart() -> None:
-    """It is that of the time that was asked for, each label once."""
+    """It covers the requested time range, each label once."""
     root = ET.fromstring(chart("up", [], NOW - 3600, NOW, 15))  # noqa: S314 - our own
     assert times(root) == ["08:00", "08:10", "08:20", "08:30", "08:40", "08:50", "09:00"]
 
 
 def test_where_the_times_are_in_a_picture() -> None:
-    """What page.js needs to tell the values under the pointer."""
+    """page.js needs them to show the values under the pointer."""
     line = Series("a", {}, [(NOW - 3600 + 15 * index, float(index)) for index in range(241)])
     root = ET.fromstring(chart("up", [line], NOW - 3600, NOW, 15))  # noqa: S314 - our own
     start, end, top, bottom = (float(root.attrib[f"data-{name}"]) for name in ("start", "end", "top", "bottom"))
@@ -220,14 +220,14 @@ def seen(colour: str) -> tuple[float, ...]:
 
 @pytest.mark.parametrize(("colours", "ground"), [(LIGHT, "#ffffff"), (DARK, "#161f27")])
 def test_no_two_lines_share_a_colour(colours: tuple[str, ...], ground: str) -> None:
-    """As many as lines, each 3:1 to the ground (WCAG 1.4.11), and five times a just noticeable difference apart."""
+    """One colour per line: contrast 3:1 or more (WCAG 1.4.11), and five times a just noticeable difference apart."""
     assert len(colours) == MAX_LINES
     assert min(contrast(colour, ground) for colour in colours) >= 3
     assert min(math.dist(seen(one), seen(other)) for one, other in combinations(colours, 2)) >= 0.1
 
 
 def test_the_table_has_the_charts_colours() -> None:
-    """In the style sheet, for light and dark; each line has its key."""
+    """In the style sheet, for light and dark, with a key for each line."""
     asset: Any = Assets().get("page.css")
     sheet = asset.body.decode()
     for index, (light, dark) in enumerate(zip(LIGHT, DARK, strict=True)):

@@ -1,11 +1,10 @@
-"""The pages over the wire: who gets one, what stands on it, and what can never get into it."""
+"""The pages over the wire: who gets a page, its content, and what cannot be injected into it."""
 
 from __future__ import annotations
 
 import gzip
 import json
 import re
-from html.parser import HTMLParser
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -14,81 +13,19 @@ from twisted.internet.defer import Deferred
 
 from orchestratord.errors import QueryTimeout, UpstreamUnavailable
 from orchestratord.nodes.families import BUILT_IN
-from orchestratord.promql.upstreams import Answer as Fetched
+from orchestratord.promql.client import Answer as Fetched
 from orchestratord.security.gate import Gate, Role
-from orchestratord.web.pages.query_resource import MAX_DRAWN_BYTES
-from orchestratord.web.pages.rendering import MAX_MAKING
+from orchestratord.web.pages.query.resource import MAX_ANSWER_BYTES
+from orchestratord.web.pages.rendering import MAX_RENDERING
 from tests.fakes import NOW, body, report
-from tests.wire import Answer, Wire, request
+from tests.web.pages.browser_view import BROWSER, JSON, look, matrix, text, wired
+from tests.wire import request
 
-BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
 EVIL = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>&lt;"
-JSON = b"application/json"
-
-
-def matrix(*series: tuple[dict[str, str], list[tuple[float, str]]]) -> Fetched:
-    """Return Prometheus' answer to a range query."""
-    result = [{"metric": labels, "values": values} for labels, values in series]
-    text = json.dumps({"status": "success", "data": {"resultType": "matrix", "result": result}})
-    return Fetched(200, JSON, text.encode())
-
-
-def wired(*nodes: str, **options: Any) -> Wire:
-    """Return a wire with a Prometheus that finds nothing, and these nodes."""
-    wire = Wire(**options)
-    wire.upstreams.answer = matrix()
-    for node in nodes:
-        wire.report(body(node, page_faults=52103, mem_bytes_allocated=2_000_000_000))
-    return wire
-
-
-class Markup(HTMLParser):
-    """What a browser would run or fetch."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.scripts: list[str | None] = []
-        self.urls: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Take note of a tag."""
-        given = dict(attrs)
-        if tag == "script":
-            self.scripts.append(given.get("src"))
-        assert tag not in {"iframe", "object", "embed", "base", "style", "foreignobject", "use"}
-        assert not [name for name in given if name.startswith(("on", "style", "formaction"))]
-        assert not re.search("[ ,]", given.get("srcset") or ""), "more than one address"
-        self.urls += [
-            value or "" for name, value in attrs if name in {"src", "srcset", "action"} or name.endswith("href")
-        ]
-
-
-def look(wire: Wire, path: str, accept: str = BROWSER, **headers: str) -> Answer:
-    """Ask as a browser does; check of a page what holds for every page, whatever got into it."""
-    answer = wire.ask("GET", path, b"", Accept=accept, **headers)
-    if answer.headers["content-type"] == "text/html; charset=utf-8" and "content-encoding" not in answer.headers:
-        policy = answer.headers["content-security-policy"]
-        assert policy.startswith("default-src 'none'; ")
-        assert "unsafe" not in policy
-        assert answer.headers["x-content-type-options"] == "nosniff"
-        assert answer.headers["referrer-policy"] == "no-referrer"
-        assert answer.headers["vary"] == "Accept, Accept-Encoding"
-        markup = Markup(answer.body.decode())
-        (script,) = markup.scripts
-        assert re.fullmatch(r"/static/page\.js\?v=\w+", script or "")
-        assert [url for url in markup.urls if url and not re.match(r"/(?!/)|#", url)] == []
-    return answer
-
-
-def text(answer: Answer) -> str:
-    """Return what a page says, without its markup."""
-    plain = re.sub(r"<[^>]+>", " ", answer.body.decode().partition("<main")[2])
-    return " ".join(plain.replace("\N{NO-BREAK SPACE}", " ").split())
 
 
 def test_programs_get_what_they_always_got() -> None:
-    """The list at /, the JSON of a node byte for byte; and caches are told what it depends on."""
+    """The index at / and the JSON of a node, byte for byte, with a Vary header."""
     wire = wired("a")
     for accept in ("*/*", "application/json, text/plain", ""):
         index, node = wire.ask("GET", "/", Accept=accept), wire.ask("GET", "/nodes/a", Accept=accept)
@@ -100,7 +37,7 @@ def test_programs_get_what_they_always_got() -> None:
 
 
 def test_no_node_yet() -> None:
-    """The page says so, and how to begin."""
+    """The page says so, and shows how to send a report."""
     answer = look(wired(), "/")
     assert answer.status == 200
     assert "No node has reported yet." in text(answer)
@@ -108,7 +45,7 @@ def test_no_node_yet() -> None:
 
 
 def test_all_is_well() -> None:
-    """In the first line; the nodes are links, coloured by the metric that was asked for."""
+    """The first line says so. The nodes are links, coloured by the requested metric."""
     answer = look(wired("n2", "n10"), "/?metric=page_faults")
     assert "All 2 nodes report, and Prometheus answers." in text(answer)
     assert re.findall(rb'href="(/nodes/n[^"]*)"', answer.body)[:2] == [b"/nodes/n2", b"/nodes/n10"]
@@ -117,7 +54,7 @@ def test_all_is_well() -> None:
 
 
 def test_what_is_not_well_comes_first() -> None:
-    """A late node; a table that is nearly full; a Prometheus that is gone; a daemon that is sick, or stops."""
+    """A late node; a table that is nearly full; a Prometheus that is down; a daemon that stops, or is not healthy."""
     wire = wired("a", "b", max_nodes=20)
     wire.clocks.now += 45
     wire.report(body("b"))
@@ -129,18 +66,18 @@ def test_what_is_not_well_comes_first() -> None:
     wire.clock.advance(20)
     wire.upstreams.answer = UpstreamUnavailable("no Prometheus could answer: <b>refused</b>")
     said = text(look(wire, "/"))
-    assert "Prometheus does not answer; reports are still taken." in said
+    assert "Prometheus does not answer; reports are still accepted." in said
     assert "&lt;b&gt;refused&lt;/b&gt;" in said
     wire.draining = True
     wire.clock.advance(3)
-    assert "about to stop" in text(look(wire, "/"))
+    assert "is stopping" in text(look(wire, "/"))
     wire.sick = "the sweep sleeps"
     wire.clock.advance(3)
     assert "not healthy: the sweep sleeps" in text(look(wire, "/"))
 
 
 def test_a_fleet_that_has_gone_silent() -> None:
-    """It is not the same as one that has never been there."""
+    """This is not the same as a system without any report yet."""
     wire = wired("a", "b", "c")
     wire.clocks.now += 60
     wire.nodes.expire(wire.clocks.monotonic(), 100)
@@ -148,7 +85,7 @@ def test_a_fleet_that_has_gone_silent() -> None:
 
 
 def test_a_prometheus_that_hangs_holds_up_no_page() -> None:
-    """The page says what is known after a moment, and more when it is there."""
+    """The page is answered after a short wait; a later page has the result."""
     wire = wired("a")
     hanging: Deferred[Any] = Deferred()
     wire.upstreams.answer = hanging
@@ -158,14 +95,14 @@ def test_a_prometheus_that_hangs_holds_up_no_page() -> None:
     wire.clock.advance(1)
     (answer,) = connection.answers()
     assert "The one node reports." in text(answer)
-    assert "not asked yet" in text(answer)
+    assert "not queried yet" in text(answer)
     hanging.errback(QueryTimeout("no whole answer within 3 s"))
     wire.clock.advance(2)
     assert "Prometheus does not answer" in text(look(wire, "/"))
 
 
 def test_prometheus_is_asked_only_while_somebody_looks() -> None:
-    """And then not more often than every ten seconds."""
+    """And at most once every ten seconds."""
     wire = wired("a")
     for _ in range(9):
         look(wire, "/")
@@ -178,7 +115,7 @@ def test_prometheus_is_asked_only_while_somebody_looks() -> None:
 
 
 def test_a_metric_that_there_is_not() -> None:
-    """A page says so, with its status."""
+    """A page says so, with status 400."""
     answer = look(wired("a"), f"/?metric={EVIL.replace(' ', '+').replace('&', '%26')}")
     assert answer.status == 400
     assert "no such metric" in text(answer)
@@ -186,7 +123,7 @@ def test_a_metric_that_there_is_not() -> None:
 
 @pytest.mark.parametrize("count", [5_000, 100_000])
 def test_a_large_fleet_is_a_bounded_page(count: int) -> None:
-    """However many nodes, no more cells than can be drawn; and compressed it is small."""
+    """The number of cells has a limit, and the compressed page is small."""
     wire = wired(max_nodes=2 * count)
     reports = [report(f"node-{index:06}", page_faults=index) for index in range(1000)]
     kind = type(reports[0])
@@ -205,7 +142,7 @@ def test_a_large_fleet_is_a_bounded_page(count: int) -> None:
 
 
 def test_ten_operators_cost_as_much_as_one() -> None:
-    """A page is made once for all who look within two seconds, and so many at a time."""
+    """Requests within two seconds share one page, and the number of pages being rendered has a limit."""
     wire = wired("a")
     pending: list[Deferred[Any]] = []
     works: list[Any] = []
@@ -220,7 +157,7 @@ def test_ten_operators_cost_as_much_as_one() -> None:
     for connection in same:
         connection.send(request("GET", "/", Accept=BROWSER))
     assert len(pending) == 1
-    others = [wire.connect() for _ in range(MAX_MAKING)]
+    others = [wire.connect() for _ in range(MAX_RENDERING)]
     for connection, name in zip(others, BUILT_IN.names[1:], strict=False):
         connection.send(request("GET", f"/?metric={name}", Accept=BROWSER))
     (refused,) = others[-1].answers()
@@ -231,7 +168,7 @@ def test_ten_operators_cost_as_much_as_one() -> None:
 
 
 def test_a_node() -> None:
-    """Each of its metrics, with its last hour in a line; how old, how long yet."""
+    """Each metric with a line of its last hour; the age of the report, and when the node is removed."""
     wire = wired("n1")
     points = [(NOW + 5 - 3600 + 30 * index, str(1000 + index)) for index in range(121)]
     wire.upstreams.answer = matrix(({"__name__": "page_faults"}, points))
@@ -239,7 +176,7 @@ def test_a_node() -> None:
     answer = look(wire, "/nodes/n1")
     said = text(answer)
     assert "Last report 5 s ago" in said
-    assert "Gone in 55 s" in said
+    assert "removed in 55 s" in said
     assert "52.1 k faults 1 times the fleet's median of 52.1 k faults last hour: 1 k to 1.12 k" in said
     assert "not reported" in said
     assert answer.body.count(b'<path class="line"') == 1
@@ -249,12 +186,12 @@ def test_a_node() -> None:
 
 
 def test_a_node_without_a_prometheus() -> None:
-    """Where the lines would be stands why there are none; the rest stands."""
+    """The page says why there are no lines, and shows everything else."""
     wire = wired("n1")
     wire.upstreams.answer = UpstreamUnavailable("no Prometheus could answer: refused")
     answer = look(wire, "/nodes/n1")
     assert answer.status == 200
-    assert "The last hour is not to be had: no Prometheus could answer: refused" in text(answer)
+    assert "The last hour is not available: no Prometheus could answer: refused" in text(answer)
     assert "52.1 k faults" in text(answer)
     wire.clock.advance(3)
     wire.upstreams.answer = Fetched(422, JSON, b'{"error":"query <limit> hit"}')
@@ -266,17 +203,17 @@ def test_a_node_without_a_prometheus() -> None:
 
 @pytest.mark.parametrize("name", ["nobody", "%22%3E%3Cscript%3Ealert(1)", "a%00%1b%E2%80%AEb", "x" * 3000])
 def test_a_node_that_there_is_not(name: str) -> None:
-    """404 as a page, whatever the name; Prometheus is not asked."""
+    """A page with status 404 for any name; Prometheus is not queried."""
     wire = wired()
     answer = look(wire, f"/nodes/{name}")
     assert answer.status == 404
-    assert "No fresh report of this node." in text(answer)
+    assert "No fresh report from this node." in text(answer)
     assert len(answer.body) < 10_000
     assert wire.upstreams.asked == []
 
 
 def test_a_node_of_every_character_that_an_id_may_have() -> None:
-    """It is shown, linked and asked for as it is; a step in the path is no link."""
+    """It is shown, linked and queried unchanged; `..` gets no link."""
     name = "aZ0._:-"
     wire = wired(name, "..")
     answer = look(wire, "/")
@@ -287,7 +224,7 @@ def test_a_node_of_every_character_that_an_id_may_have() -> None:
 
 
 def test_a_query() -> None:
-    """A chart and a table, with links that can be shared."""
+    """A chart and a table, with links to share."""
     wire = wired()
     wire.upstreams.answer = matrix(
         ({"__name__": "page_faults", "node_id": "a"}, [(NOW - 15, "7"), (NOW, "9")]),
@@ -308,7 +245,7 @@ def test_a_query() -> None:
 
 
 def test_a_hostile_query_is_shown_and_not_obeyed() -> None:
-    """In the box, in the title, in the links; so are Prometheus' own words about it."""
+    """In the form, the title and the links; the same for Prometheus' error text."""
     wire = wired()
     wire.upstreams.answer = Fetched(
         400, JSON, json.dumps({"status": "error", "error": f"parse error: {EVIL}"}).encode()
@@ -330,12 +267,12 @@ def test_a_hostile_query_is_shown_and_not_obeyed() -> None:
         ("/graph?q=" + "x" * 1001, None, 400, "longer than 1000 characters"),
         ("/graph?q=up", UpstreamUnavailable("nobody there"), 502, "nobody there"),
         ("/graph?q=up", QueryTimeout("too late"), 504, "too late"),
-        ("/graph?q=up", Fetched(200, JSON, b"x" * (MAX_DRAWN_BYTES + 1)), 422, "too much for a chart"),
+        ("/graph?q=up", Fetched(200, JSON, b"x" * (MAX_ANSWER_BYTES + 1)), 422, "too large for a chart"),
         ("/graph?q=up", Fetched(200, JSON, b"{}"), 502, "not what its API promises"),
     ],
 )
 def test_a_failure_is_never_a_200(path: str, fault: Any, status: int, said: str) -> None:
-    """The page has the status, and says why beside the box; the picture has Prometheus' envelope."""
+    """The page has the status and the error text; the SVG route answers with Prometheus' error envelope."""
     wire = wired()
     wire.upstreams.answer = fault
     answer = look(wire, path)
@@ -346,7 +283,7 @@ def test_a_failure_is_never_a_200(path: str, fault: Any, status: int, said: str)
 
 
 def test_what_prometheus_refuses_is_passed_on_with_the_picture() -> None:
-    """Its status and its body, byte for byte."""
+    """With its status and its body, byte for byte."""
     wire = wired()
     wire.upstreams.answer = Fetched(422, JSON, b'{"status":"error","error":"hm"}')
     answer = wire.ask("GET", "/graph.svg?q=up")
@@ -354,14 +291,14 @@ def test_what_prometheus_refuses_is_passed_on_with_the_picture() -> None:
 
 
 def test_an_empty_box() -> None:
-    """No question, no failure: examples."""
+    """Without a query the page shows examples."""
     answer = look(wired(), "/graph")
     assert answer.status == 200
     assert "For example" in text(answer)
 
 
 def test_files_are_kept_for_ever_under_their_mark() -> None:
-    """And asked for again under any other, with an ETag."""
+    """With another hash or without one, the browser revalidates with the ETag."""
     wire = wired()
     front = look(wire, "/").body.decode()
     for name, kind in (("page.css", "text/css"), ("page.js", "text/javascript"), ("icon.svg", "image/svg+xml")):
@@ -376,7 +313,7 @@ def test_files_are_kept_for_ever_under_their_mark() -> None:
 
 
 def test_pages_take_the_role_query() -> None:
-    """As a bearer, or as the password that a browser asks for; the list of endpoints stays open."""
+    """As a bearer token, or as the password in a browser; the index stays open."""
     token = "query-token-0123456789"
     wire = wired("a", gate=Gate({Role.QUERY: [token.encode()], Role.ADMIN: [b"admin-token-0123456789"]}))
     basic = "Basic YW55Ym9keTpxdWVyeS10b2tlbi0wMTIzNDU2Nzg5"
@@ -397,7 +334,7 @@ def test_pages_take_the_role_query() -> None:
 
 
 def test_a_password_changes_nothing() -> None:
-    """A page elsewhere can make a browser send it: what does more than look takes a bearer."""
+    """Another site can make a browser send the password, so changes need a bearer token."""
     wire = wired("a", gate=Gate({Role.QUERY: [b"query-token-0123456789"], Role.ADMIN: [b"query-token-0123456789"]}))
     basic = "Basic YW55Ym9keTpxdWVyeS10b2tlbi0wMTIzNDU2Nzg5"
     assert wire.ask("DELETE", "/nodes/a", Authorization=basic).status == 401

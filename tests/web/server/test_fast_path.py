@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestratord.nodes.families import BUILT_IN
+from orchestratord.promql.client import Answer
 from orchestratord.promql.memory import MemoryClient
-from orchestratord.promql.upstreams import Answer
 from orchestratord.runtime.time_slices import TimeSlices
 from tests.fakes import body
 from tests.wire import Wire, request

@@ -7,7 +7,7 @@ from urllib.parse import quote
 import pytest
 from twisted.internet.defer import Deferred
 
-from orchestratord.promql.upstreams import Answer
+from orchestratord.promql.client import Answer
 from orchestratord.web.server.channel import ANSWERED_AT_ONCE, LINGER_SECONDS
 from orchestratord.web.server.connection_limit import REFUSAL_SECONDS, REFUSALS
 from tests.fakes import body

@@ -13,7 +13,7 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 
 from orchestratord.errors import UpstreamUnavailable
-from orchestratord.promql.upstreams import Answer
+from orchestratord.promql.client import Answer
 from tests.fakes import body
 from tests.promql.test_upstreams import Prometheus
 from tests.promql.test_upstreams import Setup as UpstreamSetup

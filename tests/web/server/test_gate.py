@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.logger import capturedLogs, formatEvent
 
-from orchestratord.promql.upstreams import Answer
+from orchestratord.promql.client import Answer
 from orchestratord.security.gate import Gate, Role, rule
 from orchestratord.security.jwt import NodeTokenVerifier, parse_keys
 from orchestratord.web.server.fast_path import Unanswered

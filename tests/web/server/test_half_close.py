@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
-from orchestratord.promql.upstreams import Answer
+from orchestratord.promql.client import Answer
 from orchestratord.web.server.channel import HALF_CLOSE_SECONDS
 from tests.certificates import Authority
 from tests.fakes import body

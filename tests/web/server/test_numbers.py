@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pytest
 from twisted.logger import capturedLogs
 
-from orchestratord.promql.upstreams import Answer
+from orchestratord.promql.client import Answer
 from tests.wire import Wire, request
 
 #: What is a number nowhere.

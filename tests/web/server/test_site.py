@@ -6,7 +6,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 
-from orchestratord.promql.upstreams import Answer
+from orchestratord.promql.client import Answer
 from orchestratord.web.server.channel import LINGER_SECONDS
 from orchestratord.web.server.connection_age import JITTER, MAX_AGE, lifetime
 from tests.fakes import body

@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from orchestratord.promql.upstreams import Answer
+from orchestratord.promql.client import Answer
 from orchestratord.runtime.memory_budget import MemoryBudget
 from orchestratord.web.api.metrics import AHEAD, MAX_SCRAPES
 from orchestratord.web.server.send_buffer import PIECE

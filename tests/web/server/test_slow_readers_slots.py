@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred, succeed
 
-from orchestratord.promql.upstreams import Answer
+from orchestratord.promql.client import Answer
 from orchestratord.runtime.memory_budget import MemoryBudget
 from orchestratord.web.api import klein_app as api
 from orchestratord.web.server.send_buffer import PIECE

@@ -1,4 +1,4 @@
-"""The fleet as cells: one a node, or one for several neighbours where there are many; and their colours. Pure."""
+"""The cells of the heat map, and their colours: one for each node, or for several neighbours. For a pool thread."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ if TYPE_CHECKING:
 
     from orchestratord.nodes.store import Entry
 
-#: Cells drawn at the most; each costs 80 us to write and 80 bytes.
+#: Cells at most; each takes 80 us to render, and 80 bytes.
 MAX_CELLS = 2000
-#: Nodes whose cells are large enough for names.
+#: Up to so many nodes, cells are large enough for names.
 MAX_TILES = 60
 #: Colours.
 STEPS = 7
-#: Nodes in the list of the most loaded.
+#: Nodes in the table of the most loaded nodes.
 TOP = 10
-#: The share of the stale limit after which a node is late: at 60 s and a report every 10 s, three in a row are missing.
+#: A node is late after this share of `stale_after`: after 40 s of 60 s, it has missed three reports of one every 10 s.
 LATE = 2 / 3
-#: The smallest ratio between the ends of the scale, lest small differences look large.
+#: The smallest ratio between the ends of the scale, so that small differences do not look large.
 _MIN_RATIO = 8.0
-#: What is this small is as good as 0, and has no ratio to anything.
+#: Values up to this count as 0: a logarithmic scale needs positive values.
 _NOTHING = 1e-300
 _SAMPLED = 2000
 _BLOCK = 1000
 
 
 class Scale(NamedTuple):
-    """The lower bounds of the colours; `logarithmic` if each step is the same ratio, else the same difference."""
+    """The lower bound of each colour. Steps have equal ratios if `logarithmic`, else equal differences."""
 
     bounds: tuple[float, ...]
     logarithmic: bool
@@ -47,9 +47,9 @@ class Scale(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """One cell: `size` neighbouring nodes from `first` to `last`, the highest of which is `node_id`.
+    """One cell: `size` neighbouring nodes from `first` to `last`; `node_id` has the highest value of them.
 
-    `value` is None where none of them has reported the family; `late` is how many have been silent for long.
+    `value` is None if none of them reported the family; `late` is the number of late nodes.
     """
 
     node_id: str
@@ -61,8 +61,8 @@ class Cell(NamedTuple):
     last: str
 
 
-class Load(NamedTuple):
-    """One of the most loaded nodes; `share` is its value as a part of the highest, 0 to 1."""
+class LoadedNode(NamedTuple):
+    """One of the most loaded nodes. `age` is in seconds; `share` is its value divided by the highest, 0 to 1."""
 
     node_id: str
     value: float
@@ -72,21 +72,21 @@ class Load(NamedTuple):
 
 
 class Heatmap(NamedTuple):
-    """All that the picture shows."""
+    """The data of the heat map and of the table below it."""
 
     nodes: int
     late: int
     #: Nodes that did not report the family.
     without: int
-    #: Nodes in a cell; 1 where each has its own.
+    #: Nodes in each cell; 1 if each node has its own.
     group: int
     scale: Scale | None
     cells: list[Cell]
-    top: list[Load]
+    top: list[LoadedNode]
 
 
-def fleet(entries: list[Entry], family: int, now: float, stale_after: float) -> Heatmap:
-    """Return the picture of the fresh entries by the family of that index; `now` as the table's clock has it."""
+def heatmap(entries: list[Entry], family: int, now: float, stale_after: float) -> Heatmap:
+    """Return the heat map of fresh entries. `family` is an index; `now` is by the store's clock."""
     late_before = now - LATE * stale_after
     ordered = _in_order(entries)
     reported = (entry.report.values[family] for entry in breathing(ordered, _BLOCK))
@@ -107,7 +107,7 @@ def fleet(entries: list[Entry], family: int, now: float, stale_after: float) -> 
 
 
 def _in_order(entries: list[Entry]) -> list[Entry]:
-    """Return them by id, 2 before 10 as long as they are few enough for that to be cheap."""
+    """Sort by id. Numbers in ids are compared as numbers if there are few nodes; that is too slow for many."""
     if len(entries) <= MAX_CELLS:
         return sorted(entries, key=lambda entry: _natural(entry.report.node_id))
     return list(breathing(sorted_by_id(entries), _BLOCK))
@@ -138,7 +138,7 @@ def _cell(entries: Sequence[Entry], family: int, late_before: float, scale: Scal
 
 
 def _scale(values: Sequence[float]) -> Scale | None:
-    """Return equal ratios from about the lowest to the highest value: what is far above the others stands out."""
+    """Return a logarithmic scale from about the lowest to the highest value; a linear one if a value is negative."""
     if not values:
         return None
     sample = sorted(values[:: max(1, len(values) // _SAMPLED)])
@@ -158,8 +158,8 @@ def _scale(values: Sequence[float]) -> Scale | None:
     return Scale(tuple(low * math.exp(ratio * step) for step in range(STEPS)), logarithmic=True)
 
 
-def _top(entries: Sequence[Entry], family: int, now: float, late_before: float) -> list[Load]:
-    """Return the highest, each block's own first: one call of heapq over 100,000 would hold the interpreter."""
+def _top(entries: Sequence[Entry], family: int, now: float, late_before: float) -> list[LoadedNode]:
+    """Return the highest values, block by block: one heapq call over 100,000 nodes would block other threads."""
     best: list[tuple[float, Entry]] = []
     for at in breathing(range(0, len(entries), _BLOCK), 1):
         block = [
@@ -168,7 +168,7 @@ def _top(entries: Sequence[Entry], family: int, now: float, late_before: float) 
         best = sorted([*best, *block], key=lambda pair: -pair[0])[:TOP]
     highest = max((value for value, _ in best), default=0.0)
     return [
-        Load(
+        LoadedNode(
             entry.report.node_id,
             value,
             max(0.0, now - entry.seen),

@@ -1,4 +1,4 @@
-"""From the arguments of a graph to the query behind it. Pure."""
+"""Parses the parameters of `/graph` and `/graph.svg` into a query. Pure."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from orchestratord.errors import BadQuery
 from orchestratord.promql.params import parse, parse_duration, parse_time
-from orchestratord.web.pages.chart import MAX_WIDTH, MIN_WIDTH, WIDTH
+from orchestratord.web.pages.query.chart import MAX_WIDTH, MIN_WIDTH, WIDTH
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from orchestratord.promql.params import Query
 
-#: Points of a graph whose step nobody asked for.
+#: Points at most if no step is given.
 _POINTS = 240
 _STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400, 604800, 2592000)
 _SHARED = 5.0
 DEFAULT_RANGE = "1h"
-#: What the page offers.
+#: The ranges that the page offers.
 RANGES = ("5m", "15m", "1h", "6h", "1d", "7d")
-#: A moment as a browser's form sends it, without a zone: it is taken for UTC.
+#: A time as a browser's form sends it, without a zone: it counts as UTC.
 _LOCAL = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d)(:\d\d(?:\.\d+)?)?\Z", re.ASCII)
-#: A decade: no Prometheus keeps more.
+#: Ten years, in seconds.
 _MAX_RANGE = 315_360_000
 
 
 class GraphParams(NamedTuple):
-    """A range query, and how it was asked for. Times are Unix seconds; `relative` is the range up to now, or None."""
+    """A range query. Times are text, as given or in Unix seconds; `relative` is the range up to now, or None."""
 
     q: str
     query: Query
@@ -41,72 +41,72 @@ class GraphParams(NamedTuple):
     width: int = WIDTH
 
 
-class Instant(NamedTuple):
-    """An instant query, and the moment that it is about as it was given; empty: now."""
+class InstantParams(NamedTuple):
+    """An instant query; `end` is its time as it was given, empty for now."""
 
     q: str
     query: Query
     end: str
 
 
-def instant(args: Mapping[str, Sequence[str]], *, max_length: int) -> Instant:
-    """Return the query that `q` and `end` ask for; raises BadQuery."""
-    q, end = _one(args, "q"), utc(_one(args, "end"))
+def parse_instant_params(args: Mapping[str, Sequence[str]], *, max_length: int) -> InstantParams:
+    """Return the instant query for `q` and `end`; raises BadQuery."""
+    q, end = _first(args, "q"), with_zone(_first(args, "end"))
     if end:
-        _moment("end", end)
-    return Instant(q, parse({"q": [q], "time": [end]}, max_length=max_length), end)
+        _unix_time("end", end)
+    return InstantParams(q, parse({"q": [q], "time": [end]}, max_length=max_length), end)
 
 
 def wants_table(args: Mapping[str, Sequence[str]]) -> bool:
-    """Return whether `view` asks for a table, rather than for a chart; raises BadQuery."""
-    view = _one(args, "view") or "chart"
+    """Return whether `view` is table; raises BadQuery if it is neither chart nor table."""
+    view = _first(args, "view") or "chart"
     if view not in {"chart", "table"}:
         raise BadQuery(f"invalid parameter 'view': must be chart or table, not {view[:20]!a}")
     return view == "table"
 
 
-def utc(text: str) -> str:
-    """Return a time with its zone, which is UTC where it has none."""
+def with_zone(text: str) -> str:
+    """Return a time with a zone: UTC if it has none."""
     local = _LOCAL.match(text)
     return f"{local[1]}T{local[2]}{local[3] or ':00'}Z" if local else text
 
 
-def local(text: str) -> str:
-    """Return a time as a browser's form has it, in UTC; empty if it is none."""
+def form_time(text: str) -> str:
+    """Return a time for a browser's form, in UTC; empty if the text is not a time."""
     try:
-        return datetime.fromtimestamp(_moment("start", utc(text)), UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        return datetime.fromtimestamp(_unix_time("start", with_zone(text)), UTC).strftime("%Y-%m-%dT%H:%M:%S")
     except BadQuery:
         return ""
 
 
-def asked(args: Mapping[str, Sequence[str]], now: float, *, max_length: int) -> GraphParams:
-    """Return the query that `q`, `start`, `end`, `step` and `range` ask for; raises BadQuery.
+def parse_graph_params(args: Mapping[str, Sequence[str]], now: float, *, max_length: int) -> GraphParams:
+    """Return the range query for `q`, `start`, `end`, `step` and `range`; raises BadQuery.
 
-    Without `start` it is the time of `range` (default 1h) before `end`; without `end`, up to now.
+    If `start` is missing, it is `range` (default 1h) before `end`. If `end` is missing, it is now.
     """
-    q = _one(args, "q")
-    relative = _one(args, "range") or DEFAULT_RANGE
-    start, end, step = utc(_one(args, "start")), utc(_one(args, "end")), _one(args, "step")
+    q = _first(args, "q")
+    relative = _first(args, "range") or DEFAULT_RANGE
+    start, end, step = with_zone(_first(args, "start")), with_zone(_first(args, "end")), _first(args, "step")
     given = bool(start or end)
-    length = _length(relative)
-    last = _moment("end", end) if end else now
-    first = _moment("start", start) if start else last - length
+    length = _range_seconds(relative)
+    last = _unix_time("end", end) if end else now
+    first = _unix_time("start", start) if start else last - length
     if not step:
         step = str(next((size for size in _STEPS if last - first <= size * _POINTS), _STEPS[-1]))
     if not end:
-        last = soon(now)
+        last = rounded_up(now)
         first = first if start else last - length
     start, end = start or f"{first:.3f}".rstrip("0").rstrip("."), end or f"{last:.3f}".rstrip("0").rstrip(".")
     query = parse({"q": [q], "start": [start], "end": [end], "step": [step]}, max_length=max_length)
-    return GraphParams(q, query, start, end, step, None if given else relative, _width(_one(args, "width")))
+    return GraphParams(q, query, start, end, step, None if given else relative, _width(_first(args, "width")))
 
 
-def soon(now: float) -> float:
-    """Return the end of what is up to now: the same for all who look within seconds, and not before what is newest."""
+def rounded_up(now: float) -> float:
+    """Round a Unix time up to 5 s: requests within that time share one query, which includes the newest samples."""
     return math.ceil(now / _SHARED) * _SHARED
 
 
-def _one(args: Mapping[str, Sequence[str]], name: str) -> str:
+def _first(args: Mapping[str, Sequence[str]], name: str) -> str:
     return (args.get(name) or [""])[0].strip()
 
 
@@ -117,7 +117,7 @@ def _width(text: str) -> int:
     return width or WIDTH
 
 
-def _length(text: str) -> float:
+def _range_seconds(text: str) -> float:
     try:
         length = parse_duration(text)
     except (ValueError, OverflowError):
@@ -127,7 +127,7 @@ def _length(text: str) -> float:
     return length
 
 
-def _moment(name: str, text: str) -> float:
+def _unix_time(name: str, text: str) -> float:
     try:
         moment = parse_time(text)
     except (ValueError, OverflowError):

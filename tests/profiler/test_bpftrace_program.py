@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from orchestratord.nodes.families import BUILT_IN
-from orchestratord.profiler.hooks import KPROBES, TRACEPOINTS, Kernel, plans
+from orchestratord.profiler.bpftrace_program import KPROBES, TRACEPOINTS, Kernel, plans
 from tests.profiler.kernels import ALL_TRACEPOINTS, FUNCTIONS, kernel_files
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ MAPS = {
 
 
 def probes(program: str) -> list[str]:
-    """Return what a program attaches to, without its clock."""
+    """Return the probes of a program, without its timer."""
     return re.findall(r"(?:kprobe|kretprobe|tracepoint|software):[\w:.-]+", program)
 
 
@@ -47,7 +47,7 @@ def probes(program: str) -> list[str]:
 def test_kernel_functions(
     tmp_path: Path, functions: tuple[str, ...], names: tuple[str, ...], listed: bool, state: str
 ) -> None:
-    """With kprobes the hooks are those of other profilers, under the names that the kernel has for them."""
+    """With kprobes, the hooks are those of other profilers, by the names in this kernel."""
     kernel = kernel_files(tmp_path, ALL_TRACEPOINTS, functions, state, listed=listed).kernel()
     first, second = plans(kernel)
     assert (first.source, second.source) == (KPROBES, TRACEPOINTS)
@@ -68,33 +68,33 @@ def test_kernel_functions(
 
 @pytest.mark.parametrize("without", FUNCTIONS)
 def test_a_kernel_function_is_missing(tmp_path: Path, without: str) -> None:
-    """One that was inlined, say: then all is counted at tracepoints, since a source has one meaning."""
+    """For example one that was inlined. Then all families are counted at tracepoints: a source has one meaning."""
     functions = [name for name in FUNCTIONS if name != without]
     (plan,) = plans(kernel_files(tmp_path, ALL_TRACEPOINTS, functions, "__state").kernel())
     assert plan.source == TRACEPOINTS
 
 
 def test_types_are_missing(tmp_path: Path) -> None:
-    """Without BTF nobody knows where a task's state is."""
+    """Without BTF the position of a task's state is unknown."""
     (plan,) = plans(kernel_files(tmp_path, ALL_TRACEPOINTS, FUNCTIONS).kernel())
     assert plan.source == TRACEPOINTS
 
 
 def test_tracepoints_of_x86(tmp_path: Path) -> None:
-    """All there are."""
+    """All tracepoints are used."""
     (plan,) = plans(kernel_files(tmp_path, ALL_TRACEPOINTS).kernel())
     assert probes(plan.program) == [f"tracepoint:{name}" for name in ALL_TRACEPOINTS]
     assert plan.families == set(BUILT_IN.names)
 
 
 def test_kmalloc_of_a_node_until_6_0(tmp_path: Path) -> None:
-    """Was a tracepoint of its own, and counts as well."""
+    """Until 6.0 it is a separate tracepoint, and it counts too."""
     (plan,) = plans(kernel_files(tmp_path, [*ALL_TRACEPOINTS, "kmem:kmalloc_node"]).kernel())
     assert "tracepoint:kmem:kmalloc, tracepoint:kmem:kmalloc_node {" in plan.program
 
 
 def test_page_faults_of_arm64(tmp_path: Path) -> None:
-    """Where the tracepoints of x86 are missing page faults are counted all the same, by perf's event."""
+    """Without the tracepoints of x86, page faults are counted with perf's event."""
     offered = [name for name in ALL_TRACEPOINTS if not name.startswith("exceptions:")]
     (plan,) = plans(kernel_files(tmp_path, offered).kernel())
     assert "software:page-faults:1" in probes(plan.program)
@@ -112,7 +112,7 @@ def test_page_faults_of_arm64(tmp_path: Path) -> None:
     ],
 )
 def test_a_tracepoint_is_missing(without: str, families: set[str]) -> None:
-    """Its families are left out, with a reason that names it; the program neither attaches to it nor prints them."""
+    """Its families are left out, with a reason that names the tracepoint; the program does not use it."""
     (plan,) = plans(Kernel(frozenset(ALL_TRACEPOINTS) - {without}))
     assert f"tracepoint:{without}" not in probes(plan.program)
     assert plan.missing.keys() == families
@@ -121,7 +121,7 @@ def test_a_tracepoint_is_missing(without: str, families: set[str]) -> None:
 
 
 def test_a_tracepoint_without_its_field(tmp_path: Path) -> None:
-    """Is as good as missing: bpftrace would take none of the program."""
+    """It counts as missing: bpftrace would refuse the whole program."""
     machine = kernel_files(tmp_path, ALL_TRACEPOINTS)
     (tmp_path / "events/kmem/kmalloc/format").write_text("field:size_t bytes;\n")
     (plan,) = plans(machine.kernel())
@@ -129,7 +129,7 @@ def test_a_tracepoint_without_its_field(tmp_path: Path) -> None:
 
 
 def test_what_is_printed() -> None:
-    """Each map that a program fills is printed once an interval, and the mark after them."""
+    """Each map of a program is printed once per interval, followed by the line that ends it."""
     every = Kernel(frozenset(ALL_TRACEPOINTS), dict(zip(FUNCTIONS, FUNCTIONS, strict=True)), "__state")
     for plan in plans(every):
         assert sorted(re.findall(r"print\(@(\w+)\);", plan.program)) == sorted(MAPS)

@@ -1,4 +1,4 @@
-"""The query page: PromQL in, a chart and its figures out, or the values of one moment as a table."""
+"""The markup of the query page: the form, a chart with a table, or the table of an instant query."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from twisted.web.template import Tag, tags
 
 from orchestratord.promql.alerts import node_id
 from orchestratord.promql.params import parse_duration, parse_time
-from orchestratord.web.pages.chart import MAX_LINES, PHONE, size
-from orchestratord.web.pages.formatting import counted, plain
-from orchestratord.web.pages.graph_params import DEFAULT_RANGE, RANGES, local
+from orchestratord.web.pages.formatting import counted, table_number
 from orchestratord.web.pages.layout import message, node_path
+from orchestratord.web.pages.query.chart import MAX_LINES, PHONE, size
+from orchestratord.web.pages.query.graph_params import DEFAULT_RANGE, RANGES, form_time
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from orchestratord.promql.range_vector import Present, RangeAnswer
-    from orchestratord.web.pages.graph_params import GraphParams, Instant
+    from orchestratord.web.pages.query.graph_params import GraphParams, InstantParams
 
 _EXAMPLES = (
     ("topk(5, page_faults)", "the five nodes with the most page faults"),
     ("avg_over_time(mem_bytes_allocated[5m]) and mem_bytes_allocated", "kernel memory, averaged over five minutes"),
-    ("sum(fs_read_size_kb + fs_write_size_kb)", "VFS reads and writes of the whole fleet"),
-    ("ctx_switches_forced / ctx_switches_graceful > 0.5", "nodes where tasks fight for the processor"),
+    ("sum(fs_read_size_kb + fs_write_size_kb)", "VFS reads and writes of all nodes"),
+    ("ctx_switches_forced / ctx_switches_graceful > 0.5", "nodes where tasks compete for the CPU"),
 )
 
 
 class Form(NamedTuple):
-    """What stands in the form: the query, the range up to now, and a start and an end of one's choice."""
+    """The fields of the form as text: the query, a range up to now, or a start and an end; `table`: no chart."""
 
     q: str = ""
     range: str = ""
@@ -39,20 +39,20 @@ class Form(NamedTuple):
 
     @staticmethod
     def of(args: Mapping[str, Sequence[str]]) -> Form:
-        """Return what was sent, right or wrong."""
+        """Return the fields as they were sent, valid or not."""
         q, relative, start, end, view = ((args.get(name) or [""])[0] for name in ("q", "range", "start", "end", "view"))
         return Form(q, relative, start, end, view == "table")
 
     def link(self, *, table: bool) -> str:
-        """Return the address of the same question, as a table or as a chart."""
+        """Return the URL of the same query, as a table or as a chart."""
         parts = {"q": self.q, "range": self.range, "start": self.start, "end": self.end}
         if table:
             parts["view"] = "table"
         return f"/graph?{urlencode({name: value for name, value in parts.items() if value})}"
 
 
-def query_form(form: Form, error: str | None = None, *, whole: bool = True) -> Tag:
-    """Return the query box; `error` is what is wrong with the query; `whole`: with a time of one's choice."""
+def query_form(form: Form, error: str | None = None, *, time_fields: bool = True) -> Tag:
+    """Return the form. `error` is what is wrong with the query; `time_fields`: with fields for start and end."""
     chosen = form.range or DEFAULT_RANGE
     options = []
     for one in RANGES if chosen in RANGES else (*RANGES, chosen):
@@ -80,23 +80,25 @@ def query_form(form: Form, error: str | None = None, *, whole: bool = True) -> T
         tags.select(*options, name="range", id="range"),
         tags.button("Run", type="submit"),
     ]
-    if whole:
-        parts.append(_own_time(form))
+    if time_fields:
+        parts.append(_time_fields(form))
     if form.table:
         parts.append(tags.input(type="hidden", name="view", value="table"))
     markup = tags.form(*parts, action="/graph", method="get", class_="ask", role="search")
     return markup if error is None else tags.div(markup, message("bad", error)(id="fault"))
 
 
-def _own_time(form: Form) -> Tag:
+def _time_fields(form: Form) -> Tag:
     fields: list[Any] = []
     for name, label, value in (("start", "From (UTC)", form.start), ("end", "Until (UTC)", form.end)):
-        field = tags.input(type="datetime-local", name=name, id=name, step="1", value=local(value))
+        field = tags.input(type="datetime-local", name=name, id=name, step="1", value=form_time(value))
         fields += [tags.label(label, **{"for": name}), field]
     details = tags.details(
-        tags.summary("Another time"),
+        tags.summary("Custom time"),
         tags.div(*fields, class_="time"),
-        tags.p("Without “from”, the range above ends at “until”; without “until”, now.", class_="notes"),
+        tags.p(
+            "If “From” is empty, the range above ends at “Until”. If “Until” is empty, it ends now.", class_="notes"
+        ),
     )
     if form.start or form.end:
         details(open="open")
@@ -104,7 +106,7 @@ def _own_time(form: Form) -> Tag:
 
 
 def content(form: Form, *answer: Tag | str, error: str | None = None) -> list[Any]:
-    """Return what is on the page: the answer, or what is wrong with the question, or how to ask one."""
+    """Return the content of the page: the answer, or the error, or examples."""
     parts: list[Any] = [
         tags.h1("Query", class_="title"),
         tags.section(query_form(form, error), class_="card", **{"aria-label": "Question"}),
@@ -128,19 +130,19 @@ def _views(form: Form) -> Tag:
     return tags.nav(tags.ul(*links), class_="metrics", **{"aria-label": "View"})
 
 
-def chart(asked: GraphParams, found: RangeAnswer) -> Tag:
-    """Return the chart of an answer, by its address."""
-    fixed = {"q": asked.q, "start": asked.start, "end": asked.end, "step": asked.step}
-    relative = fixed if asked.relative is None else {"q": asked.q, "range": asked.relative}
-    drawn = min(len(found.series), MAX_LINES)
+def chart_section(params: GraphParams, found: RangeAnswer) -> Tag:
+    """Return the chart as an image, with links to the SVG, the data, and this time range."""
+    fixed = {"q": params.q, "start": params.start, "end": params.end, "step": params.step}
+    relative = fixed if params.relative is None else {"q": params.q, "range": params.relative}
+    shown = min(len(found.series), MAX_LINES)
     data = f"/query?{urlencode(fixed)}"
     links = [
         ("Picture (SVG)", f"/graph.svg?{urlencode(relative)}"),
         ("Data (JSON)", data),
-        ("Link to this very moment", f"/graph?{urlencode(fixed)}"),
+        ("Permanent link", f"/graph?{urlencode(fixed)}"),
     ]
-    width, height = size(drawn)
-    what = f"Chart of {asked.q[:200]}: {counted(drawn, 'series', 'series')}; the table below has the figures"
+    width, height = size(shown)
+    what = f"Chart of {params.q[:200]}: {counted(shown, 'series', 'series')}; the table below has the values"
     source = f"/graph.svg?{urlencode(fixed)}"
     return tags.figure(
         tags.div(
@@ -149,7 +151,7 @@ def chart(asked: GraphParams, found: RangeAnswer) -> Tag:
                 tags.img(src=source, alt=what, width=str(width), height=str(height), class_="chart"),
             ),
             id="chart",
-            **{"data-values": data, "data-start": _seconds(asked.start), "data-end": _seconds(asked.end)},
+            **{"data-values": data, "data-start": _seconds(params.start), "data-end": _seconds(params.end)},
         ),
         tags.figcaption(tags.ul(*[tags.li(tags.a(name, href=href)) for name, href in links], class_="links")),
         class_="card",
@@ -160,11 +162,11 @@ def _seconds(text: str) -> str:
     return f"{parse_time(text):.3f}"
 
 
-def figures(asked: GraphParams, found: RangeAnswer) -> Tag:
-    """Return the figures of each series; the latest only of those that are there at the end."""
+def range_table(params: GraphParams, found: RangeAnswer) -> Tag:
+    """Return a table of latest, min, mean and max. A series that ended before the end has no latest value."""
     if not found.total:
-        return _nothing("No series matches in this time.")
-    start, end, step = parse_time(asked.start), parse_time(asked.end), parse_duration(asked.step)
+        return _nothing("No series matches in this time range.")
+    start, end, step = parse_time(params.start), parse_time(params.end), parse_duration(params.step)
     last = start + (end - start) // step * step
     rows, ended = [], False
     for index, one in enumerate(found.series):
@@ -178,34 +180,34 @@ def figures(asked: GraphParams, found: RangeAnswer) -> Tag:
         rows.append(
             tags.tr(
                 tags.th(mark, _series(one.name, one.labels), scope="row"),
-                *[tags.td("-" if number is None else plain(number), class_="number") for number in numbers],
+                *[tags.td("-" if number is None else table_number(number), class_="number") for number in numbers],
             )
         )
     notes = []
     if ended:
-        notes.append("Without a latest value: not in the answer at the end of this time. ")
+        notes.append("A series without a latest value has no sample at the end of this time range. ")
     if found.total > MAX_LINES:
         notes.append(f"The chart shows the first {MAX_LINES} series. ")
-    return _table(("latest", "lowest", "mean", "highest"), rows, found.total, notes)
+    return _table(("latest", "min", "mean", "max"), rows, found.total, notes)
 
 
-def values(asked: Instant, present: Present) -> Tag:
-    """Return the values of one moment, in the order of the answer."""
+def instant_table(params: InstantParams, present: Present) -> Tag:
+    """Return a table of the values of an instant query, in the order of the answer."""
     if not present.total:
         return _nothing("No series matches at this moment.")
     rows = [
         tags.tr(
             tags.th(_series(one.name, one.labels), scope="row"),
-            tags.td(plain(one.value), class_="number"),
+            tags.td(table_number(one.value), class_="number"),
         )
         for one in present.values
     ]
-    moment = {"q": asked.q, "time": asked.end} if asked.end else {"q": asked.q}
+    moment = {"q": params.q, "time": params.end} if params.end else {"q": params.q}
     return _table(("value",), rows, present.total, [], tags.a("Data (JSON)", href=f"/query?{urlencode(moment)}"))
 
 
 def _series(name: str, labels: Mapping[str, str]) -> Tag | str:
-    """Return the name of a series, which leads to its node if it is about one."""
+    """Return the name of a series, as a link to the page of its node if it has a node id."""
     node = node_id(labels)
     path = node_path(node) if node else None
     return name if path is None else tags.a(name, href=path)

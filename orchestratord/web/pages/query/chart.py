@@ -1,4 +1,4 @@
-"""A range query's answer as a chart: SVG that stands by itself, on light and dark. For a pool thread."""
+"""Draws the answer to a range query: a self-contained SVG, for light and dark. For a pool thread."""
 
 from __future__ import annotations
 
@@ -8,28 +8,29 @@ from datetime import UTC, datetime
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from orchestratord.web.pages.formatting import printable, short
+from orchestratord.runtime.text import printable
+from orchestratord.web.pages.formatting import short
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from orchestratord.promql.range_vector import Series
 
-#: Series in one chart; more could not be told apart.
+#: Series in a chart at most; nobody could tell more apart.
 MAX_LINES = 12
-#: Stretches of a line: each is drawn by its lowest and its highest point, so that no peak is lost.
+#: Parts of a line. Each is drawn by its lowest and its highest point, so that no peak is lost.
 _STRETCHES = 200
 WIDTH, MIN_WIDTH, MAX_WIDTH = 960, 320, 1920
-#: The width of a chart on a phone, and below which one is drawn for it: its letters are not made smaller there.
+#: The width of a chart for a phone, and the width below which the layout is narrow; letters keep their size.
 PHONE, _NARROW = 380, 600
 _HEIGHT, _LOW, _LEGEND_ROW, _LEGEND_LINE = 340, 280, 24, 20
-#: Pixels for one name in the legend, for a letter of the title, and for one of the times below.
+#: Pixels for a name in the legend, for a letter of the title, and for a label of the time axis.
 _LEGEND_WIDTH, _LETTER_WIDTH, _TICK_WIDTH = 180, 9, 105
 _LEGEND_LENGTH, _SHORT_LENGTH = 26, 18
 _TICK_STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
 
-# A colour for each line, on light and on dark. Each stands out from the ground (3:1 and more) and from the others; the
-# first six, after Okabe and Ito, for the colour-blind too. The other six are dashed.
+# A colour for each line, on light and on dark. Each has a contrast of 3:1 or more to the background, and differs from
+# the others; the first six, after Okabe and Ito, also for colour-blind people. The other six lines are dashed.
 LIGHT = (
     "#0068a8", "#c2410c", "#00795a", "#a03d80", "#8a6100", "#5b5f66",
     "#001580", "#aa6aff", "#55002a", "#004000", "#ff4080", "#6a15bf",
@@ -89,18 +90,18 @@ _STYLE = {
 
 @cache
 def _pygal() -> Any:
-    """Return pygal: it takes 0.1 s to import, which a daemon does not wait for at whose charts nobody looks."""
+    """Import pygal at the first chart: that takes 0.1 s, which would delay the start of the daemon."""
     import pygal  # noqa: PLC0415 - as above
     from pygal.style import Style  # noqa: PLC0415 - as above
 
-    # It puts an importer for its plugins before everybody's imports, made for a Python that is gone: each import of a
-    # module that is not there would give a warning. There are no plugins here.
+    # pygal installs a finder for its plugins that is outdated: each import of a missing module would give a warning.
+    # We use no plugins.
     sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__name__ != "PluginImportFixer"]
     return partial(pygal.XY, style=Style(**_STYLE))
 
 
 def size(lines: int, width: int = WIDTH) -> tuple[int, int]:
-    """Return the width and height of a chart of so many series."""
+    """Return the width and height in pixels of a chart with so many series."""
     height = _HEIGHT if width >= _NARROW else _LOW
     return width, height + _rows(min(lines, MAX_LINES), width) * _LEGEND_ROW
 
@@ -114,21 +115,21 @@ def _rows(lines: int, width: int) -> int:
 
 
 def chart(title: str, series: Sequence[Series], start: float, end: float, step: float, *, width: int = WIDTH) -> bytes:
-    """Return the SVG of the first series, between two Unix times in seconds. Times are shown in UTC.
+    """Return the SVG of the first MAX_LINES series, between two Unix times. Times are shown in UTC.
 
-    A line is broken where more than `step` seconds are without a point.
+    A line has a gap if two points are more than 1.5 times `step` seconds apart. `width` is in pixels.
     """
     lines = [
         (printable(one.name), _thinned(one.points, (end - start) / _STRETCHES, 1.5 * step))
         for one in series[:MAX_LINES]
     ]
     values = [value for _, points in lines for _, value in points if value is not None]
-    # pygal counts in steps that overflow, or vanish, far from 1.
+    # pygal's arithmetic overflows, or underflows, for numbers far from 1.
     largest = max(map(abs, values), default=0.0)
     unit = 1.0 if largest == 0 or 1e-12 < largest < 1e12 else largest
     rows = _rows(len(lines), width)
     tick, ticks = _ticks(start, end, max(2, width // _TICK_WIDTH))
-    drawn: Any = _pygal()(
+    xy_chart: Any = _pygal()(
         width=width,
         height=size(len(lines), width)[1],
         title=_cut(printable(title), width // _LETTER_WIDTH),
@@ -150,29 +151,29 @@ def chart(title: str, series: Sequence[Series], start: float, end: float, step: 
         x_value_formatter=lambda at: _moment(at, tick),
         value_formatter=lambda value: short(value * unit),
         margin=14,
-        # pygal leaves room for as many rows as columns, and none for the names of the times above them.
+        # pygal reserves as many legend rows as columns, and nothing for the labels of the time axis above them.
         margin_bottom=14 + _LEGEND_ROW + _LEGEND_LINE * max(0, rows - round(math.sqrt(len(lines)))),
         spacing=8,
     )
     low, high = (min(values) / unit, max(values) / unit) if values else (0.0, 1.0)
-    if low == high:  # of a flat line pygal makes a range of nothing
-        drawn.range = (min(0.0, 2 * low), max(0.0, 2 * high) or 1.0)
+    if low == high:  # for a flat line pygal would make an empty range
+        xy_chart.range = (min(0.0, 2 * low), max(0.0, 2 * high) or 1.0)
     elif low >= 0:
-        drawn.range = (0, high * 1.02)
+        xy_chart.range = (0, high * 1.02)
     for name, points in lines if values else []:
-        drawn.add(_cut(name, 60), [(at, None if value is None else value / unit) for at, value in points])
+        xy_chart.add(_cut(name, 60), [(at, None if value is None else value / unit) for at, value in points])
     if not values:
-        # Of nothing pygal draws an axis of its own: of a line that is not seen, one of the time that was asked for.
-        drawn.add("", [(start, 0.0), (end, 1.0)], stroke=False)
-        drawn.add_xml_filter(partial(_with_text, text="No data in this time"))
-    drawn.add_xml_filter(_without_scripts)
-    drawn.add_xml_filter(lambda root: _with_places(root, drawn, start, end))
-    text: str = drawn.render(is_unicode=True)
+        # Without a line pygal draws its own time axis; with an invisible line it draws the requested one.
+        xy_chart.add("", [(start, 0.0), (end, 1.0)], stroke=False)
+        xy_chart.add_xml_filter(partial(_with_text, text="No data in this time range"))
+    xy_chart.add_xml_filter(_without_scripts)
+    xy_chart.add_xml_filter(lambda root: _with_places(root, xy_chart, start, end))
+    text: str = xy_chart.render(is_unicode=True)
     return text.encode()
 
 
 def _without_scripts(root: Any) -> Any:
-    """Take pygal's configuration for its own script out: there is no script."""
+    """Remove the configuration of pygal's script, which is not used."""
     for parent in list(root.iter()):
         for child in list(parent):
             if str(child.tag).rpartition("}")[2] == "script":
@@ -181,17 +182,17 @@ def _without_scripts(root: Any) -> Any:
     return root
 
 
-def _with_places(root: Any, drawn: Any, start: float, end: float) -> Any:
-    """Say where the two times are, in pixels from the left, and where the lines end below: for page.js."""
+def _with_places(root: Any, xy_chart: Any, start: float, end: float) -> Any:
+    """Add the positions that page.js needs, in pixels: of the two times, and of the top and bottom of the plot."""
     for name, at in (("start", start), ("end", end)):
-        root.set(f"data-{name}", f"{drawn.margin_box.left + drawn.view.x(at):.1f}")
-    root.set("data-top", f"{drawn.margin_box.top:.1f}")
-    root.set("data-bottom", f"{drawn.margin_box.top + drawn.view.height:.1f}")
+        root.set(f"data-{name}", f"{xy_chart.margin_box.left + xy_chart.view.x(at):.1f}")
+    root.set("data-top", f"{xy_chart.margin_box.top:.1f}")
+    root.set("data-bottom", f"{xy_chart.margin_box.top + xy_chart.view.height:.1f}")
     return root
 
 
 def _with_text(root: Any, text: str) -> Any:
-    """Write a text across the middle of the chart."""
+    """Add a text in the middle of the chart."""
     place = {"class": "no_data", "x": str(float(root.get("viewBox").split()[2]) / 2), "y": "45%", "font-size": "16"}
     element = root.makeelement("text", place)
     element.text = text
@@ -200,33 +201,33 @@ def _with_text(root: Any, text: str) -> Any:
 
 
 def _thinned(points: Sequence[tuple[float, float]], width: float, gap: float) -> list[tuple[float, float | None]]:
-    """Return the points to draw, those of each stretch of `width` seconds by its extremes; None breaks the line."""
-    drawn: list[tuple[float, float | None]] = []
-    stretch: list[tuple[float, float]] = []
+    """Return the points to draw: the extremes of each `width` seconds. None makes a gap."""
+    kept: list[tuple[float, float | None]] = []
+    part: list[tuple[float, float]] = []
     before: float | None = None
     for at, value in points:
         if not math.isfinite(value):
             continue
         broken = before is not None and at - before > gap
-        if stretch and (broken or at - stretch[0][0] >= width):
-            drawn += _extremes(stretch)
-            stretch = []
+        if part and (broken or at - part[0][0] >= width):
+            kept += _extremes(part)
+            part = []
         if broken:
-            drawn.append((at, None))
-        stretch.append((at, value))
+            kept.append((at, None))
+        part.append((at, value))
         before = at
-    return drawn + _extremes(stretch)
+    return kept + _extremes(part)
 
 
-def _extremes(stretch: Sequence[tuple[float, float]]) -> list[tuple[float, float | None]]:
-    if not stretch:
+def _extremes(part: Sequence[tuple[float, float]]) -> list[tuple[float, float | None]]:
+    if not part:
         return []
-    low, high = min(stretch, key=lambda point: point[1]), max(stretch, key=lambda point: point[1])
+    low, high = min(part, key=lambda point: point[1]), max(part, key=lambda point: point[1])
     return list(dict.fromkeys(sorted([low, high])))
 
 
 def _ticks(start: float, end: float, most: int) -> tuple[float, list[float]]:
-    """Return the distance of the marks of the time axis, about `most`, and their places."""
+    """Return the seconds between two ticks of the time axis, and their Unix times; there are about `most`."""
     length = max(end - start, 1.0)
     step = next((float(size) for size in _TICK_STEPS if length / size <= most), 86400.0 * -(-length // (86400 * most)))
     first = math.ceil(start / step) * step

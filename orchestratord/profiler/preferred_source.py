@@ -1,4 +1,4 @@
-"""The source `auto`: the better source where it works, else the one that always does."""
+"""The source `auto`: the better source if it works, else the one that always works."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ log = Logger()
 
 
 class PreferredSource:
-    """Measures with `preferred` until it complains, and from then on, for good, with `fallback`.
+    """Measures with `preferred` until it complains, and with `fallback` from then on.
 
-    There is no way back while it runs: counts of two sources are not quite the same thing, and a node whose numbers
-    change their meaning every few minutes is worse than one with the coarser numbers.
+    It does not switch back while it runs. The sources do not count exactly the same, and numbers that change their
+    meaning every few minutes are worse than coarse ones.
     """
 
     def __init__(self, preferred: Source, fallback: Source) -> None:
@@ -28,7 +28,7 @@ class PreferredSource:
 
     @property
     def name(self) -> str:
-        """What is in use is what the log should say."""
+        """The name of the source in use."""
         return "auto" if self._current is None else self._current.name
 
     def start(self, deliver: Delivery, complain: Complaint) -> None:
@@ -51,7 +51,7 @@ class PreferredSource:
         self._preferred.start(deliver, fall_back)
 
     def stop(self) -> Deferred[None]:
-        """Stop the source in use, and wait for the one that was left."""
+        """Stop the source in use; fires when the other one has stopped too."""
         current, self._current = self._current, None
         return Deferred.fromCoroutine(self._end(current, self._left))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestratord.config.environment import MAX_NAME, MAX_NAMED, misspelt
+from orchestratord.runtime.environment import MAX_NAME, MAX_NAMED, misspelt
 
 KNOWN = ["ORCHESTRATOR_LISTEN", "ORCHESTRATOR_STALE_AFTER", "ORCHESTRATOR_TOKEN_FILE"]
 

@@ -1,4 +1,4 @@
-"""A fleet as it might be: nodes of several kinds, each with its own load, and a few that stand out."""
+"""Simulated nodes of several kinds, each with its own load; a few have much more load than the others."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import random
 
 from orchestratord.nodes.families import BUILT_IN
 
-#: The kinds of nodes: name, share of the fleet, and how much of each built-in family they do in 10 s, in the
-#: catalogue's order.
+#: The kinds of nodes: name, share of all nodes, and the counts in 10 s for each built-in family, in the order of
+#: BUILT_IN.
 _KINDS = (
     ("web", 0.5, (1.1e9, 42_000, 81_000, 1_900, 36_000, 18_000, 8_200, 4_100)),
     ("batch", 0.25, (3.4e9, 160_000, 22_000, 14_500, 12_000, 96_000, 5_400, 61_000)),
@@ -18,18 +18,18 @@ _KINDS = (
 
 
 class Node:
-    """One node, whose load at any time is a function of its name."""
+    """One node. Its load depends on its name and the time only."""
 
     def __init__(self, name: str, base: tuple[float, ...]) -> None:
         self.name = name
         chance = random.Random(name)
-        # Some nodes are asked for more than others, a few for much more.
+        # The load differs between nodes; a few have nine times as much.
         weight = math.exp(chance.gauss(0, 0.45)) * (9 if chance.random() < 0.03 else 1)
         self._base = tuple(value * weight * math.exp(chance.gauss(0, 0.15)) for value in base)
         self._phase, self._period = chance.random() * 6.3, chance.uniform(900, 5400)
 
     def counts(self, at: float) -> dict[str, int]:
-        """Return what it counts in the 10 s before a Unix time."""
+        """Return the counts of each family in the 10 s before a Unix time."""
         chance = random.Random(f"{self.name} {at:.0f}")
         swing = 1 + 0.45 * math.sin(self._phase + at * 6.283 / self._period)
         burst = 1.8 if chance.random() < 0.02 else 1.0
@@ -39,8 +39,8 @@ class Node:
         }
 
 
-def fleet(size: int) -> list[Node]:
-    """Return so many nodes of all kinds."""
+def simulated_nodes(size: int) -> list[Node]:
+    """Return `size` nodes of all kinds."""
     nodes: list[Node] = []
     for kind, share, base in _KINDS:
         count = round(size * share)

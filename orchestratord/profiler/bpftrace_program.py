@@ -1,14 +1,14 @@
-"""Which of the kernel's hooks the eBPF source counts at, and the bpftrace program for them.
+"""Chooses the kernel hooks at which the eBPF source counts, and writes the bpftrace program for them.
 
-There are two plans, and the first that works is used. Where the kernel has kprobes, it counts at kernel functions: what
-other profilers of this wire format count at, so that their nodes and ours compare. Elsewhere it counts at tracepoints,
-which are stable over kernels and see a little more. docs/MEASURES.md says what each sees. A plan leaves out a family
-whose hooks the kernel does not have.
+There are two plans; the first that works is used. If the kernel has kprobes, the program counts at the kernel
+functions that other profilers of this wire format use, so that the values can be compared. Otherwise it counts at
+tracepoints, which are the same in all kernels and see a little more. docs/MEASURES.md says what each plan counts. A
+plan leaves out a family if the kernel does not have its hooks.
 
-The maps only grow: the reader takes the difference between two prints. Printing and then clearing would lose the events
-in between. There is no output for an event, so what bpftrace itself adds to these counts is a few dozen events a print.
-count() and sum() are per CPU: no event is lost to a race and none waits for a lock. Each tracepoint has one probe only:
-bpftrace 0.17 mixes up two probes on the same tracepoint.
+The maps only grow, and the reader takes the difference between two prints: to print and then clear a map would lose the
+events in between. There is no output for single events, so bpftrace itself adds only a few dozen events a print.
+count() and sum() are per CPU: no event is lost to a race, and none waits for a lock. Each tracepoint has one probe
+only, because bpftrace 0.17 confuses two probes at the same tracepoint.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 KPROBES, TRACEPOINTS = "ebpf-kprobe", "ebpf-tracepoint"
 
-#: Functions by the name that we know them under, each with the names that kernels give it, the likeliest first.
+#: Functions by the name used here, each with the names that kernels give it, the most likely first.
 _FUNCTIONS = {
     "vfs_read": ("vfs_read",),
     "vfs_write": ("vfs_write",),
     "handle_mm_fault": ("handle_mm_fault",),
     "__kmalloc": ("__kmalloc", "__kmalloc_noprof"),  # the latter from 6.10 on
-    # A compiler that changes a function's arguments renames it; `prev` stays the first.
+    # The compiler renames a function if it changes its arguments; `prev` stays the first argument.
     "finish_task_switch": ("finish_task_switch", "finish_task_switch.isra.0", "finish_task_switch.constprop.0"),
 }
 _SYMBOLS = frozenset(name.encode() for names in _FUNCTIONS.values() for name in names)
@@ -36,10 +36,10 @@ _SYMBOLS = frozenset(name.encode() for names in _FUNCTIONS.values() for name in 
 _READS = ("read", "readv", "pread64", "preadv", "preadv2")
 _WRITES = ("write", "writev", "pwrite64", "pwritev", "pwritev2")
 _FAULTS = ("exceptions:page_fault_user", "exceptions:page_fault_kernel")
-#: Tracepoints that may be used, each with the field that is read of it; "" for none.
+#: Tracepoints that may be used, each with the field that is read from it; "" if none is.
 _TRACEPOINTS = {
     "kmem:kmalloc": "bytes_req",
-    "kmem:kmalloc_node": "bytes_req",  # apart from kmalloc until 6.0
+    "kmem:kmalloc_node": "bytes_req",  # separate from kmalloc until 6.0
     **dict.fromkeys(_FAULTS, ""),
     "sched:sched_switch": "prev_state",
     **{f"syscalls:sys_exit_{name}": "ret" for name in (*_READS, *_WRITES)},
@@ -48,10 +48,10 @@ _TRACEPOINTS = {
 
 @dataclass(frozen=True)
 class Kernel:
-    """What a kernel offers of what can be used.
+    """The hooks that a kernel offers.
 
-    `functions` are those that kprobes may be set on, by the names that we know them under: empty without kprobes.
-    `state` is the name of the state in `struct task_struct` ("" if the kernel does not describe its types).
+    `functions` maps the names used here to those of this kernel, for functions that take kprobes; empty without
+    kprobes. `state` is the name of the state in `struct task_struct`, "" if the kernel does not describe its types.
     """
 
     tracepoints: frozenset[str]
@@ -60,7 +60,7 @@ class Kernel:
 
 
 class Plan(NamedTuple):
-    """A program for bpftrace, and what it counts. `missing` has a reason for each family that it leaves out."""
+    """A program for bpftrace, and the families that it counts. `missing` has the reason for each other family."""
 
     source: str
     program: str
@@ -75,7 +75,7 @@ class _Part(NamedTuple):
 
 
 def read_kernel(tracefs: Path, kallsyms: Path, btf: Path) -> Kernel:
-    """Return what the running kernel offers, by its files. Blocks, for a tenth of a second where there are kprobes."""
+    """Return what the running kernel offers, according to its files. Blocks, for 0.1 s if it has kprobes."""
     events = tracefs / "events"
     tracepoints = {
         name for name, wanted in _TRACEPOINTS.items() if _has_field(events / name.replace(":", "/") / "format", wanted)
@@ -85,7 +85,7 @@ def read_kernel(tracefs: Path, kallsyms: Path, btf: Path) -> Kernel:
     listing = tracefs / "available_filter_functions"
     try:
         found = {line.split()[0] for line in listing.read_bytes().splitlines() if line} & _SYMBOLS
-    except OSError:  # not there without the function tracer, not readable on a kernel that is locked down
+    except OSError:  # missing without the function tracer; not readable on a kernel in lockdown
         found = _functions_of(kallsyms)
     functions = {}
     for name, spellings in _FUNCTIONS.items():
@@ -96,7 +96,7 @@ def read_kernel(tracefs: Path, kallsyms: Path, btf: Path) -> Kernel:
 
 
 def plans(kernel: Kernel) -> list[Plan]:
-    """Return the plans that fit a kernel, the best first; there is always one, which may count nothing."""
+    """Return the plans for a kernel, the best first. There is at least one, which may count nothing."""
     found = []
     if kernel.functions.keys() == _FUNCTIONS.keys() and kernel.state:
         found.append(_plan(KPROBES, _kprobes(kernel), {}))
@@ -113,7 +113,7 @@ def _kprobes(kernel: Kernel) -> list[_Part]:
             f"kprobe:{name['__kmalloc']} {{ @mem_bytes_allocated = sum(arg0); }}",
         ),
         _Part(("page_faults",), ("page_faults",), f"kprobe:{name['handle_mm_fault']} {{ @page_faults = count(); }}"),
-        # The idle task (0) is no task that anybody waits for.
+        # Not the idle task (0): nobody waits for it.
         _switches(
             f"kprobe:{name['finish_task_switch']}",
             "$prev = (struct task_struct *)arg0; $pid = $prev->pid;",
@@ -132,23 +132,23 @@ def _kprobes(kernel: Kernel) -> list[_Part]:
 
 
 def _tracepoints(offered: frozenset[str]) -> tuple[list[_Part], dict[str, str]]:
-    """Return what can be counted at these tracepoints, and why the rest cannot."""
+    """Return what these tracepoints can count, and the reason for each other family."""
     parts = []
     missing = {}
     if "kmem:kmalloc" in offered:
-        # The bytes that were asked for, as at __kmalloc. Not kmem_cache_alloc, which is no kmalloc, nor mm_page_alloc,
-        # which counts the pages of user memory.
+        # The requested bytes, as at __kmalloc. Not kmem_cache_alloc, which is not a kmalloc, and not mm_page_alloc,
+        # which counts pages of user memory.
         where = _attached([name for name in ("kmem:kmalloc", "kmem:kmalloc_node") if name in offered])
         text = f"{where} {{ @mem_bytes_allocated = sum(args->bytes_req); }}"
         parts.append(_Part(("mem_bytes_allocated",), ("mem_bytes_allocated",), text))
     else:
         missing["mem_bytes_allocated"] = "the kernel has no tracepoint kmem:kmalloc"
-    # Only x86 (and riscv from 6.18 on) has the tracepoints; perf's event is in every kernel, and counts the same.
+    # Only x86 (and riscv from 6.18 on) has these tracepoints; every kernel has perf's event, which counts the same.
     faults = _attached(_FAULTS) if offered.issuperset(_FAULTS) else "software:page-faults:1"
     parts.append(_Part(("page_faults",), ("page_faults",), f"{faults} {{ @page_faults = count(); }}"))
     if "sched:sched_switch" in offered:
-        # As the kernel keeps a task's own counters: forced is a task that was still runnable (0), or was preempted
-        # whatever it was about to do (0x100, "R+").
+        # The same rule as for the kernel's counters of a task. Forced: the task was still runnable (0), or was
+        # preempted (0x100, "R+").
         state = "args->prev_state == 0 || args->prev_state == 0x100"
         parts.append(_switches("tracepoint:sched:sched_switch", "$pid = args->prev_pid;", state))
     else:
@@ -186,12 +186,11 @@ def _switches(where: str, first: str, forced: str) -> _Part:
 
 
 def _plan(source: str, parts: Iterable[_Part], missing: Mapping[str, str]) -> Plan:
-    """Return the program of some parts; $1 in it is the interval in milliseconds.
+    """Return the program made of these parts; its parameter $1 is the interval in milliseconds.
 
-    The first tick says where the counting begins: attaching the probes is itself thousands of context switches, which
-    are over by then. The ticks are faster than the interval because the kernel leaves one out where it finds the CPU
-    inside another of these probes, which on a busy node is often; the next one makes up for it. A tick with nothing to
-    do costs about a microsecond.
+    The first tick marks where the counting begins: to attach the probes takes thousands of context switches, which are
+    over by then. Ticks are more frequent than intervals, because the kernel skips a tick if the CPU is inside another
+    of these probes, which is often so on a busy node; the next tick then does the work. An idle tick takes about 1 us.
     """
     parts = list(parts)
     prints = "\n".join(f"\tprint(@{name});" for part in parts for name in part.maps)
@@ -226,7 +225,7 @@ def _functions_of(kallsyms: Path) -> set[bytes]:
 
 
 def _state_of(btf: Path) -> str:
-    """Return what a task's state is called: `__state` from 5.14 on, and in what took that over."""
+    """Return the name of a task's state: `__state` from 5.14 on, and in kernels with that change, else `state`."""
     try:
         names = btf.read_bytes()
     except OSError:

@@ -1,4 +1,4 @@
-"""The fleet as a picture, and its most loaded nodes as a table."""
+"""Sections of the status page: the heat map, and the table of the most loaded nodes."""
 
 from __future__ import annotations
 
@@ -8,45 +8,45 @@ from urllib.parse import urlencode
 from twisted.web.template import Tag, tags
 
 from orchestratord.runtime.gil_yield import breathing
-from orchestratord.web.pages.formatting import bare, counted, lasting, measured, noun
-from orchestratord.web.pages.heatmap import MAX_TILES, STEPS, Cell, Heatmap
+from orchestratord.web.pages.formatting import counted, duration, unit_word, with_unit, without_unit
 from orchestratord.web.pages.layout import node_link, node_path
+from orchestratord.web.pages.status.heatmap import MAX_TILES, STEPS, Cell, Heatmap
 
 if TYPE_CHECKING:
     from orchestratord.nodes.families import Families, Family
 
-#: Nodes that share the whole width.
+#: Up to so many nodes, cells share the whole width.
 _FEW = 12
-#: Nodes above which cells are small.
+#: Above so many nodes, cells are small.
 _MANY = 500
-#: Cells written without a pause: a millisecond and a half.
-_AT_ONCE = 20
+#: Cells rendered before other threads get a turn: 1.5 ms.
+_CELLS_PER_SLICE = 20
 
 
-def picture(fleet: Heatmap, families: Families, family: Family, stale_after: float) -> Tag:
-    """Return the card with a cell for each node, or for several, coloured by `family`."""
-    tiles = fleet.nodes <= MAX_TILES
+def heatmap_section(heatmap: Heatmap, families: Families, family: Family, stale_after: float) -> Tag:
+    """Return the heat map; `family` colours the cells, `stale_after` is in seconds."""
+    tiles = heatmap.nodes <= MAX_TILES
     sizes = ((_FEW, "cells tiles few"), (MAX_TILES, "cells tiles"), (_MANY, "cells large"))
-    kind = next((kind for most, kind in sizes if fleet.nodes <= most), "cells")
+    css_class = next((name for most, name in sizes if heatmap.nodes <= most), "cells")
     notes: list[Any] = []
-    if fleet.group > 1:
-        notes.append(f"Each cell is up to {fleet.group:,} neighbouring nodes, coloured by the highest of them. ")
-    if fleet.without:
-        notes.append(f"{counted(fleet.without, 'node')} did not report this metric. ")
-    if fleet.late:
-        notes.append(f"Hatched: no report for {round(2 * stale_after / 3, 1):g} s; gone after {stale_after:g} s. ")
+    if heatmap.group > 1:
+        notes.append(f"Each cell is up to {heatmap.group:,} neighbouring nodes, coloured by the highest of them. ")
+    if heatmap.without:
+        notes.append(f"{counted(heatmap.without, 'node')} did not report this metric. ")
+    if heatmap.late:
+        notes.append(f"Hatched: no report for {round(2 * stale_after / 3, 1):g} s; removed after {stale_after:g} s. ")
     return tags.section(
         tags.div(
-            tags.h2("The fleet", id="fleet"),
+            tags.h2("Fleet", id="fleet"),
             tags.p(family.help, class_="help"),
             class_="heading",
         ),
         _metrics(families, family),
-        _legend(fleet, family),
-        tags.a("Skip the picture", href="#loads", class_="skip"),
+        _legend(heatmap, family),
+        tags.a("Skip the heat map", href="#loads", class_="skip"),
         tags.ul(
-            (tags.li(_cell(cell, family, named=tiles)) for cell in breathing(fleet.cells, _AT_ONCE)),
-            class_=kind,
+            (tags.li(_cell(cell, family, named=tiles)) for cell in breathing(heatmap.cells, _CELLS_PER_SLICE)),
+            class_=css_class,
             id="cells",
             **{"aria-label": f"Nodes by {family.name}"},
         ),
@@ -66,28 +66,30 @@ def _metrics(families: Families, family: Family) -> Tag:
     return tags.nav(tags.ul(*links), class_="metrics", **{"aria-label": "Colour by"})
 
 
-def _legend(fleet: Heatmap, family: Family) -> Tag:
-    if fleet.scale is None:
+def _legend(heatmap: Heatmap, family: Family) -> Tag:
+    if heatmap.scale is None:
         return tags.p("No node has reported this metric.", class_="notes")
-    bounds = fleet.scale.bounds
+    bounds = heatmap.scale.bounds
     swatches = [
         tags.li(
             tags.span(class_=f"swatch s{step}"),
-            tags.span(f"< {bare(bounds[1], family)}" if step == 0 else f"≥ {bare(bounds[step], family)}"),
+            tags.span(
+                f"< {without_unit(bounds[1], family)}" if step == 0 else f"≥ {without_unit(bounds[step], family)}"
+            ),
         )
         for step in range(STEPS)
     ]
-    kind = "equal ratios" if fleet.scale.logarithmic else "equal steps"
+    kind = "equal ratios" if heatmap.scale.logarithmic else "equal steps"
     return tags.div(
         tags.ol(*swatches, class_="legend", **{"aria-label": f"Colours, in {kind}"}),
-        tags.p(noun(family), class_="unit"),
+        tags.p(unit_word(family), class_="unit"),
         tags.p(id="pointed", **{"aria-hidden": "true"}),
         class_="scale",
     )
 
 
 def _cell(cell: Cell, family: Family, *, named: bool) -> Tag:
-    value = "no value" if cell.value is None else measured(cell.value, family)
+    value = "no value" if cell.value is None else with_unit(cell.value, family)
     if cell.size > 1:
         title = f"{cell.first} to {cell.last}, {cell.size:,} nodes; highest {cell.node_id}: {value}"
         late = f"; {cell.late:,} late" if cell.late else ""
@@ -106,12 +108,12 @@ def _cell(cell: Cell, family: Family, *, named: bool) -> Tag:
     return tags.a(*inside, href=path, **attributes)
 
 
-def most_loaded(fleet: Heatmap, family: Family) -> Tag:
-    """Return the card with the nodes of the highest values of `family`."""
+def most_loaded_section(heatmap: Heatmap, family: Family) -> Tag:
+    """Return the table of the nodes with the highest values of `family`."""
     rows = [
         tags.tr(
             tags.th(node_link(load.node_id), scope="row"),
-            tags.td(measured(load.value, family), class_="number"),
+            tags.td(with_unit(load.value, family), class_="number"),
             tags.td(
                 Tag(
                     "svg",
@@ -124,12 +126,12 @@ def most_loaded(fleet: Heatmap, family: Family) -> Tag:
                 )(Tag("rect", attributes={"width": f"{100 * load.share:.1f}", "height": "8"})),
                 class_="share",
             ),
-            tags.td(f"{lasting(load.age)} ago", " (late)" if load.late else "", class_="number"),
+            tags.td(f"{duration(load.age)} ago", " (late)" if load.late else "", class_="number"),
         )
-        for load in fleet.top
+        for load in heatmap.top
     ]
     return tags.section(
-        tags.h2("The most loaded", id="loads", tabindex="-1"),
+        tags.h2("Most loaded nodes", id="loads", tabindex="-1"),
         tags.table(
             tags.thead(
                 tags.tr(

@@ -1,4 +1,4 @@
-"""What the front page names: the nodes that are gone, and the alerts that are firing."""
+"""Sections of the status page: the nodes that are gone, and the alerts that are firing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from twisted.web.template import Tag, tags
 
 from orchestratord.nodes.departed import DELETED
 from orchestratord.promql.alerts import level
-from orchestratord.web.pages.formatting import clock, counted, lasting, printable, stamp
+from orchestratord.runtime.text import printable
+from orchestratord.web.pages.formatting import counted, duration, iso_time, utc_time
 from orchestratord.web.pages.layout import node_link
 
 if TYPE_CHECKING:
@@ -17,12 +18,12 @@ if TYPE_CHECKING:
     from orchestratord.nodes.departed import Gone, Missing
     from orchestratord.promql.alerts import Alert
 
-#: Nodes, and alerts, that are named.
+#: Nodes, and alerts, listed at most.
 _NAMED = 20
 
 
 def gone_section(missing: Missing, now: float, unix_now: float, *, shared: bool) -> Tag | str:
-    """Return who left in the last hour, the last to leave first; `now` and `unix_now` are one moment, as elsewhere."""
+    """Return the nodes that left in the last hour, the latest first; `now` and `unix_now` are the same moment."""
     nodes = sorted(missing.nodes, key=lambda gone: (-gone.left, gone.node_id))
     if not nodes:
         return ""
@@ -32,7 +33,7 @@ def gone_section(missing: Missing, now: float, unix_now: float, *, shared: bool)
         more.append(tags.a("all as JSON", href="/nodes?gone=true"))
         more.insert(0, f"And {total - _NAMED:,} more: ")
     if shared:
-        more.append(" These reported to this replica, and the store has no newer report of them.")
+        more.append(" These nodes reported to this replica; the store has no newer report from them.")
     return tags.section(
         tags.h2(_heading(missing.silent, total - missing.silent), id="gone"),
         tags.ul(*[_gone(gone, now, unix_now) for gone in nodes[:_NAMED]], class_="gone"),
@@ -50,16 +51,16 @@ def _heading(silent: int, deleted: int) -> str:
 
 def _gone(gone: Gone, now: float, unix_now: float) -> Tag:
     age = now - gone.seen
-    last = tags.time(clock(unix_now - age), datetime=stamp(unix_now - age))
+    last = tags.time(utc_time(unix_now - age), datetime=iso_time(unix_now - age))
     why = "deleted; " if gone.reason == DELETED else ""
     return tags.li(
         node_link(gone.node_id),
-        tags.span(f"{why}last report {lasting(age)} ago, ", last, class_="more"),
+        tags.span(f"{why}last report {duration(age)} ago, ", last, class_="more"),
     )
 
 
 def alerts_section(alerts: Sequence[Alert], unix_now: float) -> Tag | str:
-    """Return the alerts that are firing, by the upstream; nothing if none is, or if it does not say."""
+    """Return the alerts that are firing according to the upstream; an empty text if there is none."""
     if not alerts:
         return ""
     shown = alerts[:_NAMED]
@@ -83,7 +84,7 @@ def _alert(alert: Alert, unix_now: float) -> Tag:
     if alert.node_id:
         parts += [" ", node_link(alert.node_id)]
     if alert.since is not None:
-        parts.append(tags.span(f" for {lasting(unix_now - alert.since)}", class_="more"))
+        parts.append(tags.span(f" for {duration(unix_now - alert.since)}", class_="more"))
     if alert.summary:
         parts.append(tags.p(printable(alert.summary), class_="more"))
     return tags.li(*parts, class_=level(alert.severity))

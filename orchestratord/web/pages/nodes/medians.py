@@ -1,4 +1,4 @@
-"""The fleet's median of each family, in steps. Pure; for a pool thread."""
+"""The median of each family over all nodes, computed in blocks. No I/O; for a pool thread."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ if TYPE_CHECKING:
 
     from orchestratord.nodes.store import Entry
 
-#: Values sorted in one call.
+#: Values sorted in one call; a longer call would keep other threads waiting.
 _BLOCK = 1000
 
 
 class FleetMedians(NamedTuple):
-    """How many nodes there are, and the median of each family, in the catalogue's order; None where none has it."""
+    """The number of nodes, and the median of each family in their order; None if no node reported the family."""
 
     nodes: int
     values: Sequence[float | None]
 
 
 def medians(entries: list[Entry], families: int) -> FleetMedians:
-    """Return the medians of the values that were reported, of so many families."""
+    """Return the medians of the reported values; `families` is the number of families."""
     return FleetMedians(len(entries), [_median(entries, family) for family in range(families)])
 
 
@@ -42,9 +42,9 @@ def _median(entries: list[Entry], family: int) -> float | None:
 
 
 def _ranked(blocks: Sequence[Sequence[float]], rank: int) -> float:
-    """Return the value that has so many before it, were all sorted, of blocks each of which is sorted.
+    """Return the value at index `rank` of the sorted union of blocks, each of which is sorted.
 
-    Narrows the part of each block in which it can be, around a value that is in one of these parts.
+    In each round it takes a pivot, and drops the part of each block that cannot hold the value.
     """
     parts = [(block, 0, len(block)) for block in blocks if block]
     while True:

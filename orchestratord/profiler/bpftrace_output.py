@@ -1,4 +1,4 @@
-"""What bpftrace prints, line by line, and the buckets in it."""
+"""Parses the output of bpftrace, and makes buckets of it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import msgspec
 from orchestratord.profiler.bucket import Bucket
 
 if TYPE_CHECKING:
-    from orchestratord.profiler.hooks import Plan
+    from orchestratord.profiler.bpftrace_program import Plan
 
 MAX_LINE_BYTES = 16_384
-"""A line of counts is under 100 bytes; what is longer is none and is passed over."""
+"""A line of counts has under 100 bytes; a line longer than this limit is ignored."""
 
 Totals: TypeAlias = Mapping[str, int]
-"""The growing counters of a plan's program by name, without the `@`; one that has counted nothing yet is absent."""
+"""The counters of a program by name, without the `@`. They only grow; a counter that is still 0 is absent."""
 
 
 class _Line(msgspec.Struct):
@@ -25,14 +25,14 @@ class _Line(msgspec.Struct):
 
 
 class Lines:
-    """Cuts a stream of bytes into lines, and holds no more than `MAX_LINE_BYTES` of it."""
+    """Splits a stream of bytes into lines; buffers at most `MAX_LINE_BYTES`."""
 
     def __init__(self) -> None:
         self._rest = b""
         self._skipping = False
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Return the lines that `data` completes, without their ends and without those that are too long."""
+        """Return the lines that `data` completes, without line ends; lines that are too long are dropped."""
         *complete, rest = (self._rest + data).split(b"\n")
         if complete and self._skipping:
             del complete[0]
@@ -44,14 +44,14 @@ class Lines:
 
 
 class TotalsReader:
-    """Takes bpftrace's JSON lines and gives the counters whenever an interval's are complete."""
+    """Reads bpftrace's JSON lines; returns the counters when an interval is complete."""
 
     def __init__(self) -> None:
         self._decoder = msgspec.json.Decoder(_Line)
         self._totals: dict[str, int] = {}
 
     def read(self, line: bytes) -> Totals | None:
-        """Return the counters if `line` ends an interval, else None; a line that is something else is passed over."""
+        """Return the counters if `line` ends an interval, else None. Other lines are ignored."""
         try:
             printed = self._decoder.decode(line)
         except msgspec.DecodeError:
@@ -67,7 +67,7 @@ class TotalsReader:
 
 
 def bucket_between(before: Totals, after: Totals, timestamp: float, plan: Plan) -> Bucket:
-    """Return what a plan's program counted from `before` to `after`, an interval that ended at `timestamp`."""
+    """Return what the program counted between `before` and `after`; the interval ended at the Unix time `timestamp`."""
 
     def counted(family: str, name: str = "") -> int | None:
         if family not in plan.families:

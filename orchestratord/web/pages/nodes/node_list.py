@@ -1,4 +1,4 @@
-"""The nodes that a table shows: found, filtered and sorted, a page at a time. Pure."""
+"""Selects the nodes of the list: filters, sorts, and cuts into pages. No I/O; for a pool thread."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 #: Nodes on a page.
 ROWS = 100
-#: Characters of an id, or of a part of it.
+#: The longest search text in characters: as long as an id.
 MAX_FIND = 253
 _MAX_PAGE = 100_000
-#: Nodes looked at, or sorted, without a pause.
+#: Nodes that are filtered or sorted before other threads get a turn.
 _BLOCK = 1000
 _NUMBER = re.compile(r"[+-]?(\d{1,18}(\.\d{0,18})?|\.\d{1,18})([eE][+-]?\d{1,2})?\Z", re.ASCII)
 
 ID, AGE = "id", "age"
 
 
-class Wanted(NamedTuple):
-    """Which nodes are wanted, in which order. `by`, `low` and `high` filter by the age or by a metric."""
+class NodeQuery(NamedTuple):
+    """Filter and order of the list. `by`, `low` and `high` filter by the age in seconds or by a metric."""
 
     find: str = ""
     sort: str = ID
@@ -38,31 +38,31 @@ class Wanted(NamedTuple):
     low: float | None = None
     high: float | None = None
     page: int = 1
-    #: The index of the metrics among a node's values; -1 where it is none.
+    #: The index of the metric among a node's values; -1 if it is not a metric.
     sorted_by: int = -1
     filtered_by: int = -1
 
 
-class SampleRow(NamedTuple):
-    """A node: seconds since its last report, and its values in the catalogue's order."""
+class NodeRow(NamedTuple):
+    """A row: the id, seconds since the last report, and the values in the order of the families."""
 
     node_id: str
     age: float
     values: Sequence[float | None]
 
 
-class Listed(NamedTuple):
-    """A page of the nodes that match, of so many pages, nodes that match, and nodes in all."""
+class NodeListPage(NamedTuple):
+    """One page of the matching nodes. Pages count from 1; `matching` and `nodes` are numbers of nodes."""
 
-    rows: list[SampleRow]
+    rows: list[NodeRow]
     page: int
     pages: int
     matching: int
     nodes: int
 
 
-def wanted(args: Mapping[str, Sequence[str]], families: Families) -> Wanted:
-    """Return what the parameters ask for; raises BadRequest, with a text that names the wrong one."""
+def parse_node_query(args: Mapping[str, Sequence[str]], families: Families) -> NodeQuery:
+    """Parse the parameters of the page; raises BadRequest with a text that names the wrong parameter."""
     given = {
         name: (args.get(name) or [""])[0].strip() for name in ("find", "sort", "order", "by", "min", "max", "page")
     }
@@ -78,12 +78,12 @@ def wanted(args: Mapping[str, Sequence[str]], families: Families) -> Wanted:
         raise BadRequest(f"invalid parameter 'order': must be asc or desc, not {given['order'][:20]!a}")
     low, high = _number("min", given["min"]), _number("max", given["max"])
     if not by and not (low is high is None):
-        raise BadRequest("invalid parameter 'by': 'min' and 'max' need to know what they are about: age or a metric")
+        raise BadRequest("invalid parameter 'by': 'min' and 'max' need it: age or a metric")
     text = given["page"] or "1"
     page = int(text) if text.isascii() and text.isdigit() and len(text) < 8 else 0
     if not 1 <= page <= _MAX_PAGE:
         raise BadRequest(f"invalid parameter 'page': must be 1 to {_MAX_PAGE}, not {text[:20]!a}")
-    return Wanted(
+    return NodeQuery(
         find=given["find"].lower(),
         sort=sort,
         descending=given["order"] == "desc" or (not given["order"] and sort in names),
@@ -96,29 +96,29 @@ def wanted(args: Mapping[str, Sequence[str]], families: Families) -> Wanted:
     )
 
 
-def listed(entries: list[Entry], wanted: Wanted, now: float) -> Listed:
-    """Return a page of these entries, the last one if there are fewer; on a pool thread if they are many.
+def select_page(entries: list[Entry], query: NodeQuery, now: float) -> NodeListPage:
+    """Return a page of the matching entries, the last page if the number is too high. For a pool thread.
 
-    Nodes that did not report the metric come last, and are not among those that a filter by it leaves.
+    Nodes that did not report the metric come last; a filter by the metric does not match them.
     """
-    matches = _matcher(wanted, now)
+    matches = _matcher(query, now)
     matching = [entry for entry in breathing(entries, _BLOCK) if matches(entry)]
     pages = max(1, -(-len(matching) // ROWS))
-    page = min(wanted.page, pages)
-    key = _key(wanted)
-    reverse = wanted.sort == ID and wanted.descending
+    page = min(query.page, pages)
+    key = _key(query)
+    reverse = query.sort == ID and query.descending
     blocks = []
     for at in range(0, len(matching), _BLOCK):
         blocks.append(sorted(matching[at : at + _BLOCK], key=key, reverse=reverse))
         pause()
     ordered = breathing(merge(*blocks, key=key, reverse=reverse), _BLOCK)
     shown = islice(ordered, (page - 1) * ROWS, page * ROWS)
-    rows = [SampleRow(entry.report.node_id, max(0.0, now - entry.seen), entry.report.values) for entry in shown]
-    return Listed(rows, page, pages, len(matching), len(entries))
+    rows = [NodeRow(entry.report.node_id, max(0.0, now - entry.seen), entry.report.values) for entry in shown]
+    return NodeListPage(rows, page, pages, len(matching), len(entries))
 
 
-def _matcher(wanted: Wanted, now: float) -> Callable[[Entry], bool]:
-    find, at, low, high = wanted.find, wanted.filtered_by, wanted.low, wanted.high
+def _matcher(query: NodeQuery, now: float) -> Callable[[Entry], bool]:
+    find, at, low, high = query.find, query.filtered_by, query.low, query.high
 
     def matches(entry: Entry) -> bool:
         if find not in entry.report.node_id.lower():
@@ -131,11 +131,11 @@ def _matcher(wanted: Wanted, now: float) -> Callable[[Entry], bool]:
     return matches
 
 
-def _key(wanted: Wanted) -> Callable[[Entry], Any]:
-    at, sign = wanted.sorted_by, -1 if wanted.descending else 1
-    if wanted.sort == ID:
+def _key(query: NodeQuery) -> Callable[[Entry], Any]:
+    at, sign = query.sorted_by, -1 if query.descending else 1
+    if query.sort == ID:
         return lambda entry: entry.report.node_id
-    if wanted.sort == AGE:  # the oldest was seen first
+    if query.sort == AGE:  # the oldest was seen first
         return lambda entry: (-sign * entry.seen, entry.report.node_id)
 
     def by_value(entry: Entry) -> tuple[bool, float, str]:

@@ -1,0 +1,1 @@
+"""The query page at `/graph`, and the chart alone at `/graph.svg`."""
