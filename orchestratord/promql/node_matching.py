@@ -16,6 +16,8 @@ RE2_BYTES = 262_144
 MAX_PROGRAM = 1000
 #: Characters of the longest expression that RE2 compiles, which takes a millisecond.
 MAX_PATTERN = 4000
+#: Groups of an expression: Go refuses one whose tree is over 1,000 levels high, and a group adds at most four.
+MAX_GROUPS = 200
 #: Sets of positions of dots among alternatives of one length, and dots in one alternative.
 _MAX_MASKS = 8
 #: Bytes that Python needs for a matcher, and for each name besides its characters.
@@ -102,7 +104,7 @@ def _is_masked(node_id: str, masks: dict[int, dict[tuple[int, ...], set[str]]]) 
 
 def _expression(value: str) -> NodeMatcher | None:
     """Return the matcher of a regular expression; None if it is too long, or may mean something else in Prometheus."""
-    if len(value) > MAX_PATTERN or not _SYNTAX.fullmatch(value):
+    if len(value) > MAX_PATTERN or value.count("(") > MAX_GROUPS or not _SYNTAX.fullmatch(value):
         return None
     try:
         pattern = re2.compile(value, _OPTIONS)

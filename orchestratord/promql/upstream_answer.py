@@ -11,6 +11,8 @@ import msgspec
 _OWN_STATUSES = frozenset({200, 400, 404, 406, 422, 499, 500, 503})
 #: How every answer of Prometheus' API begins.
 _ENVELOPE = re.compile(rb'\s*\{\s*"status"\s*:\s*"(?:success|error)"')
+#: The Content-Types of Prometheus' answers. It is passed on to clients, so that it has printable characters only.
+_JSON = re.compile(rb"application/json(?: *;[ -~]{0,100})?", re.IGNORECASE)
 #: Bytes of the largest JSON error that is decoded, and characters of an error's text that are passed on.
 _MAX_ERROR, _MAX_WORDS = 65_536, 200
 
@@ -25,7 +27,7 @@ class Broken(Exception):
 
 def may_be_own(status: int, content_type: bytes) -> bool:
     """Return whether the head of an answer is one of Prometheus' own."""
-    return status in _OWN_STATUSES and content_type.lower().startswith(b"application/json")
+    return status in _OWN_STATUSES and _JSON.fullmatch(content_type) is not None
 
 
 def is_own(status: int, content_type: bytes, body: bytes) -> bool:
@@ -51,7 +53,7 @@ def _words(content_type: bytes, body: bytes) -> str:
     if kind.startswith(b"application/json") and len(body) <= _MAX_ERROR:
         try:
             said = msgspec.json.decode(body)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             said = None
         if isinstance(said, dict):
             text = next((said[key] for key in ("error", "message") if isinstance(said.get(key), str)), "")

@@ -613,6 +613,13 @@ def test_an_error_of_prometheus_is_passed_on(status: int) -> None:
         (Answer(429, b"application/json", ENVELOPE), "answered 429: too many samples"),
         (Answer(404, b"text/plain", b"404 page not found"), "answered 404: 404 page not found"),
         (Answer(404, b"application/json", b'{"message":"no Route matched"}'), "answered 404: no Route matched"),
+        (Answer(403, b"application/json", b'"\xff"'), "answered 403 with 'application/json', which is not an answer"),
+        (Answer(403, b"application/json", b"[" * 900), "answered 403 with 'application/json', which is not an answer"),
+        (
+            Answer(200, b"application/json\0", b"{}"),
+            r"answered 200 with 'application/json.x00', which is not an answer",
+        ),
+        (Answer(200, b"application/jsonp", b"{}"), "answered 200 with 'application/jsonp', which is not an answer"),
         (Answer(404, b"application/json", b"[1"), "answered 404 with 'application/json', which is not an answer"),
         (Answer(405, b"text/plain", b"x" * 1000), f"answered 405: {'x' * 200}$"),
         (Answer(502, b"application/json", ENVELOPE), "answered 502: too many samples"),

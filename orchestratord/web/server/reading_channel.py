@@ -177,7 +177,7 @@ class ReadingChannel(http.HTTPChannel):
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         """Refuse a chunked body that is none. Twisted calls this."""
-        self._refuse_unread(BadHead("the chunked body is malformed"))
+        self._refuse_unread(BadHead("the chunked body is malformed, or its chunks are tiny"))
 
     def _refuse_unread(self, fault: Fault) -> None:
         """Answer, unless there was an answer already, and end the connection: nothing tells where a request begins."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
 from twisted.web import http, server
+from twisted.web.http import _MalformedChunkedDataError
 from twisted.web.resource import Resource
 
 from orchestratord.errors import BodyTooLarge, Fault
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from orchestratord.runtime.memory_budget import Reservation
     from orchestratord.security.gate import Rule
     from orchestratord.web.server.channel import BoundedChannel
+
+#: Bytes that the chunks of a body have on average, at the least, when there are more of them than FREE_CHUNKS.
+LEAST_CHUNK = 32
+FREE_CHUNKS = 1000
 
 
 class BoundedRequest(server.Request):
@@ -51,6 +56,8 @@ class BoundedRequest(server.Request):
     _abandoned = False
     _forbidden: Fault | None = None
     _received = 0
+    #: Parts of a chunked body, and the bytes in them.
+    _chunks = _in_chunks = 0
     _outgoing: SendBuffer | None = None
     _finishing = False
     _ready: Deferred[None] | None = None
@@ -75,7 +82,16 @@ class BoundedRequest(server.Request):
             self._refuse(self._too_large())
 
     def handleContentChunk(self, data: bytes) -> None:
-        """Take a part of the body; refuse one that does not say its length as soon as it is too long."""
+        """Take a part of the body; refuse one that does not say its length as soon as it is too long.
+
+        Raises what Twisted's parser ends a malformed body with, if there are too many chunks for what is in them: each
+        takes as long as 100 bytes, whether the request was refused or not.
+        """
+        if self.channel.length is None:
+            self._chunks += 1
+            self._in_chunks += len(data)
+            if self._chunks > FREE_CHUNKS + self._in_chunks // LEAST_CHUNK:
+                raise _MalformedChunkedDataError
         if self._refused:
             return
         self._received += len(data)
