@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from orchestratord.runtime.memory_budget import Reservation
 
 
+#: Parts that a body in reserved memory may have, and the least average of bytes in further ones. A hostile body of tiny
+#: chunks would occupy the reactor, and take forty times its length in memory. Prometheus' chunks have 4 kB.
+FREE_PARTS, LEAST_PART = 1000, 64
+
+
 class IncompleteBody(Exception):
     """There is no whole body. `received` is the part of it that was read, at most the limit."""
 
@@ -34,6 +39,10 @@ class BodyCutOff(IncompleteBody):
     """The connection ended before the body did."""
 
 
+class TinyChunks(IncompleteBody):
+    """The body comes in too many parts for the memory that was reserved for it."""
+
+
 async def read_body(
     response: IResponse, limit: int, *, reservation: Reservation | None = None, may_end_unmarked: bool = False
 ) -> bytes:
@@ -42,8 +51,8 @@ async def read_body(
     The body's bytes are taken from `reservation`, if there is one, which still holds them afterwards. A body that has
     neither a length nor chunks ends with its connection; it counts as whole only with `may_end_unmarked`.
 
-    Raises BodyOverLimit, BodyCutOff, or Overloaded if the reservation gets no more memory; then, and when the awaiting
-    Deferred is cancelled, the reservation is given back. Except after BodyCutOff the connection is closed.
+    Raises BodyOverLimit or BodyCutOff; with a reservation also TinyChunks, or Overloaded if it gets no more memory.
+    Then, and when the awaiting Deferred is cancelled, the reservation is given back and the connection is closed.
     """
     reader = _BodyReader(limit, reservation, may_end_unmarked=may_end_unmarked)
     response.deliverBody(reader)
@@ -77,7 +86,11 @@ class _BodyReader(Protocol):
         if self._size > self._limit:
             received = b"".join(self._parts)
             self._refuse(BodyOverLimit(f"the answer is over the limit of {self._limit} bytes", received))
-        elif self._reservation is not None and not self._reservation.hold(self._size):
+        elif self._reservation is None:
+            self._parts.append(data)
+        elif len(self._parts) > FREE_PARTS + self._size // LEAST_PART:
+            self._refuse(TinyChunks("the answer comes in tiny chunks", b"".join(self._parts)))
+        elif not self._reservation.hold(self._size):
             self._refuse(Overloaded("the answers that are being passed on fill their memory; try again"))
         else:
             self._parts.append(data)

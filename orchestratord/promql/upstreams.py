@@ -17,7 +17,7 @@ from zope.interface import implementer
 from orchestratord import __version__
 from orchestratord.errors import Overloaded, QueryTimeout, UpstreamUnavailable, UpstreamUnreachable
 from orchestratord.http_client.agent import WholeBody, cancellable, http_agent
-from orchestratord.http_client.body import BodyCutOff, BodyOverLimit, close, read_body
+from orchestratord.http_client.body import BodyCutOff, BodyOverLimit, TinyChunks, close, read_body
 from orchestratord.http_client.error_text import reason_of
 from orchestratord.http_client.retry_after import retry_after
 from orchestratord.promql.client import Answer
@@ -208,7 +208,7 @@ class Upstreams:
         reservation = self._budget.reservation()
         try:
             body = await read_body(response, self._max_answer_bytes, reservation=reservation)
-        except BodyCutOff as error:
+        except (BodyCutOff, TinyChunks) as error:
             raise Broken(str(error)) from None
         if response.code == 204 and not body and query.path == "/api/v1/query_exemplars":  # the query selects nothing
             return Answer(204, b"", b"")

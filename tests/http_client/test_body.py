@@ -12,7 +12,15 @@ from twisted.web.client import ResponseDone, ResponseFailed
 from twisted.web.http import PotentialDataLoss
 
 from orchestratord.errors import Overloaded
-from orchestratord.http_client.body import BodyCutOff, BodyOverLimit, close, read_body
+from orchestratord.http_client.body import (
+    FREE_PARTS,
+    LEAST_PART,
+    BodyCutOff,
+    BodyOverLimit,
+    TinyChunks,
+    close,
+    read_body,
+)
 from orchestratord.runtime.memory_budget import MemoryBudget
 
 
@@ -44,16 +52,16 @@ class FakeResponse:
 
 
 class Reading:
-    """A body of at most 10 bytes that is read into a budget of 100."""
+    """A body of at most 10 bytes, or the limit, that is read into a budget of 100."""
 
-    def __init__(self, budget: int = 100, *, may_end_unmarked: bool = False) -> None:
+    def __init__(self, budget: int = 100, *, limit: int = 10, may_end_unmarked: bool = False) -> None:
         self.budget = MemoryBudget(budget)
         self.reservation = self.budget.reservation()
         self.response = FakeResponse()
         self.outcome: Any = None
         response: Any = self.response
         self.reading = Deferred.fromCoroutine(
-            read_body(response, 10, reservation=self.reservation, may_end_unmarked=may_end_unmarked)
+            read_body(response, limit, reservation=self.reservation, may_end_unmarked=may_end_unmarked)
         )
         self.reading.addBoth(self._ended)
 
@@ -84,6 +92,18 @@ def test_a_body_without_memory() -> None:
     reading = Reading(budget=3)
     reading.response.receive(b"012", b"3")
     assert isinstance(reading.outcome, Overloaded)
+    assert (reading.budget.held, reading.response.closed) == (0, True)
+
+
+def test_a_body_in_tiny_chunks() -> None:
+    """Each chunk takes time and memory besides its bytes; the connection is closed, and the memory is free."""
+    reading = Reading(1_000_000, limit=1_000_000)
+    reading.response.receive(*[b"x" * LEAST_PART] * FREE_PARTS * 2)
+    assert not reading.reading.called
+    reading = Reading(1_000_000, limit=1_000_000)
+    reading.response.receive(*[b"x"] * (FREE_PARTS + 100))
+    assert isinstance(reading.outcome, TinyChunks)
+    assert str(reading.outcome) == "the answer comes in tiny chunks"
     assert (reading.budget.held, reading.response.closed) == (0, True)
 
 
