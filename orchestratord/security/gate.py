@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from urllib.parse import unquote_to_bytes
 
 from orchestratord.errors import Fault, Forbidden, QueryForbidden, QueryUnauthorized, Unauthorized
+from orchestratord.security.token_file import MAX_TOKEN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -117,34 +118,8 @@ def rule(method: bytes, target: bytes) -> Rule | None:
     return None
 
 
-#: Characters of a token: enough that none can be guessed, and no more than a JWT needs.
-MIN_TOKEN, MAX_TOKEN = 16, 8192
-#: Tokens of a file, each of which is compared with every token that comes.
-MAX_TOKENS = 100
-#: RFC 6750's b64token.
-_TOKEN = re.compile(rb"[A-Za-z0-9._~+/-]+=*")
 _BASIC = re.compile(rb"basic +(\S{1,12000})", re.IGNORECASE)
 _BEARER = re.compile(rb"bearer +(\S+)", re.IGNORECASE)
-
-
-def parse_tokens(data: bytes) -> tuple[bytes, ...]:
-    """Return the tokens of a file, one a line, in its order; blank lines and `#` comments are passed over.
-
-    Raises ValueError, whose text holds nothing of the file.
-    """
-    tokens: list[bytes] = []
-    for number, line in enumerate(data.splitlines(), 1):
-        token = line.strip()
-        if not token or token.startswith(b"#"):
-            continue
-        if not MIN_TOKEN <= len(token) <= MAX_TOKEN or not _TOKEN.fullmatch(token):
-            raise ValueError(f"line {number} is no token of {MIN_TOKEN} to {MAX_TOKEN} of A-Z a-z 0-9 - . _ ~ + / =")
-        tokens.append(token)
-    if not tokens:
-        raise ValueError("holds no token")
-    if len(tokens) > MAX_TOKENS:
-        raise ValueError(f"holds {len(tokens)} tokens, more than {MAX_TOKENS}")
-    return tuple(tokens)
 
 
 class Bound(Protocol):

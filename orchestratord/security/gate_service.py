@@ -12,10 +12,11 @@ from twisted.logger import Logger
 
 from orchestratord.http_client.agent import http_agent
 from orchestratord.runtime.file_reload import FileReloader, ReloadedFile
-from orchestratord.security.gate import Gate, Role, parse_tokens
+from orchestratord.security.gate import Gate, Role
 from orchestratord.security.jwks import FETCH_SECONDS, KeySource
 from orchestratord.security.jwt import NodeTokenVerifier, parse_keys
 from orchestratord.security.tls import ClientOptions, ClientTls
+from orchestratord.security.token_file import parse_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from orchestratord.errors import Fault, Forbidden, QueryForbidden, QueryUnauthorized, Unauthorized
-from orchestratord.security.gate import MAX_TOKEN, MAX_TOKENS, Gate, Role, Rule, cleaned, parse_tokens, rule
+from orchestratord.security.gate import Gate, Role, Rule, cleaned, rule
+from orchestratord.security.token_file import MAX_TOKEN
 from orchestratord.web.api.klein_app import Api
 from orchestratord.web.api.queries import HOT_QUERIES
 from tests.wire import Wire
@@ -116,41 +114,6 @@ def test_what_is_no_route_has_no_rule(target: bytes) -> None:
     """And is answered 404, whatever a tree may have there."""
     assert rule(b"GET", target) is None
     assert Wire().ask("GET", target.decode()).status == 404
-
-
-class TestParseTokens:
-    """parse_tokens: a token file."""
-
-    def test_lines(self) -> None:
-        """One token a line; blanks around it, blank lines and comments do not count."""
-        data = b"# new\r\n  abcdefghijklmnop  \n\n#old\nABC-._~+/0123456789==\n"
-        assert parse_tokens(data) == (b"abcdefghijklmnop", b"ABC-._~+/0123456789==")
-
-    @pytest.mark.parametrize(
-        ("data", "said"),
-        [
-            (b"", "holds no token"),
-            (b"\n# only this\n", "holds no token"),
-            (b"a-good-token-0123\nshort\n", "line 2 is no token"),
-            (b"two words in a line", "line 1 is no token"),
-            ("schlüssel-schlüssel".encode(), "line 1 is no token"),
-            (b"=0123456789abcdef", "line 1 is no token"),
-            (b"x" * (MAX_TOKEN + 1), "line 1 is no token"),
-            (b"\x00" * 20, "line 1 is no token"),
-            (b"".join(b"token-%016d\n" % number for number in range(MAX_TOKENS + 1)), "more than 100"),
-        ],
-    )
-    def test_what_is_no_token_file(self, data: bytes, said: str) -> None:
-        """The text says what and where, and nothing of what is in the file."""
-        with pytest.raises(ValueError, match=said) as raised:
-            parse_tokens(data)
-        assert not any(word.decode("latin-1") in str(raised.value) for word in data.split() if len(word) > 4)
-
-    @given(st.binary(max_size=200))
-    def test_anything(self, data: bytes) -> None:
-        """Whatever a file holds is tokens or a ValueError."""
-        with suppress(ValueError):
-            assert all(16 <= len(token) <= MAX_TOKEN for token in parse_tokens(data))
 
 
 class FakeBound:
