@@ -112,6 +112,7 @@ class Unauthorized(Fault):
 
     status = 401
     outcome = "unauthorized"
+    error_type = "unauthorized"
 
     def __init__(self, text: str, *, wrong: bool) -> None:
         super().__init__(text)
@@ -123,6 +124,7 @@ class Forbidden(Fault):
 
     status = 403
     outcome = "forbidden"
+    error_type = "forbidden"
 
 
 class KeysPending(Fault):
@@ -175,18 +177,6 @@ class QueryTimeout(QueryFault):
 
     status = 504
     error_type = "timeout"
-
-
-class QueryUnauthorized(Unauthorized, QueryFault):
-    """As Unauthorized, on a route of PromQL."""
-
-    error_type = "unauthorized"
-
-
-class QueryForbidden(Forbidden, QueryFault):
-    """As Forbidden, on a route of PromQL."""
-
-    error_type = "forbidden"
 
 
 class NodesUnavailable(Fault):

@@ -41,14 +41,13 @@ from orchestratord.security.gate import Role
 from orchestratord.security.gate_service import GateService
 from orchestratord.telemetry.self_metrics import SelfMetrics
 from orchestratord.web.api.admin import Admin
-from orchestratord.web.api.klein_app import Api, Root
-from orchestratord.web.api.klein_resource import KleinResource
+from orchestratord.web.api.klein_app import AdminRoot, Api, Root, hot_leaves
 from orchestratord.web.api.metrics import ScrapeResource
-from orchestratord.web.api.queries import HOT_QUERIES, QueryResource
 from orchestratord.web.api.report_remarks import ReportRemarks
 from orchestratord.web.api.reports import AT_ONCE, ReportsResource
 from orchestratord.web.pages.activity import ActivityRecorder
 from orchestratord.web.pages.resource import Pages
+from orchestratord.web.routes import HOT_QUERIES
 from orchestratord.web.server.connection_limit import ConnectionLimit
 from orchestratord.web.server.fast_path import FastPath
 from orchestratord.web.server.header_names import remember_short_names_only
@@ -205,11 +204,10 @@ class Orchestrator(MultiService):
         fast_path = FastPath(
             reports, queries, telemetry, self._gate_service.gate, max_body=min(AT_ONCE, settings.max_report_bytes)
         )
-        hot = {path.encode(): QueryResource(queries, path) for path in HOT_QUERIES}
         root = Root(api, self._scrape(nodes, telemetry, more))
         return (
-            site(root, hot={b"/update_metrics": reports, **hot}, fast_path=fast_path),
-            site(KleinResource(admin.app.resource()), hot={}, fast_path=None),
+            site(root, hot=hot_leaves(reports, queries), fast_path=fast_path),
+            site(AdminRoot(admin), hot={}, fast_path=None),
         )
 
     def _scaled_out(self, nodes: NodeStore, upstreams: Upstreams) -> _ScaledOut | None:

@@ -24,14 +24,14 @@ from orchestratord.runtime.memory_budget import MemoryBudget
 from orchestratord.runtime.time_slices import TimeSlices
 from orchestratord.security.gate import Gate
 from orchestratord.web.api.admin import Admin
-from orchestratord.web.api.klein_app import Api, Root
-from orchestratord.web.api.klein_resource import KleinResource
+from orchestratord.web.api.klein_app import AdminRoot, Api, Root, hot_leaves
 from orchestratord.web.api.metrics import ScrapeResource
-from orchestratord.web.api.queries import HOT_QUERIES, Queries, QueryResource
+from orchestratord.web.api.queries import Queries
 from orchestratord.web.api.report_remarks import ReportRemarks
 from orchestratord.web.api.reports import AT_ONCE, ReportsResource
 from orchestratord.web.pages.activity import ActivityRecorder
 from orchestratord.web.pages.resource import Pages
+from orchestratord.web.routes import HOT_QUERIES
 from orchestratord.web.server.connection_limit import ConnectionLimit
 from orchestratord.web.server.fast_path import FastPath
 from orchestratord.web.server.site import OrchestratorSite
@@ -292,10 +292,7 @@ class Wire:
             Root(api, scrape),
             self.metrics.telemetry,
             self.clock,
-            hot={
-                b"/update_metrics": reports,
-                **{path.encode(): QueryResource(queries, path) for path in HOT_QUERIES},
-            },
+            hot=hot_leaves(reports, queries),
             fast_path=self.fast_path,
             gate=self.gate,
             access_log=access_log,
@@ -314,7 +311,7 @@ class Wire:
         other = object.__new__(Wire)
         other.__dict__.update(self.__dict__)
         other.site = OrchestratorSite(
-            KleinResource(self.admin.app.resource()),
+            AdminRoot(self.admin),
             self.metrics.telemetry,
             self.clock,
             hot={},

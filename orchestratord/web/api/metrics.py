@@ -13,6 +13,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from orchestratord.errors import Busy
+from orchestratord.web.routes import METRICS
 from orchestratord.web.server.negotiation import VARY, accepts_gzip, exposition_accept
 from orchestratord.web.server.responses import fault_body, method_not_allowed_body
 from orchestratord.web.server.slow_readers import Slots
@@ -79,10 +80,10 @@ class ScrapeResource(Resource):
 
     def render(self, request: BoundedRequest) -> bytes | int:
         """Answer a scrape."""
-        request.route = "/metrics"
+        request.label = METRICS.label
         self._telemetry.nodes(self._nodes.count(self._clocks.monotonic()))
         if request.method not in {b"GET", b"HEAD"}:
-            return method_not_allowed_body(request, ["GET", "HEAD"])
+            return method_not_allowed_body(request, METRICS.allowed)
         accept = exposition_accept(_header(request, b"Accept"))
         encoder, content_type = choose_encoder(accept)
         gzip = accepts_gzip(_header(request, b"Accept-Encoding"))

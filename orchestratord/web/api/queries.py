@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from orchestratord.promql.upstreams import QueryClient
+    from orchestratord.web.routes import Route
     from orchestratord.web.server.request import BoundedRequest
 
 log = Logger()
@@ -31,10 +32,6 @@ _MAX_REMEMBERED = 500
 FEW, MANY = 2_097_152, 33_554_432
 #: Bytes of a key beside its texts.
 _KEY_BYTES = 200
-
-
-#: The routes that schedulers and dashboards ask all the time, past the Klein tree, which takes as long as the rest.
-HOT_QUERIES = ("/query", "/api/v1/query", "/api/v1/query_range")
 
 
 class Queries:
@@ -101,21 +98,20 @@ class Queries:
 
 
 class QueryResource(Resource):
-    """One of HOT_QUERIES, which `path` is."""
+    """Answers one of the routes that are QUERIES."""
 
     isLeaf = True
 
-    def __init__(self, queries: Queries, path: str) -> None:
+    def __init__(self, queries: Queries, route: Route) -> None:
         super().__init__()
         self._queries = queries
-        self._path = path
+        self._route = route
 
     def render(self, request: BoundedRequest) -> bytes | int:
         """Answer a request of any method."""
-        request.route = self._path
         if request.method not in {b"GET", b"HEAD", b"POST"}:
-            return method_not_allowed_body(request, ["GET", "HEAD", "POST"])
-        answering = Deferred.fromCoroutine(self._queries.answer(request, self._path))
+            return method_not_allowed_body(request, self._route.allowed)
+        answering = Deferred.fromCoroutine(self._queries.answer(request, self._route.path))
         if not answering.called:
             request.notifyFinish().addErrback(lambda _: answering.cancel())
         answering.addCallbacks(lambda body: _finish(request, body), lambda failure: _fail(request, failure)).addErrback(

@@ -14,6 +14,7 @@ from twisted.web.server import NOT_DONE_YET
 from orchestratord.errors import Busy, Draining, Fault, Forbidden, NoFamily, UnsupportedBody
 from orchestratord.nodes.gunzip import gunzip_in_steps
 from orchestratord.nodes.report import is_batch, joined, shortened
+from orchestratord.web.routes import UPDATE_METRICS
 from orchestratord.web.server.responses import (
     ConstantAnswer,
     failure_body,
@@ -94,9 +95,8 @@ class ReportsResource(Resource):
 
     def render(self, request: BoundedRequest) -> bytes | int:
         """Answer a request of any method."""
-        request.route = "/update_metrics"
         if request.method != b"POST":
-            return method_not_allowed_body(request, ["POST"])
+            return method_not_allowed_body(request, UPDATE_METRICS.allowed)
         try:
             unpacking = self._body(request)
             body = next(unpacking, b"")

@@ -13,16 +13,20 @@ import time
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from orchestratord.security.gate import Rule, rule
+from orchestratord.web.routes import ROUTES, UPDATE_METRICS
 from orchestratord.web.server.http_head import BadHead, field, framing
 
 if TYPE_CHECKING:
     from orchestratord.security.gate import Gate
     from orchestratord.telemetry.self_metrics import SelfMetrics
+    from orchestratord.web.routes import Route
 
-_REPORT_LINE = b"POST /update_metrics HTTP/1.1"
-_QUERY_LINE = re.compile(rb"GET (/query|/api/v1/query)\?([!-~]+) HTTP/1\.1\Z")
+_REPORT_LINE = b"POST %s HTTP/1.1" % UPDATE_METRICS.path.encode()
+_QUERIES = {route.path.encode(): route for route in ROUTES if route.is_fast and "GET" in route.methods}
+_QUERY_LINE = re.compile(rb"GET (%s)\?([!-~]+) HTTP/1\.1\Z" % b"|".join(map(re.escape, _QUERIES)))
 _VERSION = b"HTTP/1.1"
+#: Every path that is answered here.
+FAST_PATHS = (UPDATE_METRICS.path.encode(), *_QUERIES)
 #: Headers that change nothing about the answer. Any other sends the request Twisted's way.
 _IDLE_HEADERS = frozenset({b"host", b"user-agent", b"accept", b"accept-encoding", b"accept-language"})
 #: As all but a few clients spell it; another spelling is a header that is not known here.
@@ -30,16 +34,6 @@ _AUTHORIZATION = b"\r\nAuthorization: "
 #: Header blocks that are remembered: a fleet sends one for each length of a body.
 _MAX_KNOWN = 1000
 _MAX_HEAD = 2000
-
-
-def _rule(method: bytes, path: bytes) -> Rule:
-    found = rule(method, path)
-    assert found is not None  # noqa: S101 - the routes of this module are routes
-    return found
-
-
-_REPORT = _rule(b"POST", b"/update_metrics")
-_QUERIES = {path: _rule(b"GET", path) for path in (b"/query", b"/api/v1/query")}
 
 
 class Unanswered(Enum):
@@ -136,17 +130,17 @@ class FastPath:
     ) -> Answered | Unanswered:
         """Answer a report whose body begins at `body`."""
         missing = body + headers.length - len(data)
-        if missing < 0 or self._is_odd(authorization, _REPORT):
+        if missing < 0 or self._is_odd(authorization, UPDATE_METRICS):
             return Unanswered.FALL_THROUGH
         try:
             # Each time, and before the rest of a body is waited for.
-            node = self._gate.admit(_REPORT, authorization)
+            node = self._gate.admit(UPDATE_METRICS.role, authorization)
             if missing:
                 return Unanswered.WAIT
             answer = self._reports.take(data[body:], closes=headers.closes, node=node)
         except Exception:  # noqa: BLE001 - nothing was stored; it is refused there, or fails there and is logged
             return Unanswered.FALL_THROUGH
-        self._telemetry.request(_REPORT.route, b"POST", 200, time.perf_counter() - started)
+        self._telemetry.request(UPDATE_METRICS.label, b"POST", 200, time.perf_counter() - started)
         return Answered(answer, headers.closes)
 
     def _query(
@@ -155,18 +149,18 @@ class FastPath:
         asked = _QUERY_LINE.match(line)
         if asked is None or self._is_odd(authorization, _QUERIES[asked[1]]):
             return Unanswered.FALL_THROUGH
-        asks = _QUERIES[asked[1]]
+        route = _QUERIES[asked[1]]
         try:
-            self._gate.admit(asks, authorization)
-            answer = self._queries.at_once(asks.route, asked[2], closes=headers.closes)
+            self._gate.admit(route.role, authorization)
+            answer = self._queries.at_once(route.path, asked[2], closes=headers.closes)
         except Exception:  # noqa: BLE001 - it is refused there, or fails there and is logged
             return Unanswered.FALL_THROUGH
         if answer is None:
             return Unanswered.FALL_THROUGH
-        self._telemetry.request(asks.route, b"GET", 200, time.perf_counter() - started)
+        self._telemetry.request(route.label, b"GET", 200, time.perf_counter() - started)
         return Answered(answer, headers.closes)
 
-    def _is_odd(self, authorization: bytes | None, rule: Rule) -> bool:
+    def _is_odd(self, authorization: bytes | None, route: Route) -> bool:
         """Return whether a value has to be read the other way.
 
         Where a token is needed, only one that is as it should be, byte for byte, is let in. Another spelling of
@@ -174,7 +168,7 @@ class FastPath:
         """
         if authorization is None:
             return False
-        if not self._gate.is_open(rule.role):
+        if not self._gate.is_open(route.role):
             return authorization[:7] != b"Bearer "
         try:
             field(b"Authorization:" + authorization)

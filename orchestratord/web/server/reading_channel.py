@@ -158,9 +158,9 @@ class ReadingChannel(http.HTTPChannel):
 
     def refuse(self, request: BoundedRequest, fault: Fault) -> None:
         """Answer a request ahead of its end. The end of its body ends the connection, or a deadline does."""
-        content = fault.envelope if request.rule is not None and request.rule.is_promql else fault.content
+        content = fault.envelope if request.route is not None and request.route.is_promql else fault.content
         self._write_early(fault.status, content, *fault_headers(fault), has_body=request.method != b"HEAD")
-        request.route = request.rule.route if request.rule else "other"
+        request.label = request.route.label if request.route else "other"
         request.arrived = time.perf_counter()
         self.site.refused(request, fault)
         self.site.count(request, fault.status)

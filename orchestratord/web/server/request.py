@@ -11,7 +11,8 @@ from twisted.web import http, server
 from twisted.web.resource import Resource
 
 from orchestratord.errors import BodyTooLarge, Fault
-from orchestratord.security.gate import FRONT_PAGE, INDEX, Role, cleaned, rule
+from orchestratord.security.gate import Role
+from orchestratord.web.routes import FRONT_PAGE, INDEX, cleaned, find_route
 from orchestratord.web.server.http_head import check
 from orchestratord.web.server.negotiation import prefers_html
 from orchestratord.web.server.responses import fault_body
@@ -21,21 +22,21 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from orchestratord.runtime.memory_budget import Reservation
-    from orchestratord.security.gate import Rule
+    from orchestratord.web.routes import Route
     from orchestratord.web.server.channel import BoundedChannel
 
 
 class BoundedRequest(server.Request):
     """A request whose body never takes more than the site's limit, and whose answer waits for its client to read.
 
-    `route` is the pattern of the path, under which the request is counted; whoever answers it sets it. `rule` is what
-    the table of `orchestratord.security.gate` says of it, None where there is no such route.
+    `route` is its row in `orchestratord.web.routes`, None where there is no such route. `label` is the `route` under
+    which it is counted: `other` until something answers for its route.
     """
 
-    route = "other"
+    label = "other"
     #: Whether a failure is to be answered as a page: the client wants one, and is asking for one.
     for_people = False
-    rule: Rule | None = None
+    route: Route | None = None
     #: The one node that the client may report; None: any.
     node: str | None = None
     channel: BoundedChannel
@@ -60,9 +61,9 @@ class BoundedRequest(server.Request):
         super().gotLength(length)
         self.method, target, version = self.channel.request_line
         self.uri = cleaned(target)
-        self.rule = rule(self.method, self.uri)
-        if self.rule is INDEX and self.wants_page("text/plain"):
-            self.rule = FRONT_PAGE
+        self.route = find_route(self.method, self.uri)
+        if self.route is INDEX and self.wants_page("text/plain"):
+            self.route = FRONT_PAGE
         try:
             self.awaits_continue = check(self.method, version, self.requestHeaders.getRawHeaders)
             self.node = self.channel.site.admit(self)
@@ -102,6 +103,8 @@ class BoundedRequest(server.Request):
         if leaf is None:
             super().process()
         else:
+            if self.route is not None:
+                self.label = self.route.label
             self.setHeader(b"Date", http.datetimeToString())
             self.render(leaf)
 
@@ -112,7 +115,7 @@ class BoundedRequest(server.Request):
     @property
     def basic(self) -> bool:
         """Whether a token may come as a password: to look, and to ask; what changes something takes more than that."""
-        return self.rule is not None and self.rule.role is Role.QUERY and self.method in {b"GET", b"HEAD"}
+        return self.route is not None and self.route.role is Role.QUERY and self.method in {b"GET", b"HEAD"}
 
     def wants_page(self, other: str) -> bool:
         """Return whether the client would rather have a page than a media type; the answer, a failure too, depends."""
@@ -222,9 +225,8 @@ class _RefusedResource(Resource):
         self._fault = fault
 
     def render(self, request: BoundedRequest) -> bytes:
-        request.route = request.rule.route if request.rule else "other"
         request.channel.site.refused(request, self._fault)
-        is_promql = request.rule is not None and request.rule.is_promql
+        is_promql = request.route is not None and request.route.is_promql
         body = fault_body(request, self._fault, is_promql=is_promql)
         if self._fault.status == 401 and request.basic and request.wants_page("application/json"):
             # A browser asks its user for a token as a password; programs are not led to think that it is one.

@@ -119,14 +119,14 @@ class OrchestratorSite(server.Site):
 
     def admit(self, request: BoundedRequest) -> str | None:
         """Return the one node that the client may report, None for any; raise a Fault if it may not do what it asks."""
-        if request.rule is None:
+        if request.route is None:
             return None
         values = request.requestHeaders.getRawHeaders(b"Authorization")
-        return self.gate.admit(request.rule, b", ".join(values) if values else None, basic=request.basic)
+        return self.gate.admit(request.route.role, b", ".join(values) if values else None, basic=request.basic)
 
     def refused(self, request: BoundedRequest, fault: Fault) -> None:
         """Count a report that was refused before it was looked at."""
-        if request.rule is not None and request.rule.role is Role.REPORT:
+        if request.route is not None and request.route.role is Role.REPORT:
             self.telemetry.reports(fault.outcome)
         if self.access_log:
             log.info("request from {client} refused: {reason}", client=client_of(request), reason=str(fault))
@@ -135,7 +135,7 @@ class OrchestratorSite(server.Site):
         """Count a request under a status code, and log it if that is wanted."""
         seconds = time.perf_counter() - request.arrived
         request.arrived = 0.0
-        self.telemetry.request(request.route, request.method, code, seconds)
+        self.telemetry.request(request.label, request.method, code, seconds)
         if self.access_log:
             log.info(
                 '{client} "{method} {uri}" {code} {size} B {milliseconds:.1f} ms',
