@@ -87,6 +87,12 @@ class Draining(Fault):
     closes = True
 
 
+class InternalError(Fault):
+    """A defect of the daemon."""
+
+    error_type = "internal"
+
+
 class BadRequest(Fault):
     """A parameter of a route that is no query is wrong."""
 
@@ -98,6 +104,7 @@ class Busy(Fault):
 
     status = 503
     outcome = "busy"
+    error_type = "overloaded"
     retry_after = 1
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from werkzeug.exceptions import NotFound
-
 from orchestratord.errors import QueryFault, beside_queries
 from orchestratord.web import routes
-from orchestratord.web.server.responses import failure_body, json_body, text_body, unknown_node
+from orchestratord.web.server.responses import failure_body, text_body, unknown_node
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -46,11 +44,7 @@ class Admin:
 
     def failed(self, request: BoundedRequest, failure: Failure) -> bytes:
         """Answer what a handler has raised, and what has no handler, on a listener that has no other routes."""
-        if isinstance(failure.value, NotFound):
-            return json_body(
-                request, 404, {"error": "no such path; here are /-/healthy, /-/ready and DELETE /nodes/<id>"}
-            )
-        return failure_body(request, failure)
+        return failure_body(request, failure, see="here are /-/healthy, /-/ready and DELETE /nodes/<id>")
 
     def healthy(self, request: BoundedRequest) -> bytes:
         """Tell whether the process does its work."""

@@ -9,7 +9,6 @@ from urllib.parse import quote
 
 from klein import Klein
 from twisted.internet.defer import DeferredSemaphore
-from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from werkzeug.exceptions import NotFound
 
@@ -21,13 +20,14 @@ from orchestratord.runtime.gil_yield import let_go
 from orchestratord.web import routes
 from orchestratord.web.api.nodes import details, details_json, gone_json, names_json
 from orchestratord.web.api.queries import QueryResource
-from orchestratord.web.server.responses import failure_body, json_body, text_body, unknown_node
+from orchestratord.web.server.responses import NoSuchPath, failure_body, json_body, text_body, unknown_node
 from orchestratord.web.server.slow_readers import Slots
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from twisted.internet.defer import Deferred
+    from twisted.python.failure import Failure
 
     from orchestratord.nodes.departed import DepartedNodes, Gone
     from orchestratord.nodes.directory import NodeDirectory, NodesAt
@@ -245,16 +245,6 @@ def hot_leaves(reports: Resource, queries: Queries) -> dict[bytes, Resource]:
     """Return the leaf of each hot route by its path; `reports` takes reports, `queries` answers queries."""
     leaves = {route.path.encode(): QueryResource(queries, route) for route in routes.QUERIES}
     return {routes.UPDATE_METRICS.path.encode(): reports, **leaves}
-
-
-class NoSuchPath(Resource):
-    """Answers every method with 404."""
-
-    isLeaf = True
-
-    def render(self, request: BoundedRequest) -> bytes:
-        """Answer as every other 404."""
-        return failure_body(request, Failure(NotFound()))
 
 
 def _listing(look: NodesAt, names: Sequence[str], stale_after: float) -> list[bytes]:

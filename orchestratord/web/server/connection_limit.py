@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from twisted.internet.protocol import Protocol, connectionDone
+
+from orchestratord.web.server.responses import early_answer
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import ITCPTransport
@@ -15,12 +16,6 @@ if TYPE_CHECKING:
 REFUSALS = 64
 #: Seconds in which one that is refused should have sent its request: a reset at once would take the answer from it.
 REFUSAL_SECONDS = 2.0
-
-_BODY = msgspec.json.encode({"error": "too many connections; try again"})
-_REFUSAL = (
-    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
-    b"Retry-After: 1\r\nConnection: close\r\n\r\n%s" % (len(_BODY), _BODY)
-)
 
 
 class ConnectionLimit:
@@ -77,7 +72,7 @@ class RefusingProtocol(Protocol):
         """Answer at once."""
         self._connections.refusing(1)
         self._deadline = self._reactor.callLater(REFUSAL_SECONDS, self.transport.abortConnection)
-        self.transport.write(_REFUSAL)
+        self.transport.write(early_answer(503, {"error": "too many connections; try again"}, (b"Retry-After", b"1")))
 
     def dataReceived(self, data: bytes) -> None:
         """End: whoever has sent its request now reads the answer."""

@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-import msgspec
 from twisted.web import http
 from twisted.web.http import _ChunkedTransferDecoder, _IdentityTransferDecoder
 
 from orchestratord.web.server.http_head import BadHead, field, framing, request_line
-from orchestratord.web.server.responses import fault_headers
+from orchestratord.web.server.responses import early_answer, fault_content, fault_headers
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import ITCPTransport
@@ -158,8 +157,8 @@ class ReadingChannel(http.HTTPChannel):
 
     def refuse(self, request: BoundedRequest, fault: Fault) -> None:
         """Answer a request ahead of its end. The end of its body ends the connection, or a deadline does."""
-        content = fault.envelope if request.route is not None and request.route.is_promql else fault.content
-        self._write_early(fault.status, content, *fault_headers(fault), has_body=request.method != b"HEAD")
+        content, has_body = fault_content(fault, request.route), request.method != b"HEAD"
+        self.transport.write(early_answer(fault.status, content, *fault_headers(fault), has_body=has_body))
         request.label = request.route.label if request.route else "other"
         request.arrived = time.perf_counter()
         self.site.refused(request, fault)
@@ -186,22 +185,5 @@ class ReadingChannel(http.HTTPChannel):
         self.loseConnection()
 
     def _answer_early(self, status: int, text: str, *headers: tuple[bytes, bytes]) -> None:
-        self._write_early(status, {"error": text}, *headers)
+        self.transport.write(early_answer(status, {"error": text}, *headers))
         self.site.telemetry.request("other", b"other", status, 0.0)
-
-    def _write_early(
-        self, status: int, value: dict[str, str], *headers: tuple[bytes, bytes], has_body: bool = True
-    ) -> None:
-        body = msgspec.json.encode(value)
-        self.transport.write(
-            b"HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
-            b"%sConnection: close\r\n\r\n%s"
-            % (
-                status,
-                http.RESPONSES.get(status, b"Refused"),
-                http.datetimeToString(),
-                len(body),
-                b"".join([b"%s: %s\r\n" % header for header in headers]),
-                body if has_body else b"",
-            )
-        )

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
 from twisted.web import http, server
-from twisted.web.resource import Resource
 
 from orchestratord.errors import BodyTooLarge, Fault
 from orchestratord.security.gate import Role
 from orchestratord.web.routes import FRONT_PAGE, INDEX, cleaned, find_route
 from orchestratord.web.server.http_head import check
 from orchestratord.web.server.negotiation import prefers_html
-from orchestratord.web.server.responses import fault_body
+from orchestratord.web.server.responses import RefusedResource
 from orchestratord.web.server.send_buffer import PIECE, SendBuffer
 
 if TYPE_CHECKING:
@@ -99,7 +98,7 @@ class BoundedRequest(server.Request):
     def process(self) -> None:
         """Go straight to a hot leaf: the way through the tree takes 70 us, and Klein's routing most of it."""
         self.site = self.channel.site
-        leaf = self.site.hot.get(self.path) if self._forbidden is None else _RefusedResource(self._forbidden)
+        leaf = self.site.hot.get(self.path) if self._forbidden is None else self._refused_resource(self._forbidden)
         if leaf is None:
             super().process()
         else:
@@ -107,6 +106,13 @@ class BoundedRequest(server.Request):
                 self.label = self.route.label
             self.setHeader(b"Date", http.datetimeToString())
             self.render(leaf)
+
+    def _refused_resource(self, fault: Fault) -> RefusedResource:
+        """Count a request that was not let in, and that has no body, and return what answers it."""
+        self.channel.site.refused(self, fault)
+        # A browser asks its user for a token as a password; programs are not led to think that it is one.
+        asks = fault.status == 401 and self.basic and self.wants_page("application/json")
+        return RefusedResource(fault, asks=asks)
 
     def getRequestHostname(self) -> bytes:
         """Return a name that is not the client's: no answer depends on it, and Klein's routing fails at an odd one."""
@@ -213,22 +219,3 @@ class BoundedRequest(server.Request):
 
     def _too_large(self) -> BodyTooLarge:
         return BodyTooLarge(f"the body is over the limit of {self.channel.site.max_body} bytes")
-
-
-class _RefusedResource(Resource):
-    """Answers a request that was not let in, and that has no body."""
-
-    isLeaf = True
-
-    def __init__(self, fault: Fault) -> None:
-        super().__init__()
-        self._fault = fault
-
-    def render(self, request: BoundedRequest) -> bytes:
-        request.channel.site.refused(request, self._fault)
-        is_promql = request.route is not None and request.route.is_promql
-        body = fault_body(request, self._fault, is_promql=is_promql)
-        if self._fault.status == 401 and request.basic and request.wants_page("application/json"):
-            # A browser asks its user for a token as a password; programs are not led to think that it is one.
-            request.responseHeaders.addRawHeader(b"WWW-Authenticate", b'Basic realm="orchestratord", charset="UTF-8"')
-        return body
