@@ -49,6 +49,7 @@ from orchestratord.web.pages.activity import ActivityRecorder
 from orchestratord.web.pages.resource import Pages
 from orchestratord.web.routes import HOT_QUERIES
 from orchestratord.web.server.connection_limit import ConnectionLimit
+from orchestratord.web.server.context import ServerContext
 from orchestratord.web.server.fast_path import FastPath
 from orchestratord.web.server.header_names import remember_short_names_only
 from orchestratord.web.server.listeners import Listeners, server_tls
@@ -185,8 +186,8 @@ class Orchestrator(MultiService):
             slices=self._slices,
             flush=flush,
         )
-        site = partial(
-            OrchestratorSite,
+        context = partial(
+            ServerContext,
             telemetry=telemetry,
             reactor=reactor,
             gate=self._gate_service.gate,
@@ -206,8 +207,8 @@ class Orchestrator(MultiService):
         )
         root = Root(api, self._scrape(nodes, telemetry, more))
         return (
-            site(root, hot=hot_leaves(reports, queries), fast_path=fast_path),
-            site(AdminRoot(admin), hot={}, fast_path=None),
+            OrchestratorSite(root, context(hot=hot_leaves(reports, queries), fast_path=fast_path)),
+            OrchestratorSite(AdminRoot(admin), context(hot={}, fast_path=None)),
         )
 
     def _scaled_out(self, nodes: NodeStore, upstreams: Upstreams) -> _ScaledOut | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -33,6 +34,7 @@ from orchestratord.web.pages.activity import ActivityRecorder
 from orchestratord.web.pages.resource import Pages
 from orchestratord.web.routes import HOT_QUERIES
 from orchestratord.web.server.connection_limit import ConnectionLimit
+from orchestratord.web.server.context import ServerContext
 from orchestratord.web.server.fast_path import FastPath
 from orchestratord.web.server.site import OrchestratorSite
 from orchestratord.web.server.slow_readers import SlowReaders
@@ -288,14 +290,11 @@ class Wire:
             fallback=self.fallback,
         )
         self.fast_path = FastPath(reports, queries, self.metrics.telemetry, self.gate, max_body=min(AT_ONCE, max_body))
-        self.site = OrchestratorSite(
-            Root(api, scrape),
+        self.context = partial(
+            ServerContext,
             self.metrics.telemetry,
             self.clock,
-            hot=hot_leaves(reports, queries),
-            fast_path=self.fast_path,
             gate=self.gate,
-            access_log=access_log,
             max_body=max_body,
             arriving=self.arriving,
             connections=self.connections,
@@ -304,27 +303,17 @@ class Wire:
             idle_timeout=60,
             answer_timeout=20,
         )
+        hot = hot_leaves(reports, queries)
+        self.site = OrchestratorSite(
+            Root(api, scrape), self.context(hot=hot, fast_path=self.fast_path, access_log=access_log)
+        )
         self.site.startFactory()
 
     def admin_wire(self) -> Wire:
         """Return the administrators' own listener of the same daemon."""
         other = object.__new__(Wire)
         other.__dict__.update(self.__dict__)
-        other.site = OrchestratorSite(
-            AdminRoot(self.admin),
-            self.metrics.telemetry,
-            self.clock,
-            hot={},
-            fast_path=None,
-            gate=self.gate,
-            max_body=self.site.max_body,
-            arriving=self.arriving,
-            connections=self.connections,
-            readers=self.readers,
-            request_timeout=30,
-            idle_timeout=60,
-            answer_timeout=20,
-        )
+        other.site = OrchestratorSite(AdminRoot(self.admin), self.context(hot={}, fast_path=None))
         return other
 
     def connect(self) -> Connection:

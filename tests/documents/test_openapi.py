@@ -62,7 +62,7 @@ def test_every_route_is_described_and_no_other() -> None:
     """Those of the tree, those past it, and /metrics."""
     root: Any = Wire().site.resource
     tree = {re.sub(r"<(\w+)>", r"{\1}", rule.rule) for rule in root.app.url_map.iter_rules()}
-    past = {path.decode() for path in Wire().site.hot}
+    past = {path.decode() for path in Wire().site.context.hot}
     assert set(description()["paths"]) == tree | past | {"/metrics"}
 
 

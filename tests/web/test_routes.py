@@ -25,7 +25,7 @@ def routes() -> Iterator[tuple[str, str]]:
     for known in root.app.url_map.iter_rules():
         for method in known.methods:
             yield method, known.rule
-    for path in wire.site.hot:
+    for path in wire.site.context.hot:
         yield "POST", path.decode()
     yield "GET", "/metrics"
 
@@ -148,7 +148,7 @@ def test_every_row_is_answered() -> None:
     """By Klein, by a leaf of its own, or by the exposition: a row alone makes no route, nor does a handler alone."""
     answered = {(method, pattern) for method, pattern in routes() if method not in {"HEAD", "OPTIONS"}}
     hot = {route.path for route in ROUTES if route.is_hot}
-    assert {path.decode() for path in Wire().site.hot} == hot
+    assert {path.decode() for path in Wire().site.context.hot} == hot
     expected = {(method, route.path) for route in ROUTES if not route.is_hot for method in route.methods}
     assert {one for one in answered if one[1] not in hot} == expected
 

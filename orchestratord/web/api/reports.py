@@ -15,6 +15,7 @@ from orchestratord.errors import Busy, Draining, Fault, Forbidden, NoFamily, Uns
 from orchestratord.nodes.gunzip import gunzip_in_steps
 from orchestratord.nodes.report import is_batch, joined, shortened
 from orchestratord.web.routes import UPDATE_METRICS
+from orchestratord.web.server.context import client_of
 from orchestratord.web.server.responses import (
     ConstantAnswer,
     failure_body,
@@ -22,7 +23,6 @@ from orchestratord.web.server.responses import (
     method_not_allowed_body,
     whole_answer,
 )
-from orchestratord.web.server.site import client_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -155,7 +155,7 @@ class ReportsResource(Resource):
             self._unpacking.release()
         self._telemetry.report_body(len(body))
         # What is decoded of one alone fits always.
-        _hold(request, min(DECODED_FACTOR * len(body), request.channel.site.arriving.limit // 2))
+        _hold(request, min(DECODED_FACTOR * len(body), request.channel.context.arriving.limit // 2))
         parts: list[Decoded] = []
         count = 0
         for part in self._decoder.decode_in_slices(body, self._clocks.time()):
@@ -222,9 +222,9 @@ class ReportsResource(Resource):
             if isinstance(error, NoFamily):
                 self._telemetry.unknown_metrics(len(error.names))
                 self._remarks.log_ignored(shortened(error.names))
-            if request.channel.site.access_log:
+            if request.channel.context.access_log:
                 # It may quote what the client has sent, and a token may be where none belongs.
-                reason = request.channel.site.redacted(str(error).encode()).decode()
+                reason = request.channel.context.redacted(str(error).encode()).decode()
                 log.info("report from {client} refused: {reason}", client=client_of(request), reason=reason)
         else:
             self._telemetry.reports("failed")

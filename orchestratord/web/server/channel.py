@@ -64,9 +64,9 @@ class BoundedChannel(ReadingChannel):
 
     def connectionMade(self) -> None:
         """Start the deadline of the first request."""
-        self._expect(self.site.request_timeout)
-        self.old_at = self.site.reactor.seconds() + lifetime()
-        self.site.channel_made(self)
+        self._expect(self.context.request_timeout)
+        self.old_at = self.context.reactor.seconds() + lifetime()
+        self.context.channel_made(self)
         super().connectionMade()
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # as in HTTPChannel
@@ -77,8 +77,8 @@ class BoundedChannel(ReadingChannel):
             self._postponed.cancel()
         super().connectionLost(reason)
         self._let_go()
-        self.site.readers.caught_up(self)
-        self.site.channel_lost(self)
+        self.context.readers.caught_up(self)
+        self.context.channel_lost(self)
 
     def dataReceived(self, data: bytes) -> None:
         """Answer a plain report at once, as long as nothing else has come on this connection."""
@@ -87,8 +87,8 @@ class BoundedChannel(ReadingChannel):
             return
         if self._held:
             data = self._held + data
-        site = self.site
-        fast_path = None if site.access_log or site.closing else site.fast_path
+        context = self.context
+        fast_path = None if context.access_log or context.closing else context.fast_path
         answer: Answered | Unanswered = (
             Unanswered.FALL_THROUGH if fast_path is None else fast_path.answer(data, last=self.is_old)
         )
@@ -97,9 +97,9 @@ class BoundedChannel(ReadingChannel):
                 self._held = b""
                 self._let_go()
             self._state = _State.IDLE
-            self._expect(site.idle_timeout)
-            if site.flush is not None and _has_unsent(self.transport):
-                site.flush()
+            self._expect(context.idle_timeout)
+            if context.flush is not None and _has_unsent(self.transport):
+                context.flush()
             self.transport.write(answer.data)
             if answer.closes:
                 self.loseConnection()
@@ -119,15 +119,15 @@ class BoundedChannel(ReadingChannel):
         """Start a request's deadline at its first packet; Twisted calls this at every packet."""
         if self._state is _State.IDLE:
             self._state = _State.ARRIVING
-            self._expect(self.site.request_timeout)
+            self._expect(self.context.request_timeout)
 
     def allContentReceived(self) -> None:
         """Stop the clock while the request is answered, and reading if much has come behind its body already."""
         self._state = _State.ANSWERING
         self.deadline = math.inf
-        self._arrived_at = self.site.reactor.seconds()
+        self._arrived_at = self.context.reactor.seconds()
         if self._ended:
-            self._expect(self.site.answer_timeout)
+            self._expect(self.context.answer_timeout)
         if self._dataBuffer and not self._may_read_ahead():
             self._networkProducer.pauseProducing()
         super().allContentReceived()
@@ -137,7 +137,7 @@ class BoundedChannel(ReadingChannel):
         self._answered_at_once += 1
         if (self._buffer or self._dataBuffer) and (self.blocked or self._answered_at_once >= ANSWERED_AT_ONCE):
             self._done = request
-            self._postponed = self.site.reactor.callLater(0, self._next_turn)
+            self._postponed = self.context.reactor.callLater(0, self._next_turn)
         else:
             self._next_request(request)
 
@@ -151,7 +151,7 @@ class BoundedChannel(ReadingChannel):
 
     def _next_request(self, request: http.Request) -> None:
         """Wait for the next request, or leave if the site has begun to close or the client sends nothing more."""
-        if (self.site.closing or self._ended) and not (self._dataBuffer or self._buffer):
+        if (self.context.closing or self._ended) and not (self._dataBuffer or self._buffer):
             self.persistent = False  # else it is the last of the requests that came already that ends the connection
         self._state = _State.IDLE
         self._let_go()
@@ -159,10 +159,10 @@ class BoundedChannel(ReadingChannel):
         if self._state is _State.IDLE and self.persistent and not self._ended:
             if self.requests:
                 self.resetTimeout()
-            elif self.site.closing:
+            elif self.context.closing:
                 self.loseConnection()
             else:
-                self._expect(self.site.idle_timeout)
+                self._expect(self.context.idle_timeout)
 
     def pauseProducing(self) -> None:
         """Stop sending, and reading: the client does not read. It has a deadline for that too.
@@ -173,8 +173,8 @@ class BoundedChannel(ReadingChannel):
         self._networkProducer.pauseProducing()
         self.blocked = True
         if self.taken_by == math.inf:
-            self.taken_by = self.site.reactor.seconds() + self.site.answer_timeout
-            self.site.readers.slow(self)
+            self.taken_by = self.context.reactor.seconds() + self.context.answer_timeout
+            self.context.readers.slow(self)
 
     def resumeProducing(self) -> None:
         """Send more: the client has taken all that was written."""
@@ -185,7 +185,7 @@ class BoundedChannel(ReadingChannel):
         if self.blocked:
             return
         self.taken_by = math.inf
-        self.site.readers.caught_up(self)
+        self.context.readers.caught_up(self)
         if self._done is not None and self._postponed is None:
             self._next_turn()
         elif self._handlingRequest and self._may_read_ahead():
@@ -219,7 +219,7 @@ class BoundedChannel(ReadingChannel):
             and self.requests
             and (self.requests[0].startedWriting or self._waits_since() <= HALF_CLOSE_SECONDS)
         ):
-            self._expect(self.site.answer_timeout)
+            self._expect(self.context.answer_timeout)
         else:
             self.loseConnection()
 
@@ -227,7 +227,7 @@ class BoundedChannel(ReadingChannel):
         """Do nothing: the writing side is never shut down alone."""
 
     def _waits_since(self) -> float:
-        seconds: float = self.site.reactor.seconds()
+        seconds: float = self.context.reactor.seconds()
         return seconds - self._arrived_at
 
     def _end_of_requests(self) -> None:
@@ -257,24 +257,25 @@ class BoundedChannel(ReadingChannel):
         self.give_up()
         super().loseConnection()
         self._state = _State.CLOSING
-        self._expect(self.site.answer_timeout)
+        self._expect(self.context.answer_timeout)
 
     def timeoutConnection(self) -> None:
         """End a connection: silently where no request has begun, with 408 where one did not arrive in time.
 
         Where it is the answer that is not taken in time, what is left of it is dropped.
         """
-        if self._state is _State.CLOSING or self.taken_by <= self.site.reactor.seconds():
+        if self._state is _State.CLOSING or self.taken_by <= self.context.reactor.seconds():
             self.abort()
             return
         if self._state is _State.ARRIVING and (self.requests or self._held):
-            self._answer_early(408, f"the request did not arrive within {self.site.request_timeout:g} s")
+            self._answer_early(408, f"the request did not arrive within {self.context.request_timeout:g} s")
         self.loseConnection()
 
     @property
     def is_old(self) -> bool:
         """Whether the client should make a new connection."""
-        return self.site.reactor.seconds() >= self.old_at
+        late: bool = self.context.reactor.seconds() >= self.old_at
+        return late
 
     @property
     def is_last(self) -> bool:
@@ -319,7 +320,7 @@ class BoundedChannel(ReadingChannel):
             self.loseConnection()
 
     def _expect(self, seconds: float) -> None:
-        self.deadline = self.site.reactor.seconds() + seconds
+        self.deadline = self.context.reactor.seconds() + seconds
 
 
 def _has_unsent(transport: Any) -> bool:

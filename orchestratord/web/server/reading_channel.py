@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from orchestratord.errors import Fault
     from orchestratord.runtime.memory_budget import Reservation
+    from orchestratord.web.server.context import ServerContext
     from orchestratord.web.server.request import BoundedRequest
-    from orchestratord.web.server.site import OrchestratorSite
 
 #: What a header takes of memory beside its bytes.
 HEADER_BYTES = 300
@@ -32,7 +32,8 @@ class ReadingChannel(http.HTTPChannel):
     line after it has refused one.
     """
 
-    site: OrchestratorSite
+    #: Set by the site, as Twisted sets `site`.
+    context: ServerContext
     transport: ITCPTransport
     #: Whether the connection is of no use any more. Nothing that still comes on it reaches a parser or a route.
     given_up = False
@@ -140,7 +141,7 @@ class ReadingChannel(http.HTTPChannel):
     def hold_more(self, size: int) -> bool:
         """Hold so many bytes more for the request that arrives, until it is answered; False if there is no room."""
         if self._arriving is None:
-            self._arriving = self.site.arriving.reservation()
+            self._arriving = self.context.arriving.reservation()
         return self._arriving.hold(self._arriving.held + size)
 
     def _let_go(self) -> None:
@@ -161,8 +162,8 @@ class ReadingChannel(http.HTTPChannel):
         self.transport.write(early_answer(fault.status, content, *fault_headers(fault), has_body=has_body))
         request.label = request.route.label if request.route else "other"
         request.arrived = time.perf_counter()
-        self.site.refused(request, fault)
-        self.site.count(request, fault.status)
+        self.context.refused(request, fault)
+        self.context.count(request, fault.status)
         self._discarding = True
         self._let_go()
         self._linger()
@@ -186,4 +187,4 @@ class ReadingChannel(http.HTTPChannel):
 
     def _answer_early(self, status: int, text: str, *headers: tuple[bytes, bytes]) -> None:
         self.transport.write(early_answer(status, {"error": text}, *headers))
-        self.site.telemetry.request("other", b"other", status, 0.0)
+        self.context.telemetry.request("other", b"other", status, 0.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.web import http, server
@@ -22,7 +22,47 @@ if TYPE_CHECKING:
 
     from orchestratord.runtime.memory_budget import Reservation
     from orchestratord.web.routes import Route
-    from orchestratord.web.server.channel import BoundedChannel
+    from orchestratord.web.server.context import ServerContext
+
+
+class RequestChannel(Protocol):
+    """What a request needs of its connection: `orchestratord.web.server.channel.BoundedChannel`."""
+
+    context: ServerContext
+    #: Twisted's name for the factory; a request takes it over when it is processed.
+    site: Any
+    transport: Any
+    requests: list[Any]
+    #: Whether another request may come after this one.
+    persistent: bool
+    #: Whether the client reads more slowly than it is answered.
+    blocked: bool
+
+    @property
+    def request_line(self) -> tuple[bytes, bytes, bytes]:
+        """The method, the target and the version of the request."""
+        ...
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the answer ends the connection."""
+        ...
+
+    def hold_more(self, size: int) -> bool:
+        """Hold so many bytes more for the request that arrives; False if there is no room."""
+        ...
+
+    def refuse(self, request: BoundedRequest, fault: Fault) -> None:
+        """Answer the request ahead of its end."""
+        ...
+
+    def loseConnection(self) -> None:
+        """End the connection as soon as the client has read what was written."""
+        ...
+
+    def abort(self) -> None:
+        """End the connection at once."""
+        ...
 
 
 class BoundedRequest(server.Request):
@@ -38,7 +78,7 @@ class BoundedRequest(server.Request):
     route: Route | None = None
     #: The one node that the client may report; None: any.
     node: str | None = None
-    channel: BoundedChannel
+    channel: RequestChannel  # type: ignore[assignment]  # it is a BoundedChannel, and so an HTTPChannel
     #: When it had wholly arrived, by `time.perf_counter`.
     arrived = 0.0
     #: What the answer holds of the memory for answers; it is let go with the answer's last byte.
@@ -65,13 +105,13 @@ class BoundedRequest(server.Request):
             self.route = FRONT_PAGE
         try:
             self.awaits_continue = check(self.method, version, self.requestHeaders.getRawHeaders)
-            self.node = self.channel.site.admit(self)
+            self.node = self.channel.context.admit(self)
         except Fault as fault:
             self._forbidden = fault  # answered in `process`, if there is no body to be kept out
             if length != 0:
                 self._refuse(fault)
             return
-        if length is not None and length > self.channel.site.max_body:
+        if length is not None and length > self.channel.context.max_body:
             self._refuse(self._too_large())
 
     def handleContentChunk(self, data: bytes) -> None:
@@ -79,7 +119,7 @@ class BoundedRequest(server.Request):
         if self._refused:
             return
         self._received += len(data)
-        if self._received > self.channel.site.max_body:
+        if self._received > self.channel.context.max_body:
             self._refuse(self._too_large())
         else:
             super().handleContentChunk(data)
@@ -90,7 +130,7 @@ class BoundedRequest(server.Request):
             self.channel.loseConnection()
             return
         self.arrived = time.perf_counter()
-        if self.channel.site.closing or self.channel.is_last:
+        if self.channel.context.closing or self.channel.is_last:
             self.channel.persistent = False
             self.responseHeaders.setRawHeaders(b"Connection", [b"close"])
         super().requestReceived(command, cleaned(path), version)
@@ -98,7 +138,11 @@ class BoundedRequest(server.Request):
     def process(self) -> None:
         """Go straight to a hot leaf: the way through the tree takes 70 us, and Klein's routing most of it."""
         self.site = self.channel.site
-        leaf = self.site.hot.get(self.path) if self._forbidden is None else self._refused_resource(self._forbidden)
+        leaf = (
+            self.channel.context.hot.get(self.path)
+            if self._forbidden is None
+            else self._refused_resource(self._forbidden)
+        )
         if leaf is None:
             super().process()
         else:
@@ -109,7 +153,7 @@ class BoundedRequest(server.Request):
 
     def _refused_resource(self, fault: Fault) -> RefusedResource:
         """Count a request that was not let in, and that has no body, and return what answers it."""
-        self.channel.site.refused(self, fault)
+        self.channel.context.refused(self, fault)
         # A browser asks its user for a token as a password; programs are not led to think that it is one.
         asks = fault.status == 401 and self.basic and self.wants_page("application/json")
         return RefusedResource(fault, asks=asks)
@@ -170,7 +214,7 @@ class BoundedRequest(server.Request):
         """Hold memory for what waits, unless it is in a bound already; False if there is no room for it."""
         if self.has_slot or self.reservation is not None:
             return True
-        self.reservation = self.channel.site.waiting.reservation()
+        self.reservation = self.channel.context.waiting.reservation()
         return self.reservation.hold(size)
 
     @property
@@ -202,11 +246,11 @@ class BoundedRequest(server.Request):
 
     def connectionLost(self, reason: Failure) -> None:
         """Count a request whose client left before the answer, and let go of the answer."""
-        site = self.channel.site
+        context = self.channel.context
         self._outgoing = self.reservation = None
         super().connectionLost(reason)
         if self.arrived:
-            site.count(self, 499)
+            context.count(self, 499)
 
     def drop(self) -> None:
         """Let go of a request that was refused: of what came of it, and of what still comes."""
@@ -218,4 +262,4 @@ class BoundedRequest(server.Request):
         self.channel.refuse(self, fault)
 
     def _too_large(self) -> BodyTooLarge:
-        return BodyTooLarge(f"the body is over the limit of {self.channel.site.max_body} bytes")
+        return BodyTooLarge(f"the body is over the limit of {self.channel.context.max_body} bytes")

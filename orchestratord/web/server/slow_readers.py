@@ -9,15 +9,14 @@ from fcntl import ioctl
 from itertools import islice
 from struct import unpack
 from termios import TIOCOUTQ
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from orchestratord.errors import Busy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from orchestratord.web.server.channel import BoundedChannel
-    from orchestratord.web.server.request import BoundedRequest
+    from twisted.internet.defer import Deferred
 
 #: A client that does not read as fast as it is answered takes PROGRESS_BYTES in every PROGRESS_SECONDS, or is cut.
 PROGRESS_SECONDS = 10.0
@@ -31,6 +30,29 @@ MOST = 512
 _COMPARED = 128
 #: Bytes of answers that wait for slow readers and are in no other bound: of pages and documents.
 WAITING_BYTES = 67_108_864
+
+
+class SlowConnection(Protocol):
+    """What has to be known of a connection here: `orchestratord.web.server.channel.BoundedChannel`."""
+
+    transport: Any
+    #: The requests that are not answered yet; the first is being answered.
+    requests: list[Any]
+
+    def abort(self) -> None:
+        """End the connection at once."""
+        ...
+
+
+class SlowRequest(Protocol):
+    """What has to be known of a request here: `orchestratord.web.server.request.BoundedRequest`."""
+
+    channel: Any
+    has_slot: bool
+
+    def notifyFinish(self) -> Deferred[None]:
+        """Return a Deferred that fires at the end of the answer, or of the connection."""
+        ...
 
 
 @dataclass(slots=True)
@@ -49,7 +71,7 @@ class SlowReaders:
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
         #: In the order of the starts of their periods.
-        self._slow: OrderedDict[BoundedChannel, _Progress] = OrderedDict()
+        self._slow: OrderedDict[SlowConnection, _Progress] = OrderedDict()
         #: How many were cut since the start, at the deadline for progress or to make room.
         self.cut = 0
 
@@ -57,7 +79,7 @@ class SlowReaders:
         """How many there are."""
         return len(self._slow)
 
-    def slow(self, channel: BoundedChannel) -> None:
+    def slow(self, channel: SlowConnection) -> None:
         """Take note of a connection whose client does not read as fast as it is answered."""
         if channel in self._slow:
             return
@@ -68,7 +90,7 @@ class SlowReaders:
                 self._cut(oldest)
         self._slow[channel] = _Progress(now, taken, now, taken)
 
-    def caught_up(self, channel: BoundedChannel) -> None:
+    def caught_up(self, channel: SlowConnection) -> None:
         """Forget a connection whose client has read all that was written, or that has ended."""
         self._slow.pop(channel, None)
 
@@ -86,10 +108,10 @@ class SlowReaders:
                 progress.period, progress.taken = now, taken
                 self._slow.move_to_end(channel)
 
-    def cut_slowest(self, requests: Iterable[BoundedRequest]) -> BoundedRequest | None:
+    def cut_slowest(self, requests: Iterable[SlowRequest]) -> SlowRequest | None:
         """Cut the one of these requests whose client reads most slowly, and return it; None if none is slow enough."""
         now = self._reactor.seconds()
-        slowest: BoundedRequest | None = None
+        slowest: SlowRequest | None = None
         least = 0.0
         for request in requests:
             progress = self._slow.get(request.channel)
@@ -109,7 +131,7 @@ class SlowReaders:
         )
         return self.cut_slowest(list(islice(holders, _COMPARED))) is not None
 
-    def _cut(self, channel: BoundedChannel) -> None:
+    def _cut(self, channel: SlowConnection) -> None:
         self.cut += 1
         self.caught_up(channel)
         channel.abort()
@@ -125,12 +147,12 @@ class Slots:
         self._limit = limit
         self._busy = busy
         #: In the order in which they came.
-        self._holders: dict[BoundedRequest, None] = {}
+        self._holders: dict[SlowRequest, None] = {}
 
-    def take(self, request: BoundedRequest) -> None:
+    def take(self, request: SlowRequest) -> None:
         """Take a slot for as long as the request is being answered; raises Busy."""
         if len(self._holders) >= self._limit:
-            cut = request.channel.site.readers.cut_slowest(self._holders)
+            cut = request.channel.context.readers.cut_slowest(self._holders)
             if cut is None:
                 raise Busy(self._busy)
             self._holders.pop(cut, None)
@@ -139,7 +161,7 @@ class Slots:
         request.notifyFinish().addBoth(lambda _: self._holders.pop(request, None))
 
 
-def _taken(channel: BoundedChannel) -> int:
+def _taken(channel: SlowConnection) -> int:
     """Return a number that grows by each byte that the client takes of an answer."""
     sent = channel.requests[0].sentLength if channel.requests else 0
     return int(sent) - _unsent(channel.transport)
