@@ -30,6 +30,20 @@ class ReadingChannel(http.HTTPChannel):
 
     Twisted's own reading of a head is not used: it is laxer than RFC 9112 in some places, and it goes on with the next
     line after it has refused one.
+
+    Twisted has no public form of the private state that is used here and in the subclass (the names are Twisted's;
+    `tests/web/server/test_twisted_private.py` fails if a new Twisted changes them):
+
+    - `_buffer`, `_dataBuffer`: what has come and was not read yet. It is dropped when the connection is given up, and
+      tells whether another request has come.
+    - `_command`, `_path`, `_version`: the first line. Twisted reads it more laxly, and gives it to a request too late.
+    - `_receivedHeaderSize`, `_receivedHeaderCount`: the size of the head, which this class counts itself.
+    - `_transferDecoder`, `_finishRequestBody`: the body, which `http_head` frames more strictly than Twisted.
+    - `_send100Continue`, `_respondToBadRequestAndDisconnect`: `100 Continue` only where the body is wanted; and the
+      answer to a malformed chunked body, for which Twisted's has no body and no Content-Length.
+    - `_busyReceiving`, `_handlingRequest`: whether this is a call from within another, and whether Twisted keeps what
+      comes for later.
+    - `_networkProducer`, `_optimisticEagerReadSize`: reading stops while a client does not read its answers.
     """
 
     #: Set by the site, as Twisted sets `site`.

@@ -70,6 +70,9 @@ class BoundedRequest(server.Request):
 
     `route` is its row in `orchestratord.web.routes`, None where there is no such route. `label` is the `route` under
     which it is counted: `other` until something answers for its route.
+
+    Twisted's private `_disconnected` is used, since Twisted has nothing public that tells that the client has left, and
+    logs an error where something is written after that.
     """
 
     label = "other"

@@ -168,7 +168,10 @@ def _taken(channel: SlowConnection) -> int:
 
 
 def _unsent(transport: Any) -> int:
-    """Return how many bytes wait here, or in the kernel: sent perhaps, but not yet acknowledged by the client."""
+    """Return how many bytes wait here, or in the kernel: sent perhaps, but not yet acknowledged by the client.
+
+    Twisted does not tell: `_appSendBuffer`, `_tempDataLen` and `dataBuffer` from `offset` on are where it keeps them.
+    """
     waiting: int = 0
     inner = getattr(transport, "transport", None)  # what TLS writes to
     if inner is not None:

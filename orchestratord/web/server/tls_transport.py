@@ -36,7 +36,12 @@ class Bound(Protocol):
 
 @implementer(IHalfCloseableProtocol)
 class TlsTransport(BufferingTLSTransport):
-    """What a site's channel has for its transport where the world has TLS."""
+    """The transport of a site's channel on a connection in TLS.
+
+    Twisted's private state and steps are used, since the order of them cannot be changed in public: `_flushReceiveBIO`
+    is replaced, with `_tlsConnection`, `_lostTLSConnection`, `_flushSendBIO` and `_tlsShutdownFinished` as in
+    Twisted's; `_handshakeDone` and `_shutdownTLS` end a connection whose client has left during the handshake.
+    """
 
     factory: TlsFactory
     transport: Any
