@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Role(StrEnum):
-    """What somebody may do who has a token."""
+    """What a token allows its holder to do."""
 
     REPORT = "report"
     QUERY = "query"
@@ -30,10 +30,10 @@ _BEARER = re.compile(rb"bearer +(\S+)", re.IGNORECASE)
 
 
 class Bound(Protocol):
-    """Verifies tokens that speak for one node: `orchestratord.security.jwt.NodeTokenVerifier`."""
+    """Verifies tokens that are bound to one node: `orchestratord.security.jwt.NodeTokenVerifier`."""
 
     def remembered(self, digest: bytes) -> str | None:
-        """Return the node of a token that was verified before and still holds; `digest` is its SHA-256."""
+        """Return the node of a token that was verified before and is still valid; `digest` is its SHA-256."""
         ...
 
     def node(self, token: bytes, digest: bytes) -> str:
@@ -42,11 +42,11 @@ class Bound(Protocol):
 
 
 class Gate:
-    """Lets a request in or refuses it. A role that is not in `tokens` is open to everybody.
+    """Admits a request or refuses it. A role that is not in `tokens` is open to everybody.
 
-    Holds digests, not tokens: what is compared has one length, and comparing tells nothing of a token by its time.
-    `bound` verifies report tokens that are in no file; with it the role `report` is closed. Belongs to the reactor
-    thread.
+    The gate keeps digests, not tokens: they have one length, and the time of a comparison reveals nothing of a token.
+    `bound` verifies report tokens that are not in a file; with it the role `report` requires a token. Belongs to the
+    reactor thread.
     """
 
     def __init__(self, tokens: Mapping[Role, Iterable[bytes]], bound: Bound | None = None) -> None:
@@ -59,23 +59,23 @@ class Gate:
 
     @property
     def open_roles(self) -> list[Role]:
-        """The roles that everybody has."""
+        """The roles that require no token."""
         return [role for role in Role if role not in self._digests]
 
     def is_open(self, role: Role | None) -> bool:
-        """Return whether everybody has the role."""
+        """Return whether the role requires no token."""
         return role not in self._digests
 
     def use(self, role: Role, tokens: Iterable[bytes]) -> None:
-        """Take these tokens for a role in the place of those it had."""
+        """Replace the tokens of a role."""
         self._digests[role] = tuple({sha256(token).digest() for token in tokens})
 
     def admit(self, role: Role | None, authorization: bytes | None, *, basic: bool = False) -> str | None:
         """Return the one node that a client of the role REPORT may report, or None: any node, or another role.
 
-        `authorization` is the value of the request's Authorization header; None without one, and where there are
-        several, their values joined, which are no token. `basic`: the token may come as a password, whoever's, as
-        browsers send it, which can send no other.
+        `authorization` is the value of the Authorization header, None without one. Several values come joined, and are
+        then not a valid token. `basic`: the token may come as the password of any user name, since browsers
+        cannot send a Bearer token.
 
         Raises Unauthorized, Forbidden or KeysPending.
         """
@@ -85,7 +85,7 @@ class Gate:
         if digests is None:
             return None
         if authorization is None:
-            raise Unauthorized(f"this takes a token of the role {role}", wrong=False)
+            raise Unauthorized(f"this requires a token of the role {role}", wrong=False)
         token = authorization[7:] if authorization[:7] == b"Bearer " else _odd_bearer(authorization)
         if not token and basic:
             token = _password(authorization)
@@ -101,7 +101,7 @@ class Gate:
         raise self._refusal(role, digest, is_bound=_verifies(self._bound, token, digest))
 
     def _verified(self, role: Role, bound: Bound, token: bytes, digest: bytes) -> str:
-        """Return the node of a report's token that is in no file of the role."""
+        """Return the node of a report's token that is not in a file of the role."""
         if self._other_role(role, digest) is not None:
             raise self._refusal(role, digest)
         return bound.node(token, digest)
@@ -115,12 +115,12 @@ class Gate:
     def _refusal(self, role: Role, digest: bytes, *, is_bound: bool = False) -> Fault:
         other = Role.REPORT if is_bound else self._other_role(role, digest)
         if other is None:
-            return Unauthorized(f"this is no token of the role {role}", wrong=True)
-        return Forbidden(f"this takes a token of the role {role}, not of the role {other}")
+            return Unauthorized(f"this is not a token of the role {role}", wrong=True)
+        return Forbidden(f"this requires a token of the role {role}, not of the role {other}")
 
 
 def _verifies(bound: Bound, token: bytes, digest: bytes) -> bool:
-    """Return whether a token speaks for a node."""
+    """Return whether a token is bound to a node."""
     try:
         bound.node(token, digest)
     except Fault:
@@ -129,13 +129,13 @@ def _verifies(bound: Bound, token: bytes, digest: bytes) -> bool:
 
 
 def _odd_bearer(authorization: bytes) -> bytes:
-    """Return the token where the scheme is not spelt as everybody spells it; empty if it is another scheme."""
+    """Return the token after an unusual spelling of `Bearer`; empty for another scheme."""
     bearer = _BEARER.fullmatch(authorization.strip())
     return bearer[1] if bearer else b""
 
 
 def _password(authorization: bytes) -> bytes:
-    """Return the password where the scheme is Basic; empty if it is another, or cannot be read."""
+    """Return the password of Basic; empty for another scheme, or if it cannot be decoded."""
     basic = _BASIC.fullmatch(authorization.strip())
     try:
         return b64decode(basic[1], validate=True).partition(b":")[2] if basic else b""

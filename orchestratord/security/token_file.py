@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import re
 
-#: Characters of a token: enough that none can be guessed, and no more than a JWT needs.
+#: Characters of a token: enough that it cannot be guessed, and as many as a JWT needs.
 MIN_TOKEN, MAX_TOKEN = 16, 8192
-#: Tokens of a file, each of which is compared with every token that comes.
+#: Tokens of a file. Each is compared with every token that a client sends.
 MAX_TOKENS = 100
 #: RFC 6750's b64token.
 _TOKEN = re.compile(rb"[A-Za-z0-9._~+/-]+=*")
 
 
 def parse_tokens(data: bytes) -> tuple[bytes, ...]:
-    """Return the tokens of a file, one a line, in its order; blank lines and `#` comments are passed over.
+    """Return the tokens of a file in its order: one a line; blank lines and `#` comments are skipped.
 
-    Raises ValueError, whose text holds nothing of the file.
+    Raises ValueError, whose text quotes nothing of the file.
     """
     tokens: list[bytes] = []
     for number, line in enumerate(data.splitlines(), 1):
@@ -23,7 +23,7 @@ def parse_tokens(data: bytes) -> tuple[bytes, ...]:
         if not token or token.startswith(b"#"):
             continue
         if not MIN_TOKEN <= len(token) <= MAX_TOKEN or not _TOKEN.fullmatch(token):
-            raise ValueError(f"line {number} is no token of {MIN_TOKEN} to {MAX_TOKEN} of A-Z a-z 0-9 - . _ ~ + / =")
+            raise ValueError(f"line {number} is not a token of {MIN_TOKEN} to {MAX_TOKEN} of A-Z a-z 0-9 - . _ ~ + / =")
         tokens.append(token)
     if not tokens:
         raise ValueError("holds no token")

@@ -400,7 +400,7 @@ def test_the_profiler_shows_its_token(guarded: Daemon, tmp_path: Path) -> None:
         tmp_path / "profiler",
     )
     try:
-        profiler.said(r"does not take the reports: 401 this is no token of the role report")
+        profiler.said(r"does not take the reports: 401 this is not a token of the role report")
         token.write_text(TOKENS["report"])
         profiler.said(r"takes the reports again|takes the reports of profiled")
         assert guarded.get("/nodes/profiled", headers=bearer(TOKENS["query"])).status_code == 200

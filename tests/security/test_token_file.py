@@ -24,12 +24,12 @@ class TestParseTokens:
         [
             (b"", "holds no token"),
             (b"\n# only this\n", "holds no token"),
-            (b"a-good-token-0123\nshort\n", "line 2 is no token"),
-            (b"two words in a line", "line 1 is no token"),
-            ("schlüssel-schlüssel".encode(), "line 1 is no token"),
-            (b"=0123456789abcdef", "line 1 is no token"),
-            (b"x" * (MAX_TOKEN + 1), "line 1 is no token"),
-            (b"\x00" * 20, "line 1 is no token"),
+            (b"a-good-token-0123\nshort\n", "line 2 is not a token"),
+            (b"two words in a line", "line 1 is not a token"),
+            ("schlüssel-schlüssel".encode(), "line 1 is not a token"),
+            (b"=0123456789abcdef", "line 1 is not a token"),
+            (b"x" * (MAX_TOKEN + 1), "line 1 is not a token"),
+            (b"\x00" * 20, "line 1 is not a token"),
             (b"".join(b"token-%016d\n" % number for number in range(MAX_TOKENS + 1)), "more than 100"),
         ],
     )

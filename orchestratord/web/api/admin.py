@@ -1,4 +1,4 @@
-"""What operators and the kubelet ask for: the probes, and to forget a node. Beside everything else, or on its own."""
+"""The routes for operators and the kubelet: the probes, and DELETE of a node. On the main listeners or on their own."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class Admin:
     """The routes that can have a listener of their own. Belongs to the reactor thread.
 
-    `forget` forgets a node, and returns whether there was a fresh one of that id. `unhealthy` and `unready` return the
-    reason, or None while all is well.
+    `forget` forgets a node, and returns whether a fresh one had that id. `unhealthy` and `unready` return the reason,
+    or None while all is well.
     """
 
     def __init__(
@@ -47,17 +47,17 @@ class Admin:
         return failure_body(request, failure, see="here are /-/healthy, /-/ready and DELETE /nodes/<id>")
 
     def healthy(self, request: BoundedRequest) -> bytes:
-        """Tell whether the process does its work."""
+        """Answer 200 while the process works, else 500 with the reason."""
         reason = self._unhealthy()
         return text_body(request, 500 if reason else 200, f"{reason or 'healthy'}\n")
 
     def ready(self, request: BoundedRequest) -> bytes:
-        """Tell whether reports are taken."""
+        """Answer 200 while reports are accepted, else 503 with the reason."""
         reason = self._unready()
         return text_body(request, 503 if reason else 200, f"{reason or 'ready'}\n")
 
     async def forget(self, request: BoundedRequest, node_id: str) -> bytes:
-        """Forget a node, as one that was drained."""
+        """Forget a node, for example one that was drained. Raises UnknownNode, or another Fault of the store."""
         try:
             forgotten = await self._forget(node_id)
         except QueryFault as fault:

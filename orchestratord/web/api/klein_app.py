@@ -42,10 +42,10 @@ _DESCRIPTION = files("orchestratord.web").joinpath("openapi.yaml").read_bytes()
 
 
 class Api:
-    """The routes that are not hot. Made from what they need; belongs to the reactor thread.
+    """The handlers of the routes that are not hot. Belongs to the reactor thread.
 
-    `in_thread` runs a function on a pool thread: a listing of 100,000 nodes takes longer than a reactor turn may.
-    `admin` answers the routes that are the administrators'; None: they are served elsewhere, and are no routes here.
+    `in_thread` runs a function on a pool thread, since a listing of 100,000 nodes would block the reactor.
+    `admin` answers the administrators' routes; None: they have listeners of their own, and are not served here.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Api:
         return failure_body(request, failure)
 
     async def index(self, request: BoundedRequest) -> bytes:
-        """Show the status page to a browser, and list the endpoints to everybody else."""
+        """Show the status page to a browser, and the list of routes to every other client."""
         if request.for_people:
             return await self._pages.front(request, arguments(_query_string(request)))
         return text_body(request, 200, self._index)
@@ -136,7 +136,7 @@ class Api:
         try:
             args = arguments(_query_string(request))
         except BadQuery as error:
-            raise BadRequest(str(error)) from None  # this is no query: no Prometheus client reads the answer
+            raise BadRequest(str(error)) from None  # not a PromQL route: the error has the plain envelope
         wanted, gone = (_flag(args, name) for name in ("details", "gone"))
         self._listings.take(request)
         names = self._families.names if wanted and not gone else ()
@@ -154,7 +154,7 @@ class Api:
         return last
 
     async def node(self, request: BoundedRequest, node_id: str) -> bytes:
-        """Tell all that is known of a node: a page to a browser, JSON to everybody else."""
+        """Answer what is known of a node: a page to a browser, JSON to every other client."""
         if request.wants_page("application/json"):
             return await self._pages.node(request, node_id)
         look = await self._fleet.node(node_id)
@@ -169,15 +169,15 @@ class Api:
         return await self._queries.answer(request, path)
 
     async def label_values(self, request: BoundedRequest, name: str) -> bytes:
-        """Pass the one route through that has a parameter in its path."""
+        """Pass the one route of Prometheus' API through that has a parameter in its path."""
         if name in {".", ".."}:
-            raise NotFound  # an upstream, or a proxy before it, would take it for a step in the path
+            raise NotFound  # an upstream, or a proxy in front of it, would resolve it as a step of the path
         return await self._queries.answer(request, f"/api/v1/label/{quote(name, safe='')}/values")
 
 
-#: Listings at a time, until they are read: of 100,000 nodes, each takes a pool thread for a second, and 40 MB.
+#: Listings at a time, until they are read. Each of 100,000 nodes takes a pool thread for 1 s, and 40 MB.
 _MAX_LISTINGS = 8
-#: Of those, in the making: each thread that makes some keeps memory of its own for ever, tens of megabytes.
+#: Listings that are made at a time: each pool thread that has made one keeps tens of megabytes for good.
 _MADE_AT_ONCE = 2
 
 
@@ -255,7 +255,7 @@ def _listing(look: NodesAt, names: Sequence[str], stale_after: float) -> list[by
 
 
 def _gone(look: NodesAt, gone: Sequence[Gone], *, shared: bool) -> list[bytes]:
-    """Return the listing of those that left; of a shared fleet, without those that another replica has heard since."""
+    """Return the listing of the nodes that left; with shared nodes, without those that report to another replica."""
     if shared:
         entries = look.entries()
         gone = still_gone(gone, entries)
@@ -264,7 +264,7 @@ def _gone(look: NodesAt, gone: Sequence[Gone], *, shared: bool) -> list[bytes]:
 
 
 def _flag(args: Mapping[str, Sequence[str]], name: str) -> bool:
-    """Return a parameter that is true or false; raises BadRequest."""
+    """Return a parameter that is true or false. Raises BadRequest."""
     given = args.get(name, ["false"])[0].lower()
     if given not in {"true", "1", "false", "0", ""}:
         raise BadRequest(f"invalid parameter '{name}': must be true or false, not {given[:20]!a}")

@@ -1,4 +1,4 @@
-"""GET /metrics: the exposition in slices of the reactor's time, with prometheus_client's own resource behind it."""
+"""GET /metrics: the exposition in slices of the reactor's time; prometheus_client's own resource answers the rest."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ if TYPE_CHECKING:
 
 log = Logger()
 
-#: Seconds of the reactor's time that a scrape takes at once. Reports that wait for it wait so long at the most.
+#: Seconds of the reactor's time that a scrape takes at once. A report waits at most so long for it.
 SLICE_SECONDS = 0.002
-#: Bytes that are written at once. A fast machine makes many times as much in SLICE_SECONDS, and then it is not known
-#: whether the client reads any of it.
+#: Bytes that are written at once. A fast machine makes many times as much in SLICE_SECONDS, before it is known whether
+#: the client reads.
 WRITE_BYTES = 524_288
-#: Nodes whose lines of one family are joined in one call: a tenth of a millisecond.
+#: Nodes whose lines of one family are joined in one call: 0.1 ms.
 BLOCK = 1000
 #: Scrapes at a time, until they are read; each holds a copy of the table.
 MAX_SCRAPES = 10
-#: Scrapes at a time that the fallback answers: it makes an object of each sample, 400 bytes of memory for one.
+#: Scrapes at a time that the fallback answers: it makes an object of 400 bytes for each sample.
 MAX_FALLBACKS = 2
-#: Bytes of a scrape that may wait for the scraper to read before more of it is made.
+#: Bytes of a scrape that may wait for the scraper to read; beyond this, no more of it is made.
 AHEAD = 4_194_304
 
 #: The formats in which a sample is the line that was rendered when the report came in.
@@ -51,9 +51,9 @@ _FORMATS = ("text/plain; version=0.0.4", "text/plain; version=1.0.0", "applicati
 
 
 class ScrapeResource(Resource):
-    """Answers a scrape as `fallback`, prometheus_client's MetricsResource, would, and at once where it can.
+    """Answers a scrape as `fallback`, prometheus_client's MetricsResource, would, but faster.
 
-    The fallback answers what is rare: `name[]`, other formats.
+    The fallback answers rare requests: `name[]`, and other formats.
     """
 
     isLeaf = True
@@ -90,7 +90,7 @@ class ScrapeResource(Resource):
         request.setHeader(b"Vary", VARY)
         if request.method == b"HEAD":
             request.setHeader(b"Content-Type", content_type.encode())
-            request.finish()  # with no Content-Length: only the whole exposition would tell
+            request.finish()  # without Content-Length: it is known only when the whole exposition is made
             return NOT_DONE_YET
         common = b"name[]" not in request.args and content_type.startswith(_FORMATS)
         try:
@@ -98,7 +98,7 @@ class ScrapeResource(Resource):
         except Busy as fault:
             return fault_body(request, fault)
         if not common:
-            # It reads the headers by itself, without their weights.
+            # The fallback reads the headers itself, and ignores their weights.
             request.requestHeaders.setRawHeaders(b"Accept", [accept])
             request.requestHeaders.setRawHeaders(b"Accept-Encoding", [b"gzip" if gzip else b"identity"])
             body: bytes | int = self._fallback.render(request)
@@ -158,7 +158,7 @@ def _header(request: BoundedRequest, name: bytes) -> str:
 
 
 def _failed(request: BoundedRequest, failure: Failure) -> None:
-    """Break the answer off, for its 200 may be gone already; a scraper takes no half of an exposition."""
+    """Cut the connection, since the 200 may have been sent; a scraper then discards the incomplete exposition."""
     if not failure.check(CancelledError):
         log.failure("a scrape failed", failure)
         request.channel.abort()

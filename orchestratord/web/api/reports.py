@@ -1,4 +1,4 @@
-"""POST /update_metrics: the one route that is hot, beside the Klein tree rather than in it."""
+"""POST /update_metrics: reports into the table of nodes."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ log = Logger()
 #: Bodies up to this size are decoded at once: a millisecond at most. Longer ones, and those that take more than
 #: one step to unpack, let the reactor turn in between.
 AT_ONCE = 32_768
-#: What a longer body takes of memory while it is decoded, as a multiple of its length: the body itself, its reports.
+#: Memory that a longer body takes while it is decoded, as a multiple of its length: the body and its reports.
 DECODED_FACTOR = 8
-#: Long gzip bodies that are unpacked at a time; what comes out is held when it is whole.
+#: Long gzip bodies that are unpacked at a time. Their memory is reserved only once they are whole.
 UNPACKED_AT_ONCE = 4
 #: Nodes that are named in the log when they first report, in a second.
 LOGGED_EACH_SECOND = 10
@@ -50,18 +50,18 @@ LOGGED_EACH_SECOND = 10
 _ONE: dict[str, Any] = {"status": "Metrics updated", "accepted": 1, "superseded": 0}
 _ACCEPTED = ConstantAnswer(_ONE)
 _ACCEPTED_CLOSE = ConstantAnswer(_ONE, closes=True)
-#: RFC 9110 has both for the same.
+#: Two names for the same coding, by RFC 9110.
 _GZIP = frozenset({b"gzip", b"x-gzip"})
 _DRAINING = "the orchestrator is shutting down; report to its successor"
 
 
 class ReportsResource(Resource):
-    """Takes reports into the table.
+    """Stores reports in the table of nodes. Belongs to the reactor thread.
 
-    `remarks` finds what is to be said about those that were taken. `draining` says whether the service is about to
-    stop; then nothing is taken any more. `slices` has the turns of long bodies. `settle` hands what was stored
-    in this turn of the reactor to the kernel, if that is wanted before an answer goes out. `take` leaves that to its
-    caller, who knows whether the answer can go out before the turn ends.
+    `remarks` adds ignored names and warnings to an answer. `draining` returns whether the service is about to stop:
+    every report is refused then. `slices` gives turns of the reactor to long bodies. `flush` hands what was stored in
+    this turn of the reactor to the kernel before an answer goes out; None: there is no write-ahead log. `take` leaves
+    `flush` to its caller, who knows whether the answer can go out before the turn ends.
     """
 
     isLeaf = True
@@ -106,7 +106,7 @@ class ReportsResource(Resource):
                 decoded = self._decoder.decode(body, self._clocks.time())
                 _check_node(request.node, decoded.reports, body)
                 return json_body(request, 200, self._stored(decoded, self._store_now(decoded)))
-        except Exception:  # noqa: BLE001 - a Fault, or one of ours
+        except Exception:  # noqa: BLE001 - a Fault, or a defect of the daemon
             return self._failure_body(request, Failure())
         finished = request.notifyFinish()
         storing = Deferred.fromCoroutine(self._store_long(request, [body, more], unpacking))
@@ -118,7 +118,7 @@ class ReportsResource(Resource):
     def _body(self, request: BoundedRequest) -> Iterator[bytes]:
         """Return the parts of the body, unpacked in steps.
 
-        Raises a Fault if it is of no kind that is taken, or nothing is taken any more.
+        Raises UnsupportedBody for another media type or coding, Draining if the service is about to stop.
         """
         if self._draining():
             raise Draining(_DRAINING)
@@ -139,7 +139,7 @@ class ReportsResource(Resource):
         return iter((body,))
 
     async def _store_long(self, request: BoundedRequest, begun: list[bytes], unpacking: Iterator[bytes]) -> None:
-        """Store a long body, the first parts of which are here, in slices of the reactor's time."""
+        """Store a long body in slices of the reactor's time; `begun` has its first parts."""
         held = sum(map(len, begun))
         if request.requestHeaders.hasHeader(b"Content-Encoding"):
             _hold(request, held)
@@ -154,7 +154,7 @@ class ReportsResource(Resource):
         finally:
             self._unpacking.release()
         self._telemetry.report_body(len(body))
-        # What is decoded of one alone fits always.
+        # At most half of the memory, so that a single body always fits.
         _hold(request, min(DECODED_FACTOR * len(body), request.channel.context.arriving.limit // 2))
         parts: list[Decoded] = []
         count = 0
@@ -170,9 +170,9 @@ class ReportsResource(Resource):
     def take(self, body: bytes, *, closes: bool, node: str | None) -> bytes:
         """Store the reports of a short body and return a whole answer, head and body.
 
-        `closes` tells that the connection ends with it; `node` is the one that may be reported, None: any.
+        `closes`: the connection ends after it. `node` is the only one that may be reported; None: any.
 
-        Raises a Fault with nothing stored or counted; `render` would answer it.
+        Raises a Fault with nothing stored or counted; `render` would answer the same one.
         """
         if self._draining():
             raise Draining(_DRAINING)
@@ -187,7 +187,7 @@ class ReportsResource(Resource):
         return whole_answer(msgspec.json.encode(answer), closes=closes)
 
     def _stored(self, decoded: Decoded, updated: Updated) -> dict[str, Any]:
-        """Return the answer to reports that were stored; `_ONE` itself to one about which there is nothing to say."""
+        """Return the answer to reports that were stored; `_ONE` itself for one report without remarks."""
         remarks = self._remarks.about(decoded)
         if updated.accepted == 1 and not updated.superseded and not remarks:
             return _ONE
@@ -223,7 +223,7 @@ class ReportsResource(Resource):
                 self._telemetry.unknown_metrics(len(error.names))
                 self._remarks.log_ignored(shortened(error.names))
             if request.channel.context.access_log:
-                # It may quote what the client has sent, and a token may be where none belongs.
+                # The text may quote what the client has sent, and a client may put its token anywhere.
                 reason = request.channel.context.redacted(str(error).encode()).decode()
                 log.info("report from {client} refused: {reason}", client=client_of(request), reason=reason)
         else:
@@ -238,23 +238,25 @@ class ReportsResource(Resource):
 
 
 def _hold(request: BoundedRequest, size: int) -> None:
-    """Hold so much more memory for a long body. Raises Busy."""
+    """Reserve so many more bytes for a long body. Raises Busy."""
     if not request.channel.hold_more(size):
         raise Busy("the batches that are being read fill their memory; try again")
 
 
 def _check_node(node: str | None, reports: Sequence[NodeReport], body: bytes, first: int = 0) -> None:
-    """Raise Forbidden if one of the reports, the first of which is number `first`, is not of the one node."""
+    """Raise Forbidden if a report is not of `node`; `first` is the index of the first report in the body."""
     if node is None:
         return
     for index, report in enumerate(reports, first):
         if report.node_id != node:
             where = f"$[{index}].node_id" if is_batch(body) else "$.node_id"
-            raise Forbidden(f"the token's claim kubernetes.io/node/name is another: {node[:253]!a} - at {where}")
+            raise Forbidden(
+                f"the token's claim kubernetes.io/node/name names another node: {node[:253]!a} - at {where}"
+            )
 
 
 class FirstReportLog:
-    """Logs each node's first report, but no more than LOGGED_EACH_SECOND: a fleet that starts is a few lines."""
+    """Logs each node's first report, at most LOGGED_EACH_SECOND by name: a cluster that starts is a few lines."""
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor

@@ -1,4 +1,4 @@
-"""The ports that a site is served on: opened from their descriptions, told by their addresses, and closed."""
+"""The ports of a site: opened from endpoint descriptions, described by their addresses, and closed."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ BACKLOG = 4096
 
 
 class Listeners:
-    """Listens by endpoint descriptions, those with `tls:` before them in TLS, for which there is a `tls` then.
+    """Listens on endpoint descriptions; those that begin with `tls:` serve TLS, and need `tls`.
 
-    A TCP port without an interface is opened for IPv4 and for IPv6, as far as the machine has them.
+    A TCP port without an interface is opened for IPv4 and for IPv6 if the machine has both.
     """
 
     def __init__(
@@ -48,12 +48,12 @@ class Listeners:
         for description in self._descriptions:
             try:
                 ports = self._ports(description)
-            except Exception as error:  # noqa: BLE001 - whatever an endpoint of a plugin may raise
+            except Exception as error:  # noqa: BLE001 - a plugin's endpoint may raise anything
                 raise _cannot_listen(description, error) from None
             self._opened += [_Listener(description, port) for port in ports]
 
     async def close(self) -> None:
-        """Accept no connection any more; those that there are go on."""
+        """Accept no more connections; existing ones go on."""
         for listener in self._opened:
             closed = listener.port.stopListening()
             if closed is not None:
@@ -61,19 +61,19 @@ class Listeners:
 
     @property
     def addresses(self) -> list[str]:
-        """Where they listen, for people."""
+        """The addresses, for the log."""
         return [listener.address for listener in self._opened]
 
     @property
     def places(self) -> list[Place]:
-        """Where they listen, for programs."""
+        """The addresses as Twisted has them, and whether each serves TLS."""
         return [
             Place(port.getHost(), tls=description.startswith((TLS_PREFIX, "ssl:")))
             for description, port in self._opened
         ]
 
     def own_address(self) -> str:
-        """Return `HOST:PORT` under which this very machine reaches the first TCP listener without TLS."""
+        """Return the `HOST:PORT` at which this machine itself reaches the first TCP listener without TLS."""
         for description, port in self._opened:
             host: Any = port.getHost()
             if description.startswith((TLS_PREFIX, "ssl:")):
@@ -115,7 +115,7 @@ class Listeners:
 
 
 class _Listener(NamedTuple):
-    """An open port, and the endpoint description that it was opened by."""
+    """An open port, and the endpoint description that it was opened from."""
 
     description: str
     port: IListeningPort
@@ -128,7 +128,7 @@ class _Listener(NamedTuple):
 
 
 def server_tls(settings: Settings, expires: Callable[[float], object]) -> ServerTls | None:
-    """Return what `tls:` listeners serve with, if the settings have it; `expires` as ServerTls calls it."""
+    """Return the certificate and key of `tls:` listeners, None without one; `expires` as in ServerTls."""
     if settings.tls_certificate is None or settings.tls_key is None:
         return None
     files = ServerFiles(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)

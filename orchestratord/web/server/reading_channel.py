@@ -1,4 +1,4 @@
-"""What is read of a connection: the heads of requests, strictly, and nothing any more once it is given up."""
+"""The reading side of a connection: strict heads of requests, early refusals, and the end of reading."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from orchestratord.web.server.context import ServerContext
     from orchestratord.web.server.request import BoundedRequest
 
-#: What a header takes of memory beside its bytes.
+#: Bytes of memory that a header takes besides its own bytes.
 HEADER_BYTES = 300
-#: Bytes of trailers, which are dropped: nobody sends any here, and each takes memory beside its bytes.
+#: Bytes of trailers. They are dropped, since no client sends any here.
 MAX_TRAILERS = 4096
 
 
 class ReadingChannel(http.HTTPChannel):
-    """Reads requests. A subclass says how long each may take, and in whose turn it is answered.
+    """Reads requests. The subclass adds deadlines and the order of answers.
 
     Twisted's own reading of a head is not used: it is laxer than RFC 9112 in some places, and it goes on with the next
     line after it has refused one.
@@ -49,21 +49,21 @@ class ReadingChannel(http.HTTPChannel):
     #: Set by the site, as Twisted sets `site`.
     context: ServerContext
     transport: ITCPTransport
-    #: Whether the connection is of no use any more. Nothing that still comes on it reaches a parser or a route.
+    #: Whether reading has ended. Nothing that still comes reaches a parser or a route.
     given_up = False
-    #: What the requests that arrive hold of the memory for them; made when needed, since most reports are one packet.
+    #: The memory that arriving requests hold. Made when needed, since most reports come in one packet.
     _arriving: Reservation | None = None
-    #: Whether what comes is the rest of a request that was refused: its body is read to find its end, and dropped.
+    #: Whether the rest of a refused request is coming: it is read to find its end, and dropped.
     _discarding = False
     #: Whether a request arrives, from its first line to the end of its body.
     _in_request = False
-    #: Whether the one empty line that may stand before a request was there.
+    #: Whether the one empty line that is allowed before a request has come.
     _empty_line = False
     # Four times Twisted's, so that a long query in a URL meets its own limit first.
     MAX_LENGTH = totalHeadersSize = 65_536
 
     def give_up(self) -> None:
-        """Read nothing more: neither what comes, nor what has come and was not read yet."""
+        """End reading: drop what has come and was not read yet, and whatever still comes."""
         self.given_up = True
         self._buffer = b""
         self._dataBuffer = []
@@ -72,7 +72,7 @@ class ReadingChannel(http.HTTPChannel):
         self._let_go()
 
     def dataReceived(self, data: bytes) -> None:
-        """Have what comes read, unless the connection is given up."""
+        """Read what comes, unless the connection is given up."""
         if not self.given_up:
             super().dataReceived(data)
 
@@ -111,7 +111,7 @@ class ReadingChannel(http.HTTPChannel):
         self.requests[-1].requestHeaders.addRawHeader(*field(line))
 
     def allHeadersReceived(self) -> None:
-        """Learn how the request ends, and whether it is one that is answered; then read its body, if it has one."""
+        """Find out how the request ends, let it be admitted or refused, and read its body if it has one."""
         request = self.requests[-1]
         values = request.requestHeaders.getRawHeaders
         framed = framing(self._version, values)
@@ -153,7 +153,7 @@ class ReadingChannel(http.HTTPChannel):
         return self._command, self._path, self._version
 
     def hold_more(self, size: int) -> bool:
-        """Hold so many bytes more for the request that arrives, until it is answered; False if there is no room."""
+        """Reserve so many more bytes for the arriving request until it is answered; False if there is no memory."""
         if self._arriving is None:
             self._arriving = self.context.arriving.reservation()
         return self._arriving.hold(self._arriving.held + size)
@@ -163,11 +163,11 @@ class ReadingChannel(http.HTTPChannel):
             self._arriving.end()
 
     def _overwhelmed(self) -> None:
-        """Refuse what arrives, since all requests that arrive fill the memory there is for them."""
+        """Refuse what arrives, since arriving requests fill the memory for them."""
         raise NotImplementedError
 
     def _linger(self) -> None:
-        """Leave the connection open for as long as its client may need to read an early answer."""
+        """Leave the connection open for as long as the client may need to read an early answer."""
         raise NotImplementedError
 
     def refuse(self, request: BoundedRequest, fault: Fault) -> None:
@@ -190,11 +190,11 @@ class ReadingChannel(http.HTTPChannel):
         self._linger()
 
     def _respondToBadRequestAndDisconnect(self) -> None:
-        """Refuse a chunked body that is none. Twisted calls this."""
+        """Refuse a malformed chunked body. Twisted calls this."""
         self._refuse_unread(BadHead("the chunked body is malformed"))
 
     def _refuse_unread(self, fault: Fault) -> None:
-        """Answer, unless there was an answer already, and end the connection: nothing tells where a request begins."""
+        """Answer, unless that was done, and end the connection: it is unknown where the next request begins."""
         if not self._discarding:
             self._answer_early(fault.status, str(fault))
         self.loseConnection()

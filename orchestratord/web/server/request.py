@@ -1,4 +1,4 @@
-"""A request on its way through the tree: its body within bounds, its answer as fast as its client reads."""
+"""A request: its body within limits, and its answer sent as fast as the client reads."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class RequestChannel(Protocol):
 
 
 class BoundedRequest(server.Request):
-    """A request whose body never takes more than the site's limit, and whose answer waits for its client to read.
+    """A request whose body never takes more than the site's limit, and whose answer waits for the client to read.
 
     `route` is its row in `orchestratord.web.routes`, None where there is no such route. `label` is the `route` under
     which it is counted: `other` until something answers for its route.
@@ -76,19 +76,19 @@ class BoundedRequest(server.Request):
     """
 
     label = "other"
-    #: Whether a failure is to be answered as a page: the client wants one, and is asking for one.
+    #: Whether an error is answered as a page: the client prefers HTML, and the route has a page.
     for_people = False
     route: Route | None = None
     #: The one node that the client may report; None: any.
     node: str | None = None
     channel: RequestChannel  # type: ignore[assignment]  # it is a BoundedChannel, and so an HTTPChannel
-    #: When it had wholly arrived, by `time.perf_counter`.
+    #: When the whole request had arrived, by `time.perf_counter` in seconds; 0 before that, and when it is counted.
     arrived = 0.0
-    #: What the answer holds of the memory for answers; it is let go with the answer's last byte.
+    #: The memory that the answer holds, until its last byte is sent.
     reservation: Reservation | None = None
-    #: Whether it is one of so many answers of its kind (see `orchestratord.web.server.slow_readers.Slots`).
+    #: Whether it holds one of the slots of its kind of answers: see `orchestratord.web.server.slow_readers.Slots`.
     has_slot = False
-    #: Whether the client sends its body when it is told to go on, and not before.
+    #: Whether the client waits for `100 Continue` before it sends its body.
     awaits_continue = False
     _refused = False
     _abandoned = False
@@ -99,7 +99,7 @@ class BoundedRequest(server.Request):
     _ready: Deferred[None] | None = None
 
     def gotLength(self, length: int | None) -> None:
-        """Refuse whom the gate does not let in, and a body that says it is too long, before any of it is read."""
+        """Refuse a client whom the gate does not admit, or a Content-Length over the limit, before the body is read."""
         super().gotLength(length)
         self.method, target, version = self.channel.request_line
         self.uri = cleaned(target)
@@ -110,7 +110,7 @@ class BoundedRequest(server.Request):
             self.awaits_continue = check(self.method, version, self.requestHeaders.getRawHeaders)
             self.node = self.channel.context.admit(self)
         except Fault as fault:
-            self._forbidden = fault  # answered in `process`, if there is no body to be kept out
+            self._forbidden = fault  # answered in `process` if there is no body to refuse
             if length != 0:
                 self._refuse(fault)
             return
@@ -118,7 +118,7 @@ class BoundedRequest(server.Request):
             self._refuse(self._too_large())
 
     def handleContentChunk(self, data: bytes) -> None:
-        """Take a part of the body; refuse one that does not say its length as soon as it is too long."""
+        """Take a part of the body; refuse a body without a Content-Length as soon as it is too long."""
         if self._refused:
             return
         self._received += len(data)
@@ -128,7 +128,7 @@ class BoundedRequest(server.Request):
             super().handleContentChunk(data)
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        """Process a request that has wholly arrived; if it was refused, it was answered already."""
+        """Process a request that has wholly arrived; a refused one has been answered already."""
         if self._refused:
             self.channel.loseConnection()
             return
@@ -139,7 +139,7 @@ class BoundedRequest(server.Request):
         super().requestReceived(command, cleaned(path), version)
 
     def process(self) -> None:
-        """Go straight to a hot leaf: the way through the tree takes 70 us, and Klein's routing most of it."""
+        """Go straight to a hot leaf: the tree and Klein's routing would take 70 us."""
         self.site = self.channel.site
         leaf = (
             self.channel.context.hot.get(self.path)
@@ -157,21 +157,21 @@ class BoundedRequest(server.Request):
     def _refused_resource(self, fault: Fault) -> RefusedResource:
         """Count a request that was not let in, and that has no body, and return what answers it."""
         self.channel.context.refused(self, fault)
-        # A browser asks its user for a token as a password; programs are not led to think that it is one.
+        # This challenge makes a browser ask its user for the token as a password. Programs must not see it.
         asks = fault.status == 401 and self.basic and self.wants_page("application/json")
         return RefusedResource(fault, asks=asks)
 
     def getRequestHostname(self) -> bytes:
-        """Return a name that is not the client's: no answer depends on it, and Klein's routing fails at an odd one."""
+        """Return a constant: no answer depends on the client's Host, and Klein's routing fails for some values."""
         return b"orchestrator"
 
     @property
     def basic(self) -> bool:
-        """Whether a token may come as a password: to look, and to ask; what changes something takes more than that."""
+        """Whether a token may come as a password: only to read. To change something, a Bearer token is required."""
         return self.route is not None and self.route.role is Role.QUERY and self.method in {b"GET", b"HEAD"}
 
     def wants_page(self, other: str) -> bool:
-        """Return whether the client would rather have a page than a media type; the answer, a failure too, depends."""
+        """Return whether the client prefers a page to the media type `other`; an error is then a page too."""
         self.responseHeaders.setRawHeaders(b"Vary", [b"Accept"])
         accept = b",".join(self.requestHeaders.getRawHeaders(b"Accept") or ()).decode("latin-1")
         self.for_people = prefers_html(accept, other)
@@ -184,7 +184,7 @@ class BoundedRequest(server.Request):
         return body
 
     def write(self, data: bytes) -> None:
-        """Send a part of the answer, as far as the client reads; the rest waits here and is not copied meanwhile."""
+        """Send a part of the answer as far as the client reads. The rest waits here and is not copied."""
         if self._outgoing is None:
             if self._disconnected or self.method == b"HEAD" or not (self.channel.blocked or len(data) > PIECE):
                 super().write(data)
@@ -199,7 +199,7 @@ class BoundedRequest(server.Request):
     def finish(self) -> None:
         """End the answer, now or as soon as the client has read what waits."""
         if self._abandoned and not self._disconnected:
-            return  # the connection's end is the answer's
+            return  # the end of the connection ends the answer
         if self._outgoing is not None and self._outgoing.size and not self._disconnected:
             self._finishing = True
             return
@@ -207,14 +207,14 @@ class BoundedRequest(server.Request):
         super().finish()
 
     def abandon(self) -> None:
-        """Let go of the answer, whose connection is about to end: its client does not take it."""
+        """Drop the answer, since its connection is about to end."""
         self._abandoned = True
         self.reservation = None
         if self._outgoing is not None:
             self._outgoing.clear()
 
     def _holds(self, size: int) -> bool:
-        """Hold memory for what waits, unless it is in a bound already; False if there is no room for it."""
+        """Reserve memory for what waits, unless another limit covers it; False if there is none."""
         if self.has_slot or self.reservation is not None:
             return True
         self.reservation = self.channel.context.waiting.reservation()
@@ -248,7 +248,7 @@ class BoundedRequest(server.Request):
             self.finish()
 
     def connectionLost(self, reason: Failure) -> None:
-        """Count a request whose client left before the answer, and let go of the answer."""
+        """Count a request whose client left before the answer, and drop the answer."""
         context = self.channel.context
         self._outgoing = self.reservation = None
         super().connectionLost(reason)
@@ -256,7 +256,7 @@ class BoundedRequest(server.Request):
             context.count(self, 499)
 
     def drop(self) -> None:
-        """Let go of a request that was refused: of what came of it, and of what still comes."""
+        """Drop what has come of a refused request, and what still comes."""
         self._refused = True
         self.content = BytesIO()
 

@@ -29,7 +29,7 @@ _INTERNAL = "internal error; the log of the orchestrator says more"
 
 
 class ConstantAnswer:
-    """A 200 with a JSON body that never changes; its bytes are made once a second, for the Date in them."""
+    """A 200 with a constant JSON body. Its bytes are made once a second, since they contain the Date."""
 
     def __init__(self, value: Any, *, closes: bool = False) -> None:
         self._body = _encode(value)
@@ -76,12 +76,12 @@ def text_body(request: Request, status: int, text: str) -> bytes:
 
 
 def unknown_node(node_id: str) -> UnknownNode:
-    """Return the fault of asking for a node that is not there."""
+    """Return the fault for a node that has no fresh report."""
     return UnknownNode(f"no fresh report of node {node_id[:253]!a}")
 
 
 def fault_headers(fault: Fault) -> tuple[tuple[bytes, bytes], ...]:
-    """Return the headers that a fault's answer has beside those of any JSON."""
+    """Return the headers that a fault's answer has besides those of every JSON answer."""
     if fault.retry_after is None:
         return fault.headers
     return (*fault.headers, (b"Retry-After", b"%d" % fault.retry_after))
@@ -93,7 +93,7 @@ def fault_content(fault: Fault, route: Route | None) -> dict[str, str]:
 
 
 def fault_body(request: Request, fault: Fault) -> bytes:
-    """Set the status and the headers that a fault calls for, and return its body."""
+    """Set the status and the headers of a fault's answer, and return its body."""
     if fault.closes:
         request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
         request.channel.persistent = False
@@ -117,7 +117,7 @@ def failure_body(request: Request, failure: Failure, *, see: str = "GET / lists 
 
 
 def method_not_allowed_body(request: Request, allowed: Sequence[str]) -> bytes:
-    """Answer 405 with the methods that there are."""
+    """Answer 405 with the methods that are allowed."""
     request.responseHeaders.setRawHeaders(b"Allow", [", ".join(allowed).encode()])
     method = request.method.decode("ascii", "replace")[:20]
     return json_body(request, 405, {"error": f"method {method!a} is not allowed here: {', '.join(allowed)}"})

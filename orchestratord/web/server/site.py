@@ -25,11 +25,11 @@ log = Logger()
 class OrchestratorSite(server.Site):
     """Serves a resource tree within the limits of `context`. Belongs to the reactor thread."""
 
-    # Not Twisted's proxy of a channel, which would only add HTTP/2, at the price of a call more for each packet.
+    # Not Twisted's proxy of a channel: it only adds HTTP/2, and costs a call for each packet.
     protocol = BoundedChannel  # type: ignore[assignment]
 
     def __init__(self, resource: Resource, context: ServerContext) -> None:
-        # Twisted would parse every POST's Content-Type as an e-mail header, which takes half of all time; the query
+        # Twisted would parse every POST's Content-Type as an e-mail header, half of a report's time. The query
         # routes read their forms themselves.
         super().__init__(resource, BoundedRequest, timeout=None, reactor=context.reactor, parsePOSTFormSubmission=False)
         self.context = context
@@ -37,19 +37,19 @@ class OrchestratorSite(server.Site):
         self._deadlines.clock = context.reactor
 
     def startFactory(self) -> None:
-        """Look after the deadlines; without the access log of Twisted's own, and its clock."""
+        """Start to check deadlines. Twisted's own would open an access log and start a clock for it."""
         if not self._deadlines.running:
             self._deadlines.start(1, now=False)
 
     def stopFactory(self) -> None:
-        """Let go of the port; the deadlines hold until `drain` is over."""
+        """Do nothing: the port is closed, and deadlines are checked until `drain` is over."""
 
     def acceptableProtocols(self) -> list[bytes]:
         """Return what TLS clients may negotiate."""
         return [b"http/1.1"]
 
     def getContentFile(self, length: int | None) -> BytesIO:
-        """Return where a body goes: memory, since it is bounded; Twisted would put 100 kB and more into a file."""
+        """Return where a body is kept: in memory, since it has a limit. Twisted would use a file from 100 kB on."""
         del length
         return BytesIO()
 
@@ -59,7 +59,7 @@ class OrchestratorSite(server.Site):
         self.context.count(request, request.code)
 
     def buildProtocol(self, addr: IAddress | None) -> BoundedChannel | RefusingProtocol | None:  # type: ignore[override]
-        """Return a connection's channel, or what refuses one that is one too many."""
+        """Return the channel of a connection, or a protocol that refuses it over the limit; None: close it."""
         if self.context.connections.full:
             return self.context.connections.refusal(self.reactor)
         channel: BoundedChannel = super().buildProtocol(addr)
@@ -67,7 +67,7 @@ class OrchestratorSite(server.Site):
         return channel
 
     async def drain(self, seconds: float) -> None:
-        """Let the requests in flight finish, for so long at most, and end every connection."""
+        """Let the requests in flight finish, for so many seconds at most, and end every connection."""
         self.context.closing = True
         for channel in list(self.context.channels):
             channel.close_when_idle()

@@ -1,4 +1,4 @@
-"""Clients that read their answers slowly: they have a deadline for progress, and make room for others."""
+"""Clients that read their answers slowly: they must make progress, and are cut when others need the memory."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
     from twisted.internet.defer import Deferred
 
-#: A client that does not read as fast as it is answered takes PROGRESS_BYTES in every PROGRESS_SECONDS, or is cut.
+#: A client that reads more slowly than it is answered is cut unless it reads PROGRESS_BYTES in every PROGRESS_SECONDS.
 PROGRESS_SECONDS = 10.0
 PROGRESS_BYTES = 10_000
-#: Seconds for which a client may be slow before it has to make room for another one.
+#: Seconds for which a client may be slow before it may be cut in favour of another one.
 GRACE_SECONDS = 1.0
-#: Slow readers at a time, each of which has a piece of its answer, 128 KiB, on its connection: beyond this, each new
-#: one takes the place of another, unless all have just come.
+#: Slow readers at a time. Each has a piece of its answer, 128 KiB, on its connection. Each one more takes the place of
+#: the oldest, unless that is within GRACE_SECONDS.
 MOST = 512
-#: Slow readers that are compared when one has to make room: a millisecond.
+#: Slow readers that are compared to find the slowest: 1 ms.
 _COMPARED = 128
-#: Bytes of answers that wait for slow readers and are in no other bound: of pages and documents.
+#: Bytes of answers that wait for slow readers and have no other limit: pages and documents.
 WAITING_BYTES = 67_108_864
 
 
@@ -57,7 +57,7 @@ class SlowRequest(Protocol):
 
 @dataclass(slots=True)
 class _Progress:
-    """What a slow reader had taken when it became slow, and at the start of the period in which it must take more."""
+    """How many bytes a slow reader had read when it became slow, and at the start of the current period."""
 
     since: float
     taken_then: int
@@ -66,11 +66,11 @@ class _Progress:
 
 
 class SlowReaders:
-    """The connections whose clients do not read as fast as they are answered. Belongs to the reactor thread."""
+    """The connections whose clients read more slowly than they are answered. Belongs to the reactor thread."""
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
-        #: In the order of the starts of their periods.
+        #: Ordered by the start of the current period.
         self._slow: OrderedDict[SlowConnection, _Progress] = OrderedDict()
         #: How many were cut since the start, at the deadline for progress or to make room.
         self.cut = 0
@@ -80,7 +80,7 @@ class SlowReaders:
         return len(self._slow)
 
     def slow(self, channel: SlowConnection) -> None:
-        """Take note of a connection whose client does not read as fast as it is answered."""
+        """Add a connection whose client reads more slowly than it is answered."""
         if channel in self._slow:
             return
         now, taken = self._reactor.seconds(), _taken(channel)
@@ -91,11 +91,11 @@ class SlowReaders:
         self._slow[channel] = _Progress(now, taken, now, taken)
 
     def caught_up(self, channel: SlowConnection) -> None:
-        """Forget a connection whose client has read all that was written, or that has ended."""
+        """Remove a connection whose client has read all that was written, or that has ended."""
         self._slow.pop(channel, None)
 
     def check(self) -> None:
-        """Cut those that have made no progress; to be called about once a second."""
+        """Cut the clients that have made no progress. Call it about once a second."""
         now = self._reactor.seconds()
         while self._slow:
             channel, progress = next(iter(self._slow.items()))
@@ -104,7 +104,7 @@ class SlowReaders:
             taken = _taken(channel)
             if 0 <= taken - progress.taken < PROGRESS_BYTES:
                 self._cut(channel)
-            else:  # below 0, it has begun to take another answer
+            else:  # below 0: the client is reading another answer
                 progress.period, progress.taken = now, taken
                 self._slow.move_to_end(channel)
 
@@ -138,15 +138,15 @@ class SlowReaders:
 
 
 class Slots:
-    """So many answers of a kind at a time, until they are read. Belongs to the reactor thread.
+    """At most `limit` answers of a kind at a time, until they are read. Belongs to the reactor thread.
 
-    Where all are taken, the slowest reader makes room for a new one. `busy` says to clients why there is none.
+    If all slots are taken, the slowest reader is cut for a new one. `busy` is the error text if none is slow enough.
     """
 
     def __init__(self, limit: int, busy: str) -> None:
         self._limit = limit
         self._busy = busy
-        #: In the order in which they came.
+        #: In the order of their arrival.
         self._holders: dict[SlowRequest, None] = {}
 
     def take(self, request: SlowRequest) -> None:
@@ -162,7 +162,7 @@ class Slots:
 
 
 def _taken(channel: SlowConnection) -> int:
-    """Return a number that grows by each byte that the client takes of an answer."""
+    """Return a number that grows with each byte of an answer that the client reads."""
     sent = channel.requests[0].sentLength if channel.requests else 0
     return int(sent) - _unsent(channel.transport)
 

@@ -384,7 +384,7 @@ class TestLog:
         )
         assert '"POST /update_metrics" 401' in text
         assert '"GET /nodes" 401' in text
-        assert text.count("refused: this takes a token of the role") == 2
+        assert text.count("refused: this requires a token of the role") == 2
 
     def test_no_header_in_it(self) -> None:
         """Whether it lets in or not."""
