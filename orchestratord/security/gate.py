@@ -29,7 +29,7 @@ _BASIC = re.compile(rb"basic +(\S{1,12000})", re.IGNORECASE)
 _BEARER = re.compile(rb"bearer +(\S+)", re.IGNORECASE)
 
 
-class Bound(Protocol):
+class NodeTokens(Protocol):
     """Verifies tokens that are bound to one node: `orchestratord.security.jwt.NodeTokenVerifier`."""
 
     def remembered(self, digest: bytes) -> str | None:
@@ -49,7 +49,7 @@ class Gate:
     reactor thread.
     """
 
-    def __init__(self, tokens: Mapping[Role, Iterable[bytes]], bound: Bound | None = None) -> None:
+    def __init__(self, tokens: Mapping[Role, Iterable[bytes]], bound: NodeTokens | None = None) -> None:
         self._bound = bound
         self._digests: dict[Role, tuple[bytes, ...]] = {}
         if bound is not None:
@@ -100,7 +100,7 @@ class Gate:
             return self._bound.remembered(digest) or self._verified(role, self._bound, token, digest)
         raise self._refusal(role, digest, is_bound=_verifies(self._bound, token, digest))
 
-    def _verified(self, role: Role, bound: Bound, token: bytes, digest: bytes) -> str:
+    def _verified(self, role: Role, bound: NodeTokens, token: bytes, digest: bytes) -> str:
         """Return the node of a report's token that is not in a file of the role."""
         if self._other_role(role, digest) is not None:
             raise self._refusal(role, digest)
@@ -119,7 +119,7 @@ class Gate:
         return Forbidden(f"this requires a token of the role {role}, not of the role {other}")
 
 
-def _verifies(bound: Bound, token: bytes, digest: bytes) -> bool:
+def _verifies(bound: NodeTokens, token: bytes, digest: bytes) -> bool:
     """Return whether a token is bound to a node."""
     try:
         bound.node(token, digest)

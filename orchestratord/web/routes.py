@@ -158,7 +158,11 @@ ROUTES = (
 HOT_QUERIES = tuple(route.label for route in QUERIES)
 
 _EXACT = {route.path.encode(): route for route in ROUTES if route.fixed == route.path}
-_WITH_PARAMETER = [route for route in ROUTES if route.fixed != route.path]
+#: The rows whose path has a parameter, by the path up to it.
+_WITH_PARAMETER: dict[bytes, list[Route]] = {}
+for _route in ROUTES:
+    if _route.fixed != _route.path:
+        _WITH_PARAMETER.setdefault(_route.fixed.encode(), []).append(_route)
 
 #: A step of a path that is empty or begins with a dot, or a slash at the end.
 _UNCLEAN = re.compile(rb"/(?:/|\.|%2[eE]|\Z)")
@@ -198,10 +202,12 @@ def find_route(method: bytes, target: bytes) -> Route | None:
     found = _EXACT.get(path)
     if found is not None:
         return found
-    rows = [route for route in _WITH_PARAMETER if path.startswith(route.fixed.encode())]
-    # Klein takes a method in any case.
-    named = method.upper().decode("latin-1")
-    return next((route for route in rows if named in route.methods), rows[0] if rows else None)
+    for start, rows in _WITH_PARAMETER.items():
+        if path.startswith(start):
+            # Klein takes a method in any case.
+            named = method.upper().decode("latin-1")
+            return next((route for route in rows if named in route.methods), rows[0])
+    return None
 
 
 def index_text(routes: Iterable[Route]) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 
     from orchestratord.config.settings import Settings
-    from orchestratord.web.server.tls_transport import Bound
+    from orchestratord.web.server.tls_transport import TlsLimit
 
 #: Connections that may wait to be accepted; the kernel may allow fewer (net.core.somaxconn).
 BACKLOG = 4096
@@ -34,13 +34,18 @@ class Listeners:
     """
 
     def __init__(
-        self, reactor: Any, descriptions: Sequence[str], factory: IProtocolFactory, tls: ServerTls | None, bound: Bound
+        self,
+        reactor: Any,
+        descriptions: Sequence[str],
+        factory: IProtocolFactory,
+        tls: ServerTls | None,
+        limit: TlsLimit,
     ) -> None:
         self._reactor = reactor
         self._descriptions = descriptions
         self._factory = factory
         self._tls = tls
-        self._bound = bound
+        self._limit = limit
         self._opened: list[_Listener] = []
 
     def open(self) -> None:
@@ -88,7 +93,7 @@ class Listeners:
         inner = description.removeprefix(TLS_PREFIX)
         factory = self._factory
         if self._tls is not None and inner != description:
-            factory = TlsFactory(self._tls, factory, self._reactor, self._bound)
+            factory = TlsFactory(self._tls, factory, self._reactor, self._limit)
         backlog = re.search(r":backlog=(\d+)", inner)
 
         endpoint = serverFromString(self._reactor, inner)

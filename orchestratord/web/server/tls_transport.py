@@ -22,7 +22,7 @@ SLICE_BYTES = 524_288
 _READ = 32_768
 
 
-class Bound(Protocol):
+class TlsLimit(Protocol):
     """The limit on connections in TLS: `orchestratord.web.server.connection_limit.ConnectionLimit`."""
 
     def admits_tls(self) -> bool:
@@ -156,19 +156,19 @@ class TlsTransport(BufferingTLSTransport):
 class TlsFactory(TLSMemoryBIOFactory):
     """Wraps the connections of a factory in TLS. `creator` makes our side of TLS; `clock` is the reactor.
 
-    `bound` limits the connections; more are closed at once.
+    `limit` limits the connections; more are closed at once.
     """
 
     def __init__(
-        self, creator: IOpenSSLServerConnectionCreator, wrapped: IProtocolFactory, clock: Any, bound: Bound
+        self, creator: IOpenSSLServerConnectionCreator, wrapped: IProtocolFactory, clock: Any, limit: TlsLimit
     ) -> None:
         super().__init__(creator, False, wrapped, clock)
         self.clock = clock
-        self._bound = bound
+        self._limit = limit
 
     def buildProtocol(self, addr: Any) -> TlsTransport | None:  # type: ignore[override]  # IProtocolFactory allows it
         """Return the TLS side of an accepted connection; None, which closes it, over a limit."""
-        if not self._bound.admits_tls():
+        if not self._limit.admits_tls():
             return None
         wrapped = self.wrappedFactory.buildProtocol(addr)
         return None if wrapped is None else TlsTransport(self, wrapped)
@@ -176,10 +176,10 @@ class TlsFactory(TLSMemoryBIOFactory):
     def registerProtocol(self, p: Any) -> None:
         """Count a connection that has begun; Twisted calls this twice."""
         if p not in self.protocols:
-            self._bound.count_tls(1)
+            self._limit.count_tls(1)
         super().registerProtocol(p)
 
     def unregisterProtocol(self, p: Any) -> None:
         """Count a connection that has ended."""
         super().unregisterProtocol(p)
-        self._bound.count_tls(-1)
+        self._limit.count_tls(-1)
