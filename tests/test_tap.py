@@ -40,6 +40,7 @@ def test_flags_become_settings() -> None:
             ["--tls-key=k"],
             "twistd orchestrator: --tls-key is now the key key_file of the table [tls] in the --config file, or ORCH",
         ),
+        (["--lisen", "tcp:1"], "twistd orchestrator: option --lisen not recognized; did you mean --listen?"),
         (["--max-nodes"], "twistd orchestrator: option --max-nodes requires argument"),
         (["extra"], "twistd orchestrator: 'extra' is not an option: options begin with --"),
     ],

@@ -166,7 +166,8 @@ def answers(data: bytes) -> list[Answer]:
         if headers.get("transfer-encoding") == "chunked":
             content, data = _unchunked(data)
         else:
-            size = int(headers.get("content-length", 0))
+            # The answer to a HEAD has a length and no body; no body begins like an answer.
+            size = 0 if data.startswith(b"HTTP/1.1 ") else int(headers.get("content-length", 0))
             content, data = data[:size], data[size:]
         answers.append(Answer(int(first.split()[1]), headers, content))
     return answers

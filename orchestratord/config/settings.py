@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import tomllib
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -212,7 +213,9 @@ def _read(path: Path) -> tuple[dict[str, Any], Families]:
             old = key.replace("_", "-")
             if old in RENAMED:
                 raise SettingsError(renamed(old, f"{path}: {key!r}"))
-            raise SettingsError(f"{path}: {key!r} is not a setting")
+            close = get_close_matches(old if "." not in key else key, _BY_NAME, 1)
+            meant = f"; did you mean {close[0]}?" if close else ""
+            raise SettingsError(f"{path}: {key!r} is not a setting{meant}")
         values[option.name] = _checked(option, value, f"{path}: {key}")
     return values, _with_families(families, path)
 

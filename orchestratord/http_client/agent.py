@@ -12,7 +12,8 @@ from twisted.internet.error import ConnectingCancelledError, DNSLookupError
 from twisted.internet.interfaces import IResolutionReceiver, IStreamClientEndpoint
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
-from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool
+from twisted.web._newclient import HEADER, STATUS, HTTP11ClientProtocol
+from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool, _HTTP11ClientFactory
 from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer
 from zope.interface import implementer
 
@@ -31,6 +32,10 @@ CONNECT_SECONDS = 2.0
 NEXT_ADDRESS_SECONDS = 0.25
 #: Addresses of one name that are tried.
 MAX_ADDRESSES = 16
+#: Bytes of the head of an answer, with whatever answers of 1xx stand before it.
+MAX_HEAD = 16_384
+#: Bytes of it that are read at a time.
+_PIECE = 4096
 
 
 def http_agent(
@@ -45,17 +50,57 @@ def http_agent(
     `policy` says whom https trusts; without a pool each request has a connection of its own.
     """
     endpoints = _Endpoints(reactor, policy or BrowserLikePolicyForHTTPS(), connect_seconds)
+    pool = _Pool(reactor, persistent=False) if pool is None else pool
     agent: Agent = Agent.usingEndpointFactory(reactor, endpoints, pool)
     return agent
 
 
 def connection_pool(reactor: Any, connections: int) -> HTTPConnectionPool:
     """Return a pool that keeps up to so many idle connections to each server; whoever makes it closes it."""
-    pool = HTTPConnectionPool(reactor, persistent=True)
+    pool = _Pool(reactor, persistent=True)
     pool.maxPersistentPerHost = connections
     # Shorter than what servers grant (Prometheus: 5 minutes), so that it is we who close.
     pool.cachedConnectionTimeout = 60
     return pool
+
+
+class HeadTooLong(Exception):
+    """The head of an answer is over the limit."""
+
+
+class _Protocol(HTTP11ClientProtocol):
+    """A connection on which the head of an answer has a bound: Twisted has none, and logs each answer of 1xx."""
+
+    _head = 0
+
+    def request(self, request: Any) -> Deferred[Any]:
+        """Send a request."""
+        self._head = 0
+        requested: Deferred[Any] = super().request(request)
+        return requested
+
+    def dataReceived(self, bytes: bytes) -> None:  # noqa: A002 - as in Twisted
+        """Take a part of an answer, unless its head is too long."""
+        rest = bytes
+        while rest and self._parser is not None and self._parser.state in {STATUS, HEADER}:
+            if self._head > MAX_HEAD:
+                self._giveUp(Failure(HeadTooLong(f"the head of the answer is longer than {MAX_HEAD} bytes")))
+                return
+            piece, rest = rest[:_PIECE], rest[_PIECE:]
+            self._head += len(piece)
+            super().dataReceived(piece)
+        if rest:
+            super().dataReceived(rest)
+
+
+class _Factory(_HTTP11ClientFactory):
+    def buildProtocol(self, addr: Any) -> HTTP11ClientProtocol:
+        del addr
+        return _Protocol(self._quiescentCallback)
+
+
+class _Pool(HTTPConnectionPool):
+    _factory = _Factory
 
 
 @implementer(IAgentEndpointFactory)

@@ -9,14 +9,16 @@ Pure: it is given files and clocks' readings, and opens and asks none itself.
 
 from __future__ import annotations
 
+import math
 import struct
 from hashlib import blake2b
 from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
+from orchestratord.nodes.families import MAX_VALUE
 from orchestratord.nodes.provenance import Provenances, Stored
-from orchestratord.nodes.report import NodeId, NodeReport
+from orchestratord.nodes.report import MAX_AHEAD, NodeId, NodeReport
 from orchestratord.nodes.store import Entry
 
 if TYPE_CHECKING:
@@ -108,6 +110,7 @@ class Snapshot(msgspec.Struct, frozen=True):
         where = {name: index for index, name in enumerate(self.families)}
         order = [where.get(name) for name in families.names]
         same = order == list(range(len(self.families)))
+        least = [-math.inf if family.minimum is None else family.minimum for family in families]
         found: list[Entry] = []
         provenances = Provenances()
         for record in self.records:
@@ -116,6 +119,8 @@ class Snapshot(msgspec.Struct, frozen=True):
                 values = record.values
                 if not same:
                     values = tuple(None if index is None else values[index] for index in order)
+                if any(value is not None and value < low for value, low in zip(values, least, strict=True)):
+                    continue  # no report of these families may have such a value
                 provenance = None if record.provenance is None else provenances.of(record.provenance)
                 lines = render(record.node_id, values, record.received_at, record.timestamp, provenance)
                 report = NodeReport(
@@ -177,7 +182,19 @@ def decode(file: BinaryIO) -> Snapshot:
         raise BadSnapshot("there is more after its end")
     if any(len(record.values) != len(description.families) for record in records):
         raise BadSnapshot("it has records of other families than it says")
+    if not all(map(_is_sound, records)):
+        raise BadSnapshot("it has numbers that no report may have")
     return Snapshot(description.families, description.written, records)
+
+
+def _is_sound(record: Record) -> bool:
+    """Return whether every number is one that a report may have: finite, and no time far ahead of the arrival."""
+    values = [value for value in record.values if value is not None]
+    if not math.isfinite(sum(values)) or not math.isfinite(record.received_at):
+        return False
+    if values and (max(values) > MAX_VALUE or min(values) < -MAX_VALUE):
+        return False
+    return record.timestamp is None or 0 <= record.timestamp <= record.received_at + MAX_AHEAD
 
 
 def _record(entry: Entry) -> Record:

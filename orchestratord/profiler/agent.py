@@ -121,9 +121,9 @@ class Profiler(Service):
         await self._close()
 
     def _deliver(self, bucket: Bucket) -> None:
-        """Say what the first bucket was measured with; `auto` knows only by then."""
-        if self._told != self._source.name:
-            self._told = self._source.name
+        """Say what the first bucket was measured with, in the word of its reports; `auto` knows only by then."""
+        if self._told != bucket.source:
+            self._told = bucket.source
             log.info("this node is measured with {source}", source=self._told)
         self._reporter.offer(bucket)
 

@@ -16,6 +16,8 @@ RE2_BYTES = 262_144
 MAX_PROGRAM = 1000
 #: Characters of an expression that RE2 compiles: a millisecond.
 MAX_PATTERN = 4000
+#: Groups of an expression: Go refuses one whose tree is over 1,000 levels high, and a group adds four at the most.
+MAX_GROUPS = 200
 #: Ways in which the dots of alternatives of one length may lie.
 _MAX_MASKS = 8
 #: Bytes for what Python holds of a matcher, and of each name beside its characters.
@@ -102,7 +104,7 @@ def _is_masked(node_id: str, masks: dict[int, dict[tuple[int, ...], set[str]]]) 
 
 def _expression(value: str) -> NodeMatcher | None:
     """Return the matcher of a regular expression, if it is one by itself: an anchor is no part of it."""
-    if len(value) > MAX_PATTERN or not _SYNTAX.fullmatch(value):
+    if len(value) > MAX_PATTERN or value.count("(") > MAX_GROUPS or not _SYNTAX.fullmatch(value):
         return None
     try:
         pattern = re2.compile(value, _OPTIONS)

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 _OWN_STATUSES = frozenset({200, 400, 404, 406, 422, 499, 500, 503})
 #: How every answer of Prometheus' API begins.
 _ENVELOPE = re.compile(rb'\s*\{\s*"status"\s*:\s*"(?:success|error)"')
+#: The content types of Prometheus' answers; what is passed on has no byte that a client may stumble over.
+_JSON = re.compile(rb"application/json(?: *;[ -~]{0,100})?", re.IGNORECASE)
+#: Parts in which an answer may come whatever is in them, and the least bytes of the others, on average: a hostile one
+#: of tiny chunks would hold the reactor, and forty times its length in memory. Prometheus' chunks have 4 kB.
+FREE_PARTS, LEAST_PART = 1000, 64
 #: Bytes of an error that are looked at, and characters of an upstream's own words that are passed on.
 _MAX_ERROR, _MAX_WORDS = 65_536, 200
 
@@ -41,7 +46,7 @@ class TooLarge(Exception):
 
 def may_be_own(status: int, content_type: bytes) -> bool:
     """Return whether the head of an answer is one of Prometheus' own."""
-    return status in _OWN_STATUSES and content_type.lower().startswith(b"application/json")
+    return status in _OWN_STATUSES and _JSON.fullmatch(content_type) is not None
 
 
 def is_own(status: int, content_type: bytes, body: bytes) -> bool:
@@ -67,7 +72,7 @@ def _words(content_type: bytes, body: bytes) -> str:
     if kind.startswith(b"application/json") and len(body) <= _MAX_ERROR:
         try:
             said = msgspec.json.decode(body)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             said = None
         if isinstance(said, dict):
             text = next((said[key] for key in ("error", "message") if isinstance(said.get(key), str)), "")
@@ -93,6 +98,8 @@ class BodyCollector(Protocol):
             return
         if self._size > self._limit:
             self._refuse(TooLarge(f"the answer is over the limit of {self._limit} bytes"))
+        elif len(self._parts) > FREE_PARTS + self._size // LEAST_PART:
+            self._refuse(Broken("the answer comes in tiny chunks"))
         elif not self._lease.hold(self._size):
             self._refuse(Overloaded("the answers that are being passed on fill their memory; try again"))
         else:

@@ -125,7 +125,9 @@ class Signals(Service):
 
     def _pass_over(self, number: int, frame: Any) -> None:
         del frame
-        self._reactor.callFromThread(log.info, "signal {number} changes nothing here", number=number)
+        # Real-time signals have numbers alone.
+        name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+        self._reactor.callFromThread(log.info, "{name} changes nothing here", name=name)
 
 
 def has_terminal() -> bool:

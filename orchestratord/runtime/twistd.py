@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +42,13 @@ class Options(usage.Options):
                 _settle_pidfile(self.parent)
             super().parseOptions(options)
         except usage.UsageError as error:
-            raise SystemExit(f"{self.command}: {error}") from None
+            raise SystemExit(f"{self.command}: {error}{self._meant(str(error))}") from None
+
+    def _meant(self, said: str) -> str:
+        unknown = re.fullmatch(r"option --(.{1,100}) not recognized", said)
+        names = [name.removesuffix("=") for name in self.longOpt]
+        close = difflib.get_close_matches(unknown[1], names, n=1) if unknown else ()
+        return f"; did you mean --{close[0]}?" if close else ""
 
     def parseArgs(self, *words: str) -> None:
         """Refuse every word that is not an option, and name the first."""

@@ -112,16 +112,16 @@ class KeySource(Service):
         response = await self._agent.request(b"GET", self._url.encode(), headers)
         if response.code != 200:
             raise _Refused(f"it answers {response.code}")
-        parts: list[bytes] = []
+        body = bytearray()
 
         def collect(part: bytes) -> None:
-            parts.append(part)
-            if sum(map(len, parts)) > MAX_KEY_SET:
+            body.extend(part)
+            if len(body) > MAX_KEY_SET:
                 raise _Refused(f"its answer is longer than {MAX_KEY_SET} bytes")
 
         await treq.collect(response, collect)
         try:
-            keys = parse_keys(b"".join(parts))
+            keys = parse_keys(bytes(body))
         except ValueError as error:
             raise _Refused(f"its answer {error}") from None
         self._use(keys)

@@ -55,7 +55,8 @@ def parse_keys(data: bytes) -> dict[str, SigningKey]:
         raise ValueError("is no JSON Web Key Set") from None
     keys: dict[str, SigningKey] = {}
     for item in listed[:MAX_KEYS] if isinstance(listed, list) else []:
-        if not isinstance(item, dict) or item.get("use", "sig") != "sig":
+        # From a private key, which has no business here, PyJWT works out its primes: for minutes if it is made to.
+        if not isinstance(item, dict) or item.get("use", "sig") != "sig" or "d" in item:
             continue
         try:
             key = jwt.PyJWK(item)

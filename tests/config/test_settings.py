@@ -253,8 +253,8 @@ def test_keys_of_tables(tmp_path: Path) -> None:
 def test_an_old_name_is_refused_with_the_new_one(tmp_path: Path) -> None:
     """As a variable and as a key; tests/test_tap.py has the flags."""
     said = "is now the key query_queue of the table .limits. in the --config file, or ORCHESTRATOR_LIMITS_QUERY_QUEUE"
-    with pytest.raises(SettingsError, match=f"^ORCHESTRATOR_QUERY_QUEUE {said}"):
-        load({}, {"ORCHESTRATOR_QUERY_QUEUE": "4"})
+    with pytest.raises(SettingsError, match=f"^ORCHESTRATOR_LIMITS_QUERY_QUEUE {said}"):
+        load({}, {"ORCHESTRATOR_LIMITS_QUERY_QUEUE": "4"})
     file = tmp_path / "o.toml"
     file.write_text("query-queue = 3")
     with pytest.raises(SettingsError, match=f"'query-queue' {said}"):
@@ -267,7 +267,9 @@ def test_an_old_name_is_refused_with_the_new_one(tmp_path: Path) -> None:
         ("limits = 1", "'limits' must be a table, [limits]"),
         ("[limits]\nmax_nodes = 1", "'limits.max_nodes' is not a setting"),
         ("[limits]\nquery_queue = -1", "limits.query_queue: -1 must be a whole number from 0"),
-        ("stale-afer = 1", "'stale-afer' is not a setting"),
+        ("stale-afer = 1", "'stale-afer' is not a setting; did you mean stale-after?"),
+        ("stale_aftr = 1", "'stale_aftr' is not a setting; did you mean stale-after?"),
+        ("zzz = 1", "'zzz' is not a setting"),
         ("stale-after = 'x'", "stale-after: 'x' must be a number"),
         ("stale-after = true", "stale-after: True must be a number"),
         ("all-in-one = 1", "all-in-one: 1 must be true or false"),

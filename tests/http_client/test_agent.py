@@ -12,7 +12,15 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 
-from orchestratord.http_client.agent import MAX_ADDRESSES, NEXT_ADDRESS_SECONDS, HostEndpoint, http_agent
+from orchestratord.http_client.agent import (
+    MAX_ADDRESSES,
+    MAX_HEAD,
+    NEXT_ADDRESS_SECONDS,
+    HeadTooLong,
+    HostEndpoint,
+    connection_pool,
+    http_agent,
+)
 from orchestratord.security.tls import ClientOptions, ClientTls
 from tests.certificates import Authority
 
@@ -179,6 +187,49 @@ def test_the_agent_takes_every_host(url: str, host: str, said: bytes) -> None:
     http_agent(reactor).request(b"GET", url.encode())
     assert reactor.dialled == [host]
     assert b"Host: %b\r\n" % said in reactor.accept(0).value()
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize(
+    ("opening", "line"),
+    [
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (b"HTTP/1.1 200 OK\r\n", b"X: y\r\n"),
+        (b"HTTP/1.1 200 OK\r\nX: y\r\n", b" folded\r\n"),
+    ],
+)
+def test_the_head_of_an_answer_has_a_bound(opening: bytes, line: bytes, pooled: bool) -> None:
+    """Headers, their continuations, and answers of 1xx, each of which Twisted logs; the connection ends."""
+    reactor = Reactor()
+    outcome: list[Any] = []
+    pool = connection_pool(reactor, 1) if pooled else None
+    http_agent(reactor, pool=pool).request(b"GET", b"http://192.0.2.1/").addErrback(outcome.append)
+    transport = StringTransport()
+    protocol: Any = reactor.tcpClients[0][2].buildProtocol(None)
+    protocol.makeConnection(transport)
+    protocol.dataReceived(opening)
+    part = line * 200
+    for _ in range(MAX_HEAD // len(part) - 1):
+        protocol.dataReceived(part)
+    assert not outcome
+    protocol.dataReceived(20 * part)
+    (reason,) = outcome[0].value.reasons
+    assert reason.check(HeadTooLong)
+    assert transport.disconnecting
+    protocol.dataReceived(part)
+
+
+def test_a_head_may_come_with_a_long_body() -> None:
+    """What is in the same part is not counted, and a body is no head."""
+    reactor = Reactor()
+    outcome: list[Any] = []
+    http_agent(reactor).request(b"GET", b"http://192.0.2.1/").addBoth(outcome.append)
+    protocol: Any = reactor.tcpClients[0][2].buildProtocol(None)
+    protocol.makeConnection(StringTransport())
+    protocol.dataReceived(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
+    protocol.dataReceived(b"Content-Length: %d\r\n\r\n" % (4 * MAX_HEAD) + b"x" * 2 * MAX_HEAD)
+    protocol.dataReceived(b"x" * 2 * MAX_HEAD)
+    assert [response.code for response in outcome] == [200]
 
 
 @pytest.mark.parametrize("name", ["my_prometheus", "::1", "192.0.2.1", "prometheus.example"])

@@ -418,5 +418,6 @@ def test_the_deadline_is_one_for_everything(begin: Callable[..., Server]) -> Non
         for server in asking:
             assert server.wait() not in {0, -signal.SIGKILL}
             assert "absent" not in server.output()
+        assert "no answer: not within the deadline" in asking[LANGUAGES.index("py")].output()
         until(lambda: len(left) == len(upstream.asked), "an end of each connection")
         assert len(left) >= len(LANGUAGES)

@@ -227,6 +227,36 @@ def test_forged_node_ids(node_id: str) -> None:
         read(b"".join(encode(FAMILIES, WRITTEN, [[entry]])))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"values": (float("nan"), *[None] * 7)},
+        {"values": (float("inf"), *[None] * 7)},
+        {"values": (1e300, *[None] * 7)},
+        {"values": (1, float("nan"), 2, *[None] * 5)},
+        {"timestamp": float("inf")},
+        {"timestamp": float("nan")},
+        {"timestamp": -1.0},
+        {"timestamp": NOW + 601},
+        {"received_at": float("inf")},
+    ],
+)
+def test_forged_numbers(change: dict[str, Any]) -> None:
+    """What no report may say is not taken from a file either: a time to come would supersede the node's reports."""
+    entry = Entry(1000, msgspec.structs.replace(report("n", received_at=NOW), **change))
+    with pytest.raises(BadSnapshot, match="numbers that no report may have"):
+        read(b"".join(encode(FAMILIES, WRITTEN, [[entry]])))
+
+
+def test_a_value_below_the_least_of_its_family_is_not_taken_back() -> None:
+    """The node reports again within seconds."""
+    good = Entry(1000, report("good", page_faults=1))
+    bad = Entry(1000, msgspec.structs.replace(report("bad"), values=(-5, *[None] * 7)))
+    snapshot = read(b"".join(encode(FAMILIES, WRITTEN, [[good, bad]])))
+    entries = snapshot.entries(BUILT_IN, SampleRenderer(BUILT_IN), WRITTEN, 60)
+    assert [entry.report.node_id for entry in entries] == ["good"]
+
+
 def test_a_frame_that_goes_past_the_end() -> None:
     """It is not read into the digest, nor beyond."""
     start = SMALL.index(b"\n") + 1

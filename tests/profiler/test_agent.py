@@ -400,12 +400,14 @@ class TestProfiler:
         first, second = FakeSource("ebpf"), FakeSource("procfs")
         source = PreferredSource(first, second)
         Profiler(source, reporter(reactor, Network()), lambda: succeed(None)).startService()
-        first.deliver(bucket(1))
-        first.deliver(bucket(2))
+        first.deliver(bucket(1, source="ebpf-kprobe"))
+        first.deliver(bucket(2, source="ebpf-kprobe"))
+        first.deliver(bucket(3, source="ebpf-tracepoint"))
         first.complain("no")
-        second.deliver(bucket(3))
+        second.deliver(bucket(4, source="procfs"))
         assert [line for line in lines if "measured" in line] == [
-            "this node is measured with ebpf",
+            "this node is measured with ebpf-kprobe",
+            "this node is measured with ebpf-tracepoint",
             "this node is measured with procfs",
         ]
 

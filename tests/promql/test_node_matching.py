@@ -8,7 +8,7 @@ import sys
 import pytest
 import re2
 
-from orchestratord.promql.node_matching import MAX_PATTERN, MAX_PROGRAM, RE2_BYTES, node_matcher
+from orchestratord.promql.node_matching import MAX_GROUPS, MAX_PATTERN, MAX_PROGRAM, RE2_BYTES, node_matcher
 
 NODES = ["n1", "n2", "N1", "a.b", "a-b", "a.c.d", "axcxd", "aXcYd", "ip-10-0-0-1.eu.internal", "x" * 253]
 
@@ -47,6 +47,7 @@ def matched(operator: str, value: str) -> list[str]:
         ("=~", "(n)(1|2)", ["n1", "n2"]),
         ("=~", "n[12]", ["n1", "n2"]),
         ("=~", "x+", ["x" * 253]),
+        ("=~", "(" * MAX_GROUPS + "n1" + ")" * MAX_GROUPS, ["n1"]),
         ("!~", "n1|n2|a.*|x+|ip.*", ["N1"]),
         ("!~", "n1|a.b|a.c.d", ["n2", "N1", "ip-10-0-0-1.eu.internal", "x" * 253]),
         ("!~", ".+", []),
@@ -112,6 +113,9 @@ def test_five_hundred_names_with_dots_need_no_automaton() -> None:
         "a{",
         "é",
         "a\n",
+        "(" * 1000 + "n" + ")" * 1000,
+        "(a|" * 999 + "n" + ")" * 999,
+        "(" * (MAX_GROUPS + 1) + "n" + ")" * (MAX_GROUPS + 1),
     ],
 )
 def test_what_prometheus_may_refuse_or_read_otherwise_is_for_prometheus(value: str) -> None:

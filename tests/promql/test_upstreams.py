@@ -21,6 +21,7 @@ from zope.interface import implementer
 
 from orchestratord.errors import Overloaded, QueryTimeout, UpstreamUnavailable
 from orchestratord.promql.params import Query
+from orchestratord.promql.upstream_answer import FREE_PARTS, LEAST_PART, BodyCollector, Broken
 from orchestratord.promql.upstream_health import PROBE_DOWN_EVERY, PROBE_SECONDS, PROBE_UP_EVERY, TRUST_SECONDS
 from orchestratord.promql.upstreams import AGENT, MAX_URL_PARAMS, Answer, Upstreams
 from orchestratord.runtime.concurrency_limit import ConcurrencyLimit
@@ -342,6 +343,22 @@ def test_an_answer_is_bounded() -> None:
         result(Setup(p=Prometheus(large)).fetch())
 
 
+def test_an_answer_in_tiny_parts_is_none() -> None:
+    """Each of them takes time and memory beside its bytes."""
+    budget = MemoryBudget(1_000_000)
+    collector = BodyCollector(1_000_000, budget.reservation())
+    for _ in range(FREE_PARTS):
+        collector.dataReceived(b"x" * LEAST_PART)
+    assert not collector.done.called
+    collector = BodyCollector(1_000_000, budget.reservation())
+    for _ in range(FREE_PARTS + 100):
+        collector.dataReceived(b"x")
+    failed: list[Failure] = []
+    collector.done.addErrback(failed.append)
+    assert failed[0].check(Broken)
+    assert "tiny chunks" in str(failed[0].value)
+
+
 def test_an_answer_that_breaks_off_is_none() -> None:
     """A body cut short is no answer, whatever its status said."""
     host = Prometheus(None)
@@ -610,6 +627,10 @@ def test_an_error_of_prometheus_is_passed_on(status: int) -> None:
         (Answer(429, b"application/json", ENVELOPE), "answered 429: too many samples"),
         (Answer(404, b"text/plain", b"404 page not found"), "answered 404: 404 page not found"),
         (Answer(404, b"application/json", b'{"message":"no Route matched"}'), "answered 404: no Route matched"),
+        (Answer(403, b"application/json", b'"\xff"'), "answered 403 with 'application/json', which is no answer"),
+        (Answer(403, b"application/json", b"[" * 900), "answered 403 with 'application/json', which is no answer"),
+        (Answer(200, b"application/json\0", b"{}"), r"answered 200 with 'application/json.x00', which is no answer"),
+        (Answer(200, b"application/jsonp", b"{}"), "answered 200 with 'application/jsonp', which is no answer"),
         (Answer(404, b"application/json", b"[1"), "answered 404 with 'application/json', which is no answer"),
         (Answer(405, b"text/plain", b"x" * 1000), f"answered 405: {'x' * 200}$"),
         (Answer(502, b"application/json", ENVELOPE), "answered 502: too many samples"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import process_time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -170,6 +171,23 @@ def test_a_fetch_has_a_deadline(answer: Any) -> None:
     fetching.answer = good("k1")
     fetching.clock.advance(AT_MOST_EVERY - FETCH_SECONDS)
     fetching.source.wanted()
+    assert [list(keys) for keys in fetching.keys] == [["k1"]]
+
+
+def test_an_answer_of_tiny_parts_does_not_take_long() -> None:
+    """As long as one of a few: they are counted as they come."""
+    whole = key_set(jwk("k1"))
+
+    class Parts(FakeResponse):
+        def deliverBody(self, protocol: Any) -> None:
+            for _ in range(30_000):
+                protocol.dataReceived(b" ")
+            super().deliverBody(protocol)
+
+    fetching = Fetching(Parts(200, whole))
+    began = process_time()
+    fetching.start()
+    assert process_time() - began < 1
     assert [list(keys) for keys in fetching.keys] == [["k1"]]
 
 

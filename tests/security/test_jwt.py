@@ -12,6 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
+from jwt.algorithms import RSAAlgorithm
 
 from orchestratord.errors import Forbidden, KeysPending, Unauthorized
 from orchestratord.security.jwt import LEEWAY, NodeTokenVerifier, parse_keys
@@ -248,6 +249,11 @@ class TestKeys:
             key_set(secret, posing, lacking, jwk("enc", use="enc"), broken, unknown, jwk("odd", alg="HS256"), jwk("k1"))
         )
         assert list(keys) == ["k1"]
+
+    def test_a_private_key_is_passed_over(self) -> None:
+        """It has no business in a key set, and its primes, if they are left out, take minutes to be worked out."""
+        private = {**jwk("private"), **json.loads(RSAAlgorithm.to_jwk(rsa_key()))}
+        assert list(parse_keys(key_set(private, jwk("k1")))) == ["k1"]
 
 
 class TestRemembered:

@@ -34,7 +34,7 @@ def picture(fleet: Heatmap, families: Families, family: Family, stale_after: flo
     if fleet.without:
         notes.append(f"{counted(fleet.without, 'node')} did not report this metric. ")
     if fleet.late:
-        notes.append(f"Hatched: no report for {2 * stale_after / 3:g} s; gone after {stale_after:g} s. ")
+        notes.append(f"Hatched: no report for {round(2 * stale_after / 3, 1):g} s; gone after {stale_after:g} s. ")
     return tags.section(
         tags.div(
             tags.h2("The fleet", id="fleet"),

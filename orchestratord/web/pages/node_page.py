@@ -111,7 +111,11 @@ def content(
     parts.append(tags.ul(*cards, class_="metriccards"))
     if medians.nodes:
         parts.append(
-            tags.p(f"Medians are those of {counted(medians.nodes, 'node')}, this one included.", class_="notes")
+            tags.p(
+                "A median is that of the nodes that report the metric, out of"
+                f" {counted(medians.nodes, 'node')}, this one included.",
+                class_="notes",
+            )
         )
     return parts
 

@@ -34,12 +34,18 @@ def gone_section(missing: Missing, now: float, unix_now: float, *, shared: bool)
     if shared:
         more.append(" These reported to this replica, and the store has no newer report of them.")
     return tags.section(
-        tags.h2(f"Gone in the last hour: {counted(total, 'node')}", id="gone"),
+        tags.h2(_heading(missing.silent, total - missing.silent), id="gone"),
         tags.ul(*[_gone(gone, now, unix_now) for gone in nodes[:_NAMED]], class_="gone"),
         tags.p(*more, class_="notes") if more else "",
         class_="card",
         **{"aria-labelledby": "gone"},
     )
+
+
+def _heading(silent: int, deleted: int) -> str:
+    if not silent:
+        return f"Deleted in the last hour: {counted(deleted, 'node')}"
+    return f"Gone in the last hour: {counted(silent, 'node')}{f', and {deleted:,} deleted' if deleted else ''}"
 
 
 def _gone(gone: Gone, now: float, unix_now: float) -> Tag:

@@ -190,8 +190,8 @@ class ReadingChannel(http.HTTPChannel):
         self._linger()
 
     def _respondToBadRequestAndDisconnect(self) -> None:
-        """Refuse a malformed chunked body. Twisted calls this."""
-        self._refuse_unread(BadHead("the chunked body is malformed"))
+        """Refuse a chunked body that is malformed, or whose chunks are tiny. Twisted calls this."""
+        self._refuse_unread(BadHead("the chunked body is malformed, or its chunks are tiny"))
 
     def _refuse_unread(self, fault: Fault) -> None:
         """Answer, unless that was done, and end the connection: it is unknown where the next request begins."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.web import http, server
+from twisted.web.http import _MalformedChunkedDataError
 
 from orchestratord.errors import BodyTooLarge, Fault
 from orchestratord.security.gate import Role
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from orchestratord.web.server.context import ServerContext
 
 
+#: The least average size in bytes of a body's chunks, if there are more than FREE_CHUNKS of them.
+LEAST_CHUNK = 32
+FREE_CHUNKS = 1000
+
+
 class RequestChannel(Protocol):
     """What a request needs of its connection: `orchestratord.web.server.channel.BoundedChannel`."""
 
@@ -33,6 +39,8 @@ class RequestChannel(Protocol):
     site: Any
     transport: Any
     requests: list[Any]
+    #: Bytes of the body; None where it is chunked.
+    length: Any
     #: Whether another request may come after this one.
     persistent: bool
     #: Whether the client reads more slowly than it is answered.
@@ -94,6 +102,8 @@ class BoundedRequest(server.Request):
     _abandoned = False
     _forbidden: Fault | None = None
     _received = 0
+    #: Parts of a chunked body, and the bytes in them.
+    _chunks = _in_chunks = 0
     _outgoing: SendBuffer | None = None
     _finishing = False
     _ready: Deferred[None] | None = None
@@ -118,7 +128,16 @@ class BoundedRequest(server.Request):
             self._refuse(self._too_large())
 
     def handleContentChunk(self, data: bytes) -> None:
-        """Take a part of the body; refuse a body without a Content-Length as soon as it is too long."""
+        """Take a part of the body; refuse a body without a Content-Length as soon as it is too long.
+
+        If there are too many chunks for the bytes in them, this raises the error with which Twisted's parser ends a
+        malformed body. Each chunk takes as long as 100 bytes, also in a request that was refused.
+        """
+        if self.channel.length is None:
+            self._chunks += 1
+            self._in_chunks += len(data)
+            if self._chunks > FREE_CHUNKS + self._in_chunks // LEAST_CHUNK:
+                raise _MalformedChunkedDataError
         if self._refused:
             return
         self._received += len(data)

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.web.template import flattenString
 
+from orchestratord.nodes.families import BUILT_IN
 from orchestratord.nodes.store import Entry
 from orchestratord.web.pages.heatmap import MAX_CELLS, STEPS, TOP, fleet
+from orchestratord.web.pages.heatmap_section import picture
 from tests.fakes import FAMILIES, report
 
 if TYPE_CHECKING:
@@ -93,6 +96,15 @@ def test_late_nodes_are_marked() -> None:
     assert [(cell.node_id, cell.late) for cell in drawn.cells] == [("fine", 0), ("late", 1)]
     assert drawn.late == 1
     assert [load.late for load in drawn.top if load.node_id == "late"] == [True]
+
+
+@pytest.mark.parametrize(("stale_after", "late_after"), [(60, "40"), (8, "5.3"), (86400, "57600")])
+def test_when_a_node_is_late_is_told_in_a_number_to_read(stale_after: float, late_after: str) -> None:
+    """With one digit after the point, if any."""
+    drawn = fleet(entries({"late": 1}, age=stale_after - 0.1), FAULTS, 1000, stale_after)
+    markup: list[bytes] = []
+    flattenString(None, picture(drawn, BUILT_IN, list(BUILT_IN)[FAULTS], stale_after)).addCallback(markup.append)
+    assert f"Hatched: no report for {late_after} s; gone after {stale_after} s. ".encode() in markup[0]
 
 
 @given(st.lists(st.floats(0, MAX_VALUE) | st.just(0.0), min_size=1, max_size=50))

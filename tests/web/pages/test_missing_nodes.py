@@ -80,12 +80,18 @@ def test_what_an_operator_deletes_is_no_alarm() -> None:
     assert wire.ask("DELETE", "/nodes/a").status == 204
     said = text(look(wire, "/"))
     assert "The one node reports, and Prometheus answers." in said
-    assert "deleted" in said
+    assert "Deleted in the last hour: 1 node" in said
     assert wire.ask("DELETE", "/nodes/b").status == 204
     wire.clock.advance(3)
     answer = look(wire, "/")
     assert "No node reports; 2 were deleted in the last hour." in text(answer)
     assert 'class="message note"' in answer.body.decode()
+    wire = fleet(3, 1)
+    assert wire.ask("DELETE", "/nodes/n002").status == 204
+    wire.clock.advance(3)
+    said = text(look(wire, "/"))
+    assert "Gone 1 in the last hour" in said
+    assert "Gone in the last hour: 1 node, and 1 deleted" in said
 
 
 def test_silence_of_more_than_an_hour() -> None:

@@ -159,7 +159,7 @@ def test_a_node_beside_the_fleet() -> None:
     said = text(look(wire, "/nodes/c"))
     assert "1 k faults 5 times the fleet's median of 200 faults" in said
     assert "0 calls the fleet's median: 0 calls" in said
-    assert "Medians are those of 4 nodes, this one included." in said
+    assert "A median is that of the nodes that report the metric, out of 4 nodes, this one included." in said
     assert "not reported the fleet's median: 200 faults" in text(look(wire, "/nodes/d"))
 
 

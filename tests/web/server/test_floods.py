@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 import pytest
 from twisted.internet.defer import Deferred
 
@@ -192,3 +194,22 @@ def test_a_report_behind_a_query_that_the_stop_waits_for_is_answered() -> None:
     assert (query.status, report.status, report.headers["connection"]) == (200, 503, "close")
     assert connection.closed
     assert wire.ids() == []
+
+
+@pytest.mark.parametrize("form", [b"%" * 8001, b"%41" * 8001, b"x" * 8001])
+@pytest.mark.parametrize("path", ["/query", "/api/v1/query", "/api/v1/series"])
+def test_a_form_that_is_surely_too_long_is_not_unpacked(
+    form: bytes, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unpacking 1 MiB takes 0.4 s."""
+    monkeypatch.setattr("orchestratord.web.api.queries.arguments", None)
+    answer = Wire().ask("POST", path, b"q=" + form)
+    assert (answer.status, answer.json["errorType"]) == (400, "bad_data")
+    assert answer.json["error"] == "the parameters are longer than 2000 characters"
+
+
+def test_a_form_of_long_characters_is_within_the_limit() -> None:
+    """The limit is in characters, however many bytes they take."""
+    wire = Wire()
+    wire.upstreams.answer = Answer(200, b"application/json", b"{}")
+    assert wire.ask("POST", "/query", f"q={quote(chr(0x1F600) * 1000)}".encode()).status == 200

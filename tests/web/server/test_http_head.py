@@ -6,6 +6,7 @@ import pytest
 from twisted.logger import capturedLogs
 
 from orchestratord.security.gate import Gate, Role
+from orchestratord.web.server.request import FREE_CHUNKS, LEAST_CHUNK
 from tests.fakes import body
 from tests.web.server.test_gate import TOKENS, bearer, gated
 from tests.wire import Answer, Wire, request
@@ -102,6 +103,10 @@ REFUSED = {
     "chunk-of-5000-digits": (post(b"Transfer-Encoding: chunked", content=b"f" * 5000 + b"\r\n"), 400),
     "chunk-extension-of-64-kB": (post(b"Transfer-Encoding: chunked", content=b"1;" + b"x" * 65536 + b"\r\n"), 400),
     "chunk-without-end": (post(b"Transfer-Encoding: chunked", content=b"1\r\nxx\r\n"), 400),
+    "chunks-of-one-byte": (
+        post(b"Transfer-Encoding: chunked", content=b"1\r\n \r\n" * (FREE_CHUNKS + 50) + CHUNKED),
+        400,
+    ),
     "trailers-of-64-kB": (post(b"Transfer-Encoding: chunked", content=b"0\r\n" + b"a: b\r\n" * 12_000), 400),
 }
 
@@ -147,6 +152,17 @@ TAKEN = {
     "chunked-in-capitals": (post(b"TRANSFER-ENCODING: Chunked", content=CHUNKED), False),
     "chunk-extensions": (
         post(b"Transfer-Encoding: chunked", content=CHUNKED.replace(b"\r\n", b';a="b"\r\n', 1)),
+        False,
+    ),
+    "chunks-of-one-byte": (
+        post(b"Transfer-Encoding: chunked", content=b"1\r\n \r\n" * (FREE_CHUNKS - 1) + CHUNKED),
+        False,
+    ),
+    "chunks-of-32-bytes": (
+        post(
+            b"Transfer-Encoding: chunked",
+            content=(b"20\r\n%b\r\n" % (b" " * LEAST_CHUNK)) * (FREE_CHUNKS + 10) + CHUNKED,
+        ),
         False,
     ),
     "chunk-zeros": (post(b"Transfer-Encoding: chunked", content=b"00" + CHUNKED), False),
