@@ -165,7 +165,6 @@ def test_bill_of_materials() -> None:
         "orchestratord",
         "Twisted",
         "klein",
-        "treq",
         "prometheus_client",
         "msgspec",
     }

@@ -87,6 +87,12 @@ class Draining(Fault):
     closes = True
 
 
+class InternalError(Fault):
+    """A defect of the daemon."""
+
+    error_type = "internal"
+
+
 class BadRequest(Fault):
     """A parameter of a route that is no query is wrong."""
 
@@ -98,6 +104,7 @@ class Busy(Fault):
 
     status = 503
     outcome = "busy"
+    error_type = "overloaded"
     retry_after = 1
 
 
@@ -112,6 +119,7 @@ class Unauthorized(Fault):
 
     status = 401
     outcome = "unauthorized"
+    error_type = "unauthorized"
 
     def __init__(self, text: str, *, wrong: bool) -> None:
         super().__init__(text)
@@ -123,6 +131,7 @@ class Forbidden(Fault):
 
     status = 403
     outcome = "forbidden"
+    error_type = "forbidden"
 
 
 class KeysPending(Fault):
@@ -175,18 +184,6 @@ class QueryTimeout(QueryFault):
 
     status = 504
     error_type = "timeout"
-
-
-class QueryUnauthorized(Unauthorized, QueryFault):
-    """As Unauthorized, on a route of PromQL."""
-
-    error_type = "unauthorized"
-
-
-class QueryForbidden(Forbidden, QueryFault):
-    """As Forbidden, on a route of PromQL."""
-
-    error_type = "forbidden"
 
 
 class NodesUnavailable(Fault):

@@ -25,8 +25,8 @@ from orchestratord.profiler.preferred_source import PreferredSource
 from orchestratord.profiler.procfs import ProcfsSource, ProcTree
 from orchestratord.profiler.reporter import Reporter
 from orchestratord.runtime.file_reload import ReloadedFile
-from orchestratord.security.gate import parse_tokens
 from orchestratord.security.tls import ClientOptions, ClientTls
+from orchestratord.security.token_file import parse_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,7 +16,7 @@ from orchestratord.profiler.ebpf import Machine
 from orchestratord.runtime.environment import misspelt
 from orchestratord.runtime.file_reload import FilesError, ReloadedFile
 from orchestratord.runtime.twistd import OneLineOptions
-from orchestratord.security.gate import parse_tokens
+from orchestratord.security.token_file import parse_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

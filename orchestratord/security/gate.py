@@ -1,4 +1,4 @@
-"""Who may do what: routes, the role that each takes, and the bearer tokens that have it. Pure; reads no file."""
+"""Who may do what: the roles, and the gate that compares bearer tokens. Pure; reads no file."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from base64 import b64decode
 from enum import StrEnum
 from hashlib import sha256
 from hmac import compare_digest
-from typing import TYPE_CHECKING, NamedTuple, Protocol
-from urllib.parse import unquote_to_bytes
+from typing import TYPE_CHECKING, Protocol
 
-from orchestratord.errors import Fault, Forbidden, QueryForbidden, QueryUnauthorized, Unauthorized
+from orchestratord.errors import Fault, Forbidden, Unauthorized
+from orchestratord.security.token_file import MAX_TOKEN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 
 class Role(StrEnum):
-    """What the holder of a token may do."""
+    """What a token allows its holder to do."""
 
     REPORT = "report"
     QUERY = "query"
@@ -25,129 +25,11 @@ class Role(StrEnum):
     ADMIN = "admin"
 
 
-class Rule(NamedTuple):
-    """A route as it is counted, and the role that it takes; None: it is open to everybody."""
-
-    route: str
-    role: Role | None
-
-    @property
-    def is_promql(self) -> bool:
-        """Whether errors here have Prometheus' envelope."""
-        return self.route.startswith(("/query", "/api/", "/graph.svg"))
-
-
-#: What is at `/`: a list of the routes for programs, which is no secret, and the status page, which is.
-INDEX, FRONT_PAGE = Rule("/", None), Rule("/", Role.QUERY)
-
-#: Every route whose path has no parameter. This and `rule` are the one place that says who may do what.
-_EXACT = {
-    path.encode(): Rule(path, role)
-    for path, role in {
-        "/openapi.yaml": None,
-        "/-/healthy": None,
-        "/-/ready": None,
-        "/update_metrics": Role.REPORT,
-        "/metrics": Role.SCRAPE,
-        "/nodes": Role.QUERY,
-        "/fleet": Role.QUERY,
-        "/graph": Role.QUERY,
-        "/graph.svg": Role.QUERY,
-        "/query": Role.QUERY,
-        "/api/v1/query": Role.QUERY,
-        "/api/v1/query_range": Role.QUERY,
-        "/api/v1/series": Role.QUERY,
-        "/api/v1/labels": Role.QUERY,
-        "/api/v1/metadata": Role.QUERY,
-        "/api/v1/format_query": Role.QUERY,
-        "/api/v1/query_exemplars": Role.QUERY,
-        "/api/v1/status/buildinfo": Role.QUERY,
-        "/api/v1/rules": Role.QUERY,
-        "/api/v1/alerts": Role.QUERY,
-    }.items()
-} | {b"/": INDEX}
-_STATIC = Rule("/static/<name>", None)
-_NODE = Rule("/nodes/<id>", Role.QUERY)
-_FORGET = Rule("/nodes/<id>", Role.ADMIN)
-#: A step that is empty, or begins with a dot, and a slash at the end.
-_UNCLEAN = re.compile(rb"/(?:/|\.|%2[eE]|\Z)")
-_LABEL_VALUES = Rule("/api/v1/label/<name>/values", Role.QUERY)
-
-
-def cleaned(target: bytes) -> bytes:
-    """Return a request's target with a clean path: without empty steps, `.` and `..`, and without a slash at its end.
-
-    Prometheus redirects to the clean path; here it is served as if it had been asked for, since a client that follows a
-    redirect loses the form that it has posted. An encoded slash is a character of a name, and stays.
-    """
-    path, mark, query = target.partition(b"?")
-    if not path.startswith(b"/") or _UNCLEAN.search(path) is None:
-        return target
-    steps: list[bytes] = []
-    for step in path.split(b"/"):
-        plain = step.replace(b"%2e", b".").replace(b"%2E", b".")
-        if plain == b"..":
-            del steps[-1:]
-        elif plain not in {b"", b"."}:
-            steps.append(step)
-    return b"/" + b"/".join(steps) + mark + query
-
-
-def rule(method: bytes, target: bytes) -> Rule | None:
-    """Return the rule of a request by its cleaned target, query string and all; None: there is no such route.
-
-    What is no route here is answered 404 by the tree, whether it has such a route or not: none is open by oversight.
-    """
-    path = target.partition(b"?")[0]
-    found = _EXACT.get(path)
-    if found is not None:
-        return found
-    # As the tree reads it: `/%6eodes` is `/nodes`, and must not be something else here.
-    path = unquote_to_bytes(path).rstrip(b"/") or b"/"
-    found = _EXACT.get(path)
-    if found is not None:
-        return found
-    if path.startswith(b"/nodes/"):
-        # As the tree reads it: in any case.
-        return _FORGET if method.upper() == b"DELETE" else _NODE
-    if path.startswith(b"/static/"):
-        return _STATIC
-    if path.startswith(b"/api/v1/label/"):
-        return _LABEL_VALUES
-    return None
-
-
-#: Characters of a token: too many to guess, and no more than a JWT needs.
-MIN_TOKEN, MAX_TOKEN = 16, 8192
-#: Tokens in a file; each request's token is compared with all of them.
-MAX_TOKENS = 100
-#: RFC 6750's b64token.
-_TOKEN = re.compile(rb"[A-Za-z0-9._~+/-]+=*")
 _BASIC = re.compile(rb"basic +(\S{1,12000})", re.IGNORECASE)
 _BEARER = re.compile(rb"bearer +(\S+)", re.IGNORECASE)
 
 
-def parse_tokens(data: bytes) -> tuple[bytes, ...]:
-    """Return the tokens of a file, one on each line, in its order; blank lines and `#` comments are skipped.
-
-    Raises ValueError, whose text does not quote the file.
-    """
-    tokens: list[bytes] = []
-    for number, line in enumerate(data.splitlines(), 1):
-        token = line.strip()
-        if not token or token.startswith(b"#"):
-            continue
-        if not MIN_TOKEN <= len(token) <= MAX_TOKEN or not _TOKEN.fullmatch(token):
-            raise ValueError(f"line {number} is not a token of {MIN_TOKEN} to {MAX_TOKEN} of A-Z a-z 0-9 - . _ ~ + / =")
-        tokens.append(token)
-    if not tokens:
-        raise ValueError("holds no token")
-    if len(tokens) > MAX_TOKENS:
-        raise ValueError(f"holds {len(tokens)} tokens, more than {MAX_TOKENS}")
-    return tuple(tokens)
-
-
-class NodeVerifier(Protocol):
+class NodeTokens(Protocol):
     """Verifies tokens that are bound to one node: `orchestratord.security.jwt.NodeTokenVerifier`."""
 
     def remembered(self, digest: bytes) -> str | None:
@@ -160,14 +42,14 @@ class NodeVerifier(Protocol):
 
 
 class Gate:
-    """Admits a request or refuses it. A role that is not in `tokens` requires no token.
+    """Admits a request or refuses it. A role that is not in `tokens` is open to everybody.
 
-    It keeps digests, not tokens: all have one length, and the time of a comparison tells nothing about a token. `bound`
-    verifies report tokens that are in no file; with it the role `report` always requires a token. Belongs to the
+    The gate keeps digests, not tokens: they have one length, and the time of a comparison reveals nothing of a token.
+    `bound` verifies report tokens that are not in a file; with it the role `report` requires a token. Belongs to the
     reactor thread.
     """
 
-    def __init__(self, tokens: Mapping[Role, Iterable[bytes]], bound: NodeVerifier | None = None) -> None:
+    def __init__(self, tokens: Mapping[Role, Iterable[bytes]], bound: NodeTokens | None = None) -> None:
         self._bound = bound
         self._digests: dict[Role, tuple[bytes, ...]] = {}
         if bound is not None:
@@ -181,62 +63,63 @@ class Gate:
         return [role for role in Role if role not in self._digests]
 
     def is_open(self, role: Role | None) -> bool:
-        """Return whether the role requires no token; None is such a role."""
+        """Return whether the role requires no token."""
         return role not in self._digests
 
     def use(self, role: Role, tokens: Iterable[bytes]) -> None:
         """Replace the tokens of a role."""
         self._digests[role] = tuple({sha256(token).digest() for token in tokens})
 
-    def admit(self, rule: Rule, authorization: bytes | None, *, basic: bool = False) -> str | None:
-        """Admit a request; return the only node for which it may report, or None if it may report for any.
+    def admit(self, role: Role | None, authorization: bytes | None, *, basic: bool = False) -> str | None:
+        """Return the one node that a client of the role REPORT may report, or None: any node, or another role.
 
-        `authorization` is the value of the request's Authorization header, or None. The joined values of several
-        headers are not a valid token. `basic`: the token may also be the password of any user, since browsers cannot
-        send a bearer token.
+        `authorization` is the value of the Authorization header, None without one. Several values come joined, and are
+        then not a valid token. `basic`: the token may come as the password of any user name, since browsers
+        cannot send a Bearer token.
 
-        Raises Unauthorized, Forbidden or KeysPending; on routes of PromQL, the classes with Prometheus' envelope.
+        Raises Unauthorized, Forbidden or KeysPending.
         """
-        digests = self._digests.get(rule.role) if rule.role is not None else None
+        if role is None:
+            return None
+        digests = self._digests.get(role)
         if digests is None:
             return None
         if authorization is None:
-            raise _unauthorized(rule, f"this takes a token of the role {rule.role}", wrong=False)
+            raise Unauthorized(f"this requires a token of the role {role}", wrong=False)
         token = authorization[7:] if authorization[:7] == b"Bearer " else _odd_bearer(authorization)
         if not token and basic:
             token = _password(authorization)
         if not token or len(token) > MAX_TOKEN:
-            raise _unauthorized(rule, f"Authorization must be 'Bearer' and a token of the role {rule.role}", wrong=True)
+            raise Unauthorized(f"Authorization must be 'Bearer' and a token of the role {role}", wrong=True)
         digest = sha256(token).digest()
         if _holds(digests, digest):
             return None
         if self._bound is None:
-            raise self._refusal(rule, digest)
-        if rule.role is Role.REPORT:
-            return self._bound.remembered(digest) or self._verified(rule, self._bound, token, digest)
-        raise self._refusal(rule, digest, is_bound=_verifies(self._bound, token, digest))
+            raise self._refusal(role, digest)
+        if role is Role.REPORT:
+            return self._bound.remembered(digest) or self._verified(role, self._bound, token, digest)
+        raise self._refusal(role, digest, is_bound=_verifies(self._bound, token, digest))
 
-    def _verified(self, rule: Rule, bound: NodeVerifier, token: bytes, digest: bytes) -> str:
-        """Return the node of a report's token that is not in the file of the role."""
-        if self._other_role(rule, digest) is not None:
-            raise self._refusal(rule, digest)
+    def _verified(self, role: Role, bound: NodeTokens, token: bytes, digest: bytes) -> str:
+        """Return the node of a report's token that is not in a file of the role."""
+        if self._other_role(role, digest) is not None:
+            raise self._refusal(role, digest)
         return bound.node(token, digest)
 
-    def _other_role(self, rule: Rule, digest: bytes) -> Role | None:
+    def _other_role(self, asked: Role, digest: bytes) -> Role | None:
         for role, others in self._digests.items():
-            if role is not rule.role and _holds(others, digest):
+            if role is not asked and _holds(others, digest):
                 return role
         return None
 
-    def _refusal(self, rule: Rule, digest: bytes, *, is_bound: bool = False) -> Fault:
-        other = Role.REPORT if is_bound else self._other_role(rule, digest)
+    def _refusal(self, role: Role, digest: bytes, *, is_bound: bool = False) -> Fault:
+        other = Role.REPORT if is_bound else self._other_role(role, digest)
         if other is None:
-            return _unauthorized(rule, f"this is not a token of the role {rule.role}", wrong=True)
-        text = f"this takes a token of the role {rule.role}, not of the role {other}"
-        return (QueryForbidden if rule.is_promql else Forbidden)(text)
+            return Unauthorized(f"this is not a token of the role {role}", wrong=True)
+        return Forbidden(f"this requires a token of the role {role}, not of the role {other}")
 
 
-def _verifies(bound: NodeVerifier, token: bytes, digest: bytes) -> bool:
+def _verifies(bound: NodeTokens, token: bytes, digest: bytes) -> bool:
     """Return whether a token is bound to a node."""
     try:
         bound.node(token, digest)
@@ -246,13 +129,13 @@ def _verifies(bound: NodeVerifier, token: bytes, digest: bytes) -> bool:
 
 
 def _odd_bearer(authorization: bytes) -> bytes:
-    """Return the token if the scheme is `Bearer` in another case or spacing; empty if it is another scheme."""
+    """Return the token after an unusual spelling of `Bearer`; empty for another scheme."""
     bearer = _BEARER.fullmatch(authorization.strip())
     return bearer[1] if bearer else b""
 
 
 def _password(authorization: bytes) -> bytes:
-    """Return the password if the scheme is Basic; empty if it is another scheme, or cannot be decoded."""
+    """Return the password of Basic; empty for another scheme, or if it cannot be decoded."""
     basic = _BASIC.fullmatch(authorization.strip())
     try:
         return b64decode(basic[1], validate=True).partition(b":")[2] if basic else b""
@@ -265,7 +148,3 @@ def _holds(digests: tuple[bytes, ...], digest: bytes) -> bool:
     for known in digests:
         found |= compare_digest(known, digest)
     return found
-
-
-def _unauthorized(rule: Rule, text: str, *, wrong: bool) -> Unauthorized:
-    return (QueryUnauthorized if rule.is_promql else Unauthorized)(text, wrong=wrong)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orchestratord.http_client.agent import http_agent
 from orchestratord.runtime.file_reload import FileReloader, ReloadedFile
-from orchestratord.security.gate import parse_tokens
 from orchestratord.security.gate_service import GateService
 from orchestratord.security.jwks import FETCH_SECONDS, KeySource
 from orchestratord.security.jwt import NodeTokenVerifier, parse_keys
 from orchestratord.security.tls import ClientOptions, ClientTls
+from orchestratord.security.token_file import parse_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable

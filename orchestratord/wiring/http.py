@@ -13,14 +13,14 @@ from orchestratord.nodes.exposition import Exposition, NodeCollector
 from orchestratord.nodes.report_decoder import ReportDecoder
 from orchestratord.security.tls import ServerFiles, ServerTls
 from orchestratord.web.api.admin import Admin
-from orchestratord.web.api.klein_app import Api, Root
-from orchestratord.web.api.klein_resource import KleinResource
+from orchestratord.web.api.klein_app import AdminRoot, Api, Root, hot_leaves
 from orchestratord.web.api.metrics import ScrapeResource
-from orchestratord.web.api.queries import HOT_QUERIES, QueryResource
 from orchestratord.web.api.report_remarks import ReportRemarks
 from orchestratord.web.api.reports import AT_ONCE, ReportsResource
 from orchestratord.web.pages.activity import ActivityRecorder
 from orchestratord.web.pages.resource import Pages
+from orchestratord.web.routes import HOT_QUERIES
+from orchestratord.web.server.context import ServerContext
 from orchestratord.web.server.fast_path import FastPath
 from orchestratord.web.server.listeners import Listeners
 from orchestratord.web.server.site import OrchestratorSite
@@ -110,13 +110,10 @@ def make_http(settings: Settings, backend: Backend, scrape: Resource) -> Http:
             settings,
             backend,
             Root(api, scrape),
-            hot={
-                b"/update_metrics": reports,
-                **{path.encode(): QueryResource(queries, path) for path in HOT_QUERIES},
-            },
+            hot=hot_leaves(reports, queries),
             fast_path=fast_path,
         ),
-        admin_site=_site(settings, backend, KleinResource(admin.app.resource()), hot={}, fast_path=None),
+        admin_site=_site(settings, backend, AdminRoot(admin), hot={}, fast_path=None),
         fast_path=fast_path,
         queries=queries,
         activity=activity,
@@ -214,8 +211,7 @@ def _site(
     fast_path: FastPath | None,
 ) -> OrchestratorSite:
     access, limits = backend.access, backend.limits
-    return OrchestratorSite(
-        resource,
+    context = ServerContext(
         backend.telemetry,
         backend.runtime.reactor,
         hot=hot,
@@ -232,3 +228,4 @@ def _site(
         access_log=settings.access_log,
         flush=backend.delivery.flush,
     )
+    return OrchestratorSite(resource, context)

@@ -17,7 +17,6 @@ from orchestratord.nodes.provenance import FIELDS, MAX_INTERVAL, MAX_WORD
 from orchestratord.nodes.report import MAX_AHEAD, NodeId
 from orchestratord.nodes.report_decoder import MAX_IGNORED, MAX_IGNORED_LENGTH
 from orchestratord.promql.params import MAX_POINTS, parse_duration
-from orchestratord.web.api.klein_app import Api
 from orchestratord.web.api.report_remarks import MAX_WARNINGS
 from orchestratord.web.server.channel import BoundedChannel
 from tests.description import PATH, Operation, check, description, operations, resolved
@@ -62,8 +61,9 @@ def test_the_index_has_a_line_for_it() -> None:
 
 def test_every_route_is_described_and_no_other() -> None:
     """Those of the tree, those past it, and /metrics."""
-    tree = {re.sub(r"<(\w+)>", r"{\1}", rule.rule) for rule in Api.app.url_map.iter_rules()}
-    past = {path.decode() for path in Wire().site.hot}
+    root: Any = Wire().site.resource
+    tree = {re.sub(r"<(\w+)>", r"{\1}", rule.rule) for rule in root.app.url_map.iter_rules()}
+    past = {path.decode() for path in Wire().site.context.hot}
     assert set(description()["paths"]) == tree | past | {"/metrics"}
 
 

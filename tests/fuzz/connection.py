@@ -64,7 +64,7 @@ def seen(who: int, parts: list[bytes], *, twisted: bool, tls: bool) -> list[Any]
     """Return all that can be seen of these parts: packets, or records of one segment."""
     wire = Wire(gate=_gate(who)[0])
     if twisted:
-        wire.site.fast_path = None
+        wire.site.context.fast_path = None
     connection: Any
     if tls:
         connection = TlsClient(wire, _authority())

@@ -72,7 +72,7 @@ def seen(packets: list[bytes], *, twisted: bool) -> list[Any]:
     )
     wire.upstreams.answer = Answer(200, b"application/json", b"{}")
     if twisted:
-        wire.site.fast_path = None
+        wire.site.context.fast_path = None
     connection = wire.connect()
     for packet in packets:
         if not connection.closed:

@@ -13,7 +13,7 @@ import pytest
 import requests
 from prometheus_api_client import PrometheusConnect
 
-from orchestratord.security.gate import cleaned
+from orchestratord.web.routes import cleaned
 from tests.integration.daemon import FAMILIES, PATIENCE, Daemon, Wire, free_port, full_report, report, run, until
 from tests.integration.stores import Prometheus, result
 

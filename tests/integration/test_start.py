@@ -77,7 +77,8 @@ def test_a_port_that_others_reach_is_one_warning(start: Callable[..., Daemon], t
     try:
         server.said(r"the page is at http://(127\.0\.0\.1|\[::1\]):\d+/\n")
         server.said(
-            r"#warn\] whoever reaches \S+:\d+.* needs no token for report, query, scrape, admin\. To close it: "
+            r"#warn\] anyone who can connect to \S+:\d+.* needs no token for report, query, scrape, admin\. "
+            r"To close it: "
         )
         assert len(re.findall("needs no token", server.output())) == 1
     finally:

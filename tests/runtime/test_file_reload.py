@@ -20,7 +20,7 @@ from orchestratord.runtime.file_reload import (
     WrongFile,
     look_again,
 )
-from orchestratord.security.gate import parse_tokens
+from orchestratord.security.token_file import parse_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

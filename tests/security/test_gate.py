@@ -1,156 +1,16 @@
-"""Who may do what: the table of routes, the tokens of a file, and the gate."""
+"""Who may do what: the gate."""
 
 from __future__ import annotations
 
-from contextlib import suppress
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from orchestratord.errors import Fault, Forbidden, QueryForbidden, QueryUnauthorized, Unauthorized
-from orchestratord.security.gate import MAX_TOKEN, MAX_TOKENS, Gate, Role, Rule, cleaned, parse_tokens, rule
-from orchestratord.web.api.klein_app import Api
-from orchestratord.web.api.queries import HOT_QUERIES
-from tests.wire import Wire
+from orchestratord.errors import Fault, Forbidden, Unauthorized
+from orchestratord.security.gate import Gate, Role
+from orchestratord.security.token_file import MAX_TOKEN
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-OPEN = {"/", "/-/healthy", "/-/ready", "/openapi.yaml", "/static/<name>"}
 TOKENS = {role: [f"{role}-token-0123456789".encode()] for role in Role}
-
-
-def routes() -> Iterator[tuple[str, str]]:
-    """Yield the method and the path of everything that there is: Klein's map, the hot leaves and the exposition."""
-    app: Any = Api.app
-    for known in app.url_map.iter_rules():
-        for method in known.methods:
-            yield method, known.rule
-    for path in Wire().site.hot:
-        yield "POST", path.decode()
-    yield "GET", "/metrics"
-
-
-def a_path(pattern: str) -> bytes:
-    """Return a path that a pattern of Klein's matches."""
-    return "/".join("x" if part.startswith("<") else part for part in pattern.split("/")).encode()
-
-
-@pytest.mark.parametrize(("method", "pattern"), sorted(set(routes())))
-def test_every_route_has_a_role_or_is_open_on_purpose(method: str, pattern: str) -> None:
-    """Whoever adds a route has to say who may have it; only probes and what describes the API are open."""
-    decided = rule(method.encode(), a_path(pattern))
-    assert decided is not None
-    assert (decided.role is None) == (pattern in OPEN)
-
-
-def test_the_routes_of_each_role() -> None:
-    """As the issue has them: who reports, asks, scrapes, forgets."""
-    assert rule(b"POST", b"/update_metrics") == Rule("/update_metrics", Role.REPORT)
-    assert rule(b"GET", b"/metrics?name[]=up") == Rule("/metrics", Role.SCRAPE)
-    for path in (*HOT_QUERIES, "/api/v1/series", "/nodes"):
-        assert rule(b"GET", path.encode() + b"?q=1") == Rule(path, Role.QUERY)
-    assert rule(b"GET", b"/api/v1/label/job/values") == Rule("/api/v1/label/<name>/values", Role.QUERY)
-    assert rule(b"GET", b"/nodes/n1") == Rule("/nodes/<id>", Role.QUERY)
-    assert rule(b"DELETE", b"/nodes/n1") == Rule("/nodes/<id>", Role.ADMIN)
-
-
-@pytest.mark.parametrize("method", [b"delete", b"Delete", b"DELETE"])
-def test_a_method_counts_in_any_case(method: bytes) -> None:
-    """Klein takes `delete` for DELETE, and so must the rule."""
-    decided = rule(method, b"/nodes/n1")
-    assert decided is not None
-    assert decided.role is Role.ADMIN
-
-
-@pytest.mark.parametrize(
-    ("target", "role"),
-    [
-        (b"/%6detrics", Role.SCRAPE),
-        (b"/%6Eodes", Role.QUERY),
-        (b"/nodes%2fn1", Role.QUERY),
-        (b"/nodes/", Role.QUERY),
-        (b"/nodes/a/b", Role.QUERY),
-        (b"/update%5Fmetrics", Role.REPORT),
-        (b"/api/v1%2Fseries", Role.QUERY),
-    ],
-)
-def test_a_path_is_read_as_the_tree_reads_it(target: bytes, role: Role) -> None:
-    """Another spelling of a path is no way round its role."""
-    decided = rule(b"GET", target)
-    assert decided is not None
-    assert decided.role is role
-
-
-@pytest.mark.parametrize(
-    ("target", "clean"),
-    [
-        (b"//api/v1/query?query=a//b/", b"/api/v1/query?query=a//b/"),
-        (b"/api//v1///query/", b"/api/v1/query"),
-        (b"/api/./v1/%2e/query", b"/api/v1/query"),
-        (b"/api/v1/../v1/%2E%2e/v1/.%2e/v1/query", b"/api/v1/query"),
-        (b"/../../metrics", b"/metrics"),
-        (b"//", b"/"),
-        (b"/..?a", b"/?a"),
-        (b"/nodes/n1/", b"/nodes/n1"),
-        (b"/nodes/.n1/..n2/...", b"/nodes/.n1/..n2/..."),
-        (b"/api/v1/label/a%2Fb%2f/values", b"/api/v1/label/a%2Fb%2f/values"),
-        (b"/%252e%252e/%2F", b"/%252e%252e/%2F"),
-        (b"/", b"/"),
-        (b"*", b"*"),
-        (b"", b""),
-        (b"http://h//metrics", b"http://h//metrics"),
-    ],
-)
-def test_a_path_is_cleaned(target: bytes, clean: bytes) -> None:
-    """As Prometheus cleans it, but for an encoded slash; the query stays as it is."""
-    assert cleaned(target) == clean
-    assert cleaned(clean) == clean
-
-
-@pytest.mark.parametrize("target", [b"/x", b"/%2Fmetrics", b"/metrics/x", b"/api/v1/admin/tsdb/snapshot"])
-def test_what_is_no_route_has_no_rule(target: bytes) -> None:
-    """And is answered 404, whatever a tree may have there."""
-    assert rule(b"GET", target) is None
-    assert Wire().ask("GET", target.decode()).status == 404
-
-
-class TestParseTokens:
-    """parse_tokens: a token file."""
-
-    def test_lines(self) -> None:
-        """One token a line; blanks around it, blank lines and comments do not count."""
-        data = b"# new\r\n  abcdefghijklmnop  \n\n#old\nABC-._~+/0123456789==\n"
-        assert parse_tokens(data) == (b"abcdefghijklmnop", b"ABC-._~+/0123456789==")
-
-    @pytest.mark.parametrize(
-        ("data", "said"),
-        [
-            (b"", "holds no token"),
-            (b"\n# only this\n", "holds no token"),
-            (b"a-good-token-0123\nshort\n", "line 2 is not a token"),
-            (b"two words in a line", "line 1 is not a token"),
-            ("schlüssel-schlüssel".encode(), "line 1 is not a token"),
-            (b"=0123456789abcdef", "line 1 is not a token"),
-            (b"x" * (MAX_TOKEN + 1), "line 1 is not a token"),
-            (b"\x00" * 20, "line 1 is not a token"),
-            (b"".join(b"token-%016d\n" % number for number in range(MAX_TOKENS + 1)), "more than 100"),
-        ],
-    )
-    def test_what_is_no_token_file(self, data: bytes, said: str) -> None:
-        """The text says what and where, and nothing of what is in the file."""
-        with pytest.raises(ValueError, match=said) as raised:
-            parse_tokens(data)
-        assert not any(word.decode("latin-1") in str(raised.value) for word in data.split() if len(word) > 4)
-
-    @given(st.binary(max_size=200))
-    def test_anything(self, data: bytes) -> None:
-        """Whatever a file holds is tokens or a ValueError."""
-        with suppress(ValueError):
-            assert all(16 <= len(token) <= MAX_TOKEN for token in parse_tokens(data))
 
 
 class FakeBound:
@@ -170,10 +30,10 @@ class FakeBound:
         return "n1"
 
 
-def outcome(gate: Gate, role: Role, authorization: bytes | None, path: str = "/x") -> type[Fault] | str | None:
+def outcome(gate: Gate, role: Role, authorization: bytes | None) -> type[Fault] | str | None:
     """Return what the gate says to a client."""
     try:
-        return gate.admit(Rule(path, role), authorization)
+        return gate.admit(role, authorization)
     except Fault as fault:
         return type(fault)
 
@@ -196,7 +56,7 @@ class TestGate:
         assert gate.open_roles == [Role.REPORT, Role.QUERY, Role.SCRAPE]
         for authorization in (None, b"Bearer x", b"Basic eDp5", b"\xff"):
             assert outcome(gate, Role.REPORT, authorization) is None
-        assert gate.admit(Rule("/", None), None) is None
+        assert gate.admit(None, None) is None
 
     @pytest.mark.parametrize("scheme", [b"Bearer ", b"bearer ", b"BEARER  "])
     def test_the_scheme_is_read_in_any_case(self, scheme: bytes) -> None:
@@ -221,26 +81,23 @@ class TestGate:
     def test_what_is_no_token(self, authorization: bytes) -> None:
         """It is 401, with the challenge that says so."""
         with pytest.raises(Unauthorized) as raised:
-            Gate(TOKENS).admit(Rule("/nodes", Role.QUERY), authorization)
+            Gate(TOKENS).admit(Role.QUERY, authorization)
         assert raised.value.headers == ((b"WWW-Authenticate", b'Bearer error="invalid_token"'),)
 
     def test_the_challenge_to_who_has_shown_nothing(self) -> None:
         """It names the scheme, and calls nothing invalid."""
         with pytest.raises(Unauthorized) as raised:
-            Gate(TOKENS).admit(Rule("/nodes", Role.QUERY), None)
+            Gate(TOKENS).admit(Role.QUERY, None)
         assert raised.value.headers == ((b"WWW-Authenticate", b"Bearer"),)
 
     def test_promql_has_prometheus_envelope(self) -> None:
-        """As everything that is refused there."""
-        gate = Gate(TOKENS)
-        assert outcome(gate, Role.QUERY, None, "/query") is QueryUnauthorized
-        assert outcome(gate, Role.QUERY, b"Bearer " + TOKENS[Role.ADMIN][0], "/api/v1/query") is QueryForbidden
-        assert QueryUnauthorized("x", wrong=False).content == {
+        """A refusal there has an `errorType` of its own."""
+        assert Unauthorized("x", wrong=False).envelope == {
             "status": "error",
             "errorType": "unauthorized",
             "error": "x",
         }
-        assert QueryForbidden("x").content["errorType"] == "forbidden"
+        assert Forbidden("x").envelope["errorType"] == "forbidden"
 
     def test_rotation(self) -> None:
         """Tokens that are used in the place of others are known at once, and those others are not."""
@@ -263,7 +120,7 @@ class TestGate:
         """Nor anything else that is no token's size, however much of it is right."""
         gate = Gate({}, FakeBound())
         with pytest.raises(Unauthorized, match="Authorization must be"):
-            gate.admit(Rule("/update_metrics", Role.REPORT), b"Bearer " + FakeBound.TOKEN.ljust(MAX_TOKEN + 1, b"x"))
+            gate.admit(Role.REPORT, b"Bearer " + FakeBound.TOKEN.ljust(MAX_TOKEN + 1, b"x"))
 
     def test_node_tokens_alone_shut_the_role(self) -> None:
         """Without a token file too."""

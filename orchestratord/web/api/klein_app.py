@@ -1,4 +1,4 @@
-"""The resource tree: a Klein application, with /metrics beside it."""
+"""The resources: a Klein application, with /metrics and the leaves of the hot routes beside it."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from urllib.parse import quote
 
 from klein import Klein
 from twisted.internet.defer import DeferredSemaphore
-from werkzeug.exceptions import MethodNotAllowed, NotFound
+from twisted.web.resource import Resource
+from werkzeug.exceptions import NotFound
 
 from orchestratord import __version__
 from orchestratord.errors import BadQuery, BadRequest, Fault
 from orchestratord.nodes.departed import still_gone
 from orchestratord.promql.params import arguments
 from orchestratord.runtime.gil_yield import let_go
-from orchestratord.web.api.klein_resource import KleinResource, NoSuchPath
+from orchestratord.web import routes
 from orchestratord.web.api.nodes import details, details_json, gone_json, names_json
-from orchestratord.web.server.responses import failure_body, json_body, text_body, unknown_node
+from orchestratord.web.api.queries import QueryResource
+from orchestratord.web.server.responses import NoSuchPath, failure_body, json_body, text_body, unknown_node
 from orchestratord.web.server.slow_readers import Slots
 
 if TYPE_CHECKING:
@@ -26,49 +28,25 @@ if TYPE_CHECKING:
 
     from twisted.internet.defer import Deferred
     from twisted.python.failure import Failure
-    from twisted.web.resource import Resource
 
     from orchestratord.nodes.departed import DepartedNodes, Gone
     from orchestratord.nodes.directory import NodeDirectory, NodesAt
     from orchestratord.nodes.families import Families
-    from orchestratord.web.api.admin import Admin
+    from orchestratord.web.api.admin import Admin, Handlers
     from orchestratord.web.api.queries import Queries
     from orchestratord.web.pages.resource import Pages
+    from orchestratord.web.routes import Route
     from orchestratord.web.server.request import BoundedRequest
-
-_READ = ["GET", "POST"]
-
-_INDEX = f"""\
-orchestratord {__version__}
-
-POST   /update_metrics            a report, or an array of reports, as JSON
-GET    /nodes                     the fresh nodes' ids; ?details=true for all that is known of them;
-                                  ?gone=true for those that left in the last hour
-GET    /nodes/<id>                one node
-GET    /query?q=PROMQL            an instant query; with start and end, a range query
-GET    /api/v1/...                Prometheus' HTTP API, read-only
-GET    /graph.svg?q=PROMQL        a range query as a chart: the last hour, or start and end, or range=6h
-GET    /  /fleet  /graph  /nodes/<id>   pages, for a browser
-GET    /metrics                   the exposition, for Prometheus to scrape
-GET    /openapi.yaml              all of it in detail, as OpenAPI 3.1
-"""
-
-_ADMIN_INDEX = """\
-DELETE /nodes/<id>                forget a node
-GET    /-/healthy  /-/ready       probes
-"""
 
 _DESCRIPTION = files("orchestratord.web").joinpath("openapi.yaml").read_bytes()
 
 
 class Api:
-    """The routes that are not hot. Made from what they need; belongs to the reactor thread.
+    """The handlers of the routes that are not hot. Belongs to the reactor thread.
 
-    `in_thread` runs a function on a pool thread: a listing of 100,000 nodes takes longer than a reactor turn may.
-    `admin` answers the routes that are the administrators'; None: they are served elsewhere, and are no routes here.
+    `in_thread` runs a function on a pool thread, since a listing of 100,000 nodes would block the reactor.
+    `admin` answers the administrators' routes; None: they have listeners of their own, and are not served here.
     """
-
-    app = Klein()
 
     def __init__(
         self,
@@ -81,7 +59,7 @@ class Api:
         in_thread: Callable[[Callable[[], list[bytes]]], Deferred[list[bytes]]],
         admin: Admin | None,
     ) -> None:
-        self.admin = admin
+        self._admin = admin
         self._fleet = fleet
         self._departed = departed
         self._families = families
@@ -90,37 +68,46 @@ class Api:
         self._in_thread = in_thread
         self._listings = Slots(_MAX_LISTINGS, f"{_MAX_LISTINGS} listings are under way already; try again")
         self._making = DeferredSemaphore(_MADE_AT_ONCE)
+        shown = (route for route in routes.ROUTES if admin is not None or not route.is_admin)
+        self._index = f"orchestratord {__version__}\n\n{routes.index_text(shown)}"
 
-    @app.handle_errors(Exception)
-    def failed(self, request: Any, failure: Failure) -> bytes:
-        """Answer what a route has raised, and what is no route."""
+    def handlers(self) -> Handlers:
+        """Return what answers each route."""
+        return {
+            routes.INDEX: self.index,
+            routes.OPENAPI: self.description,
+            routes.FLEET: self.table,
+            routes.GRAPH: self.graph,
+            routes.GRAPH_SVG: self.picture,
+            routes.STATIC: self.asset,
+            routes.NODES: self.list_nodes,
+            routes.NODE: self.node,
+            routes.LABEL_VALUES: self.label_values,
+            **{route: partial(self.prometheus, path=route.path) for route in routes.PASSED_THROUGH},
+            **({} if self._admin is None else self._admin.handlers()),
+        }
+
+    def failed(self, request: BoundedRequest, failure: Failure) -> bytes:
+        """Answer what a handler has raised, and what has no handler."""
         error = failure.value
-        if self.admin is None and isinstance(error, MethodNotAllowed):
-            error.valid_methods = set(error.valid_methods or ()) - {"DELETE"}
         if isinstance(error, Fault) and request.for_people:
             return self._pages.fault(request, error)
         return failure_body(request, failure)
 
-    @app.route("/", methods=["GET"])
     async def index(self, request: BoundedRequest) -> bytes:
-        """Show the status page to a browser, and list the endpoints to everybody else."""
-        request.route = "/"
+        """Show the status page to a browser, and the list of routes to every other client."""
         if request.for_people:
             return await self._pages.front(request, arguments(_query_string(request)))
-        return text_body(request, 200, _INDEX + (_ADMIN_INDEX if self.admin else ""))
+        return text_body(request, 200, self._index)
 
-    @app.route("/openapi.yaml", methods=["GET"])
     def description(self, request: BoundedRequest) -> bytes:
         """Describe the API to programs."""
-        request.route = "/openapi.yaml"
         request.setHeader(b"Content-Type", b"application/yaml")
         request.setHeader(b"Content-Length", b"%d" % len(_DESCRIPTION))
         return _DESCRIPTION
 
-    @app.route("/fleet", methods=["GET"])
     async def table(self, request: BoundedRequest) -> bytes:
         """Show the nodes as a table."""
-        request.route = "/fleet"
         request.for_people = True
         try:
             args = arguments(_query_string(request))
@@ -128,46 +115,28 @@ class Api:
             raise BadRequest(str(error)) from None
         return await self._pages.table(request, args)
 
-    @app.route("/graph", methods=["GET"])
     async def graph(self, request: BoundedRequest) -> bytes:
         """Show a query's answer as a page."""
-        request.route = "/graph"
         request.for_people = True
         return await self._pages.graphs.page(request, arguments(_query_string(request)))
 
-    @app.route("/graph.svg", methods=["GET"])
     async def picture(self, request: BoundedRequest) -> bytes:
         """Draw a range query's answer."""
-        request.route = "/graph.svg"
         return await self._pages.graphs.picture(request, arguments(_query_string(request)))
 
-    @app.route("/static/<name>", methods=["GET"])
     def asset(self, request: BoundedRequest, name: str) -> bytes:
         """Serve a file that the pages refer to."""
-        request.route = "/static/<name>"
         body = self._pages.asset(request, name, arguments(_query_string(request)).get("v", [""])[0])
         if body is None:
             raise NotFound
         return body
 
-    @app.route("/-/healthy", methods=["GET"])
-    def healthy(self, request: BoundedRequest) -> bytes:
-        """Tell whether the process does its work."""
-        return self._administration().healthy(request)
-
-    @app.route("/-/ready", methods=["GET"])
-    def ready(self, request: BoundedRequest) -> bytes:
-        """Tell whether reports are taken."""
-        return self._administration().ready(request)
-
-    @app.route("/nodes", methods=["GET"])
     async def list_nodes(self, request: BoundedRequest) -> bytes:
         """List the fresh nodes, sorted."""
-        request.route = "/nodes"
         try:
             args = arguments(_query_string(request))
         except BadQuery as error:
-            raise BadRequest(str(error)) from None  # this is no query: no Prometheus client reads the answer
+            raise BadRequest(str(error)) from None  # not a PromQL route: the error has the plain envelope
         wanted, gone = (_flag(args, name) for name in ("details", "gone"))
         self._listings.take(request)
         names = self._families.names if wanted and not gone else ()
@@ -184,10 +153,8 @@ class Api:
             request.write(part)
         return last
 
-    @app.route("/nodes/<node_id>", methods=["GET"])
     async def node(self, request: BoundedRequest, node_id: str) -> bytes:
-        """Tell all that is known of a node: a page to a browser, JSON to everybody else."""
-        request.route = "/nodes/<id>"
+        """Answer what is known of a node: a page to a browser, JSON to every other client."""
         if request.wants_page("application/json"):
             return await self._pages.node(request, node_id)
         look = await self._fleet.node(node_id)
@@ -197,61 +164,87 @@ class Api:
         told = details(entries[0], self._families.names, look.now, look.unix_now, self._fleet.stale_after)
         return json_body(request, 200, told)
 
-    @app.route("/nodes/<node_id>", methods=["DELETE"])
-    async def forget(self, request: BoundedRequest, node_id: str) -> bytes:
-        """Forget a node, as one that was drained."""
-        return await self._administration().forget(request, node_id)
-
-    def _administration(self) -> Admin:
-        if self.admin is None:  # Root lets no other route come here
-            raise MethodNotAllowed(valid_methods=["GET", "HEAD"])
-        return self.admin
-
-    @app.route("/api/v1/rules", methods=["GET"])
-    @app.route("/api/v1/alerts", methods=["GET"])
-    @app.route("/api/v1/series", methods=_READ)
-    @app.route("/api/v1/labels", methods=_READ)
-    @app.route("/api/v1/metadata", methods=_READ)
-    @app.route("/api/v1/format_query", methods=_READ)
-    @app.route("/api/v1/query_exemplars", methods=_READ)
-    @app.route("/api/v1/status/buildinfo", methods=_READ)
-    async def prometheus(self, request: BoundedRequest) -> bytes:
+    async def prometheus(self, request: BoundedRequest, *, path: str) -> bytes:
         """Pass a read-only route of Prometheus' own API through."""
-        request.route = path = request.path.decode("ascii").rstrip("/")
         return await self._queries.answer(request, path)
 
-    @app.route("/api/v1/label/<name>/values", methods=_READ)
     async def label_values(self, request: BoundedRequest, name: str) -> bytes:
-        """Pass the one route through that has a parameter in its path."""
-        request.route = "/api/v1/label/<name>/values"
+        """Pass the one route of Prometheus' API through that has a parameter in its path."""
         if name in {".", ".."}:
-            raise NotFound  # an upstream, or a proxy before it, would take it for a step in the path
+            raise NotFound  # an upstream, or a proxy in front of it, would resolve it as a step of the path
         return await self._queries.answer(request, f"/api/v1/label/{quote(name, safe='')}/values")
 
 
-#: Listings at a time, until they are read: of 100,000 nodes, each takes a pool thread for a second, and 40 MB.
+#: Listings at a time, until they are read. Each of 100,000 nodes takes a pool thread for 1 s, and 40 MB.
 _MAX_LISTINGS = 8
-#: Of those, in the making: each thread that makes some keeps memory of its own for ever, tens of megabytes.
+#: Listings that are made at a time: each pool thread that has made one keeps tens of megabytes for good.
 _MADE_AT_ONCE = 2
 
 
-class Root(KleinResource):
-    """What is at `/`: /metrics, which is a Resource of its own, and everything else by Klein."""
+class Root(Resource):
+    """What is at `/` of the main listeners: /metrics, which is a Resource of its own, and everything else by Klein."""
 
     def __init__(self, api: Api, metrics: Resource) -> None:
-        super().__init__(api.app.resource())
-        self._api = api
+        super().__init__()
+        self.app = klein_app(api.handlers(), api.failed)
+        self._klein = self.app.resource()
         self._metrics = metrics
 
     def getChildWithDefault(self, path: bytes, request: Any) -> Resource:
-        """Return the exposition, or Klein with the path as it was; nothing for which no rule says who may have it."""
-        if request.rule is None:
+        """Return the exposition, or Klein; 404 for a path that is in no row of the table of routes."""
+        if request.route is None:
             return NoSuchPath()
         if path == b"metrics" and not request.postpath:
             return self._metrics
-        if path == b"-" and self._api.admin is None:
-            return NoSuchPath()
-        return super().getChildWithDefault(path, request)
+        return _for_klein(self._klein, request)
+
+
+class AdminRoot(Resource):
+    """What is at `/` of the administrators' own listeners: the routes of Admin, and nothing else."""
+
+    def __init__(self, admin: Admin) -> None:
+        super().__init__()
+        self._klein = klein_app(admin.handlers(), admin.failed).resource()
+
+    def getChildWithDefault(self, path: bytes, request: Any) -> Resource:
+        """Return Klein."""
+        del path
+        return _for_klein(self._klein, request)
+
+
+def klein_app(handlers: Handlers, failed: Callable[..., bytes]) -> Klein:
+    """Return an application that answers these routes; `failed` answers what they raise, and what is no route."""
+    app = Klein()
+    for route, handler in handlers.items():
+        methods = list(route.methods)
+        app.route(route.path, methods=methods, endpoint=f"{methods[0]} {route.path}")(_counted(route, handler))
+    app.handle_errors(Exception)(failed)
+    return app
+
+
+def _counted(route: Route, handler: Callable[..., Any]) -> Any:
+    def answer(request: BoundedRequest, **parameters: str) -> Any:
+        request.label = route.label
+        return handler(request, **parameters)
+
+    return answer
+
+
+def _for_klein(klein: Resource, request: Any) -> Resource:
+    """Return Klein's resource, and give the path back that Twisted's tree has taken a step of."""
+    request.postpath.insert(0, request.prepath.pop())
+    try:
+        request.path.decode()
+        b"/".join(request.postpath).decode()
+    except UnicodeDecodeError:  # Klein would answer in HTML, and log a traceback
+        return NoSuchPath()
+    return klein
+
+
+def hot_leaves(reports: Resource, queries: Queries) -> dict[bytes, Resource]:
+    """Return the leaf of each hot route by its path; `reports` takes reports, `queries` answers queries."""
+    leaves = {route.path.encode(): QueryResource(queries, route) for route in routes.QUERIES}
+    return {routes.UPDATE_METRICS.path.encode(): reports, **leaves}
 
 
 def _listing(look: NodesAt, names: Sequence[str], stale_after: float) -> list[bytes]:
@@ -262,7 +255,7 @@ def _listing(look: NodesAt, names: Sequence[str], stale_after: float) -> list[by
 
 
 def _gone(look: NodesAt, gone: Sequence[Gone], *, shared: bool) -> list[bytes]:
-    """Return the listing of those that left; of a shared fleet, without those that another replica has heard since."""
+    """Return the listing of the nodes that left; with shared nodes, without those that report to another replica."""
     if shared:
         entries = look.entries()
         gone = still_gone(gone, entries)
@@ -271,7 +264,7 @@ def _gone(look: NodesAt, gone: Sequence[Gone], *, shared: bool) -> list[bytes]:
 
 
 def _flag(args: Mapping[str, Sequence[str]], name: str) -> bool:
-    """Return a parameter that is true or false; raises BadRequest."""
+    """Return a parameter that is true or false. Raises BadRequest."""
     given = args.get(name, ["false"])[0].lower()
     if given not in {"true", "1", "false", "0", ""}:
         raise BadRequest(f"invalid parameter '{name}': must be true or false, not {given[:20]!a}")

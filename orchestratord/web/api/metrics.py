@@ -1,4 +1,4 @@
-"""GET /metrics: the exposition in slices of the reactor's time, with prometheus_client's own resource behind it."""
+"""GET /metrics: the exposition in slices of the reactor's time; prometheus_client's own resource answers the rest."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from orchestratord.errors import Busy
+from orchestratord.web.routes import METRICS
 from orchestratord.web.server.negotiation import VARY, accepts_gzip, exposition_accept
 from orchestratord.web.server.responses import fault_body, method_not_allowed_body
 from orchestratord.web.server.slow_readers import Slots
@@ -31,18 +32,18 @@ if TYPE_CHECKING:
 
 log = Logger()
 
-#: Seconds of the reactor's time that a scrape takes at once. Reports that wait for it wait so long at the most.
+#: Seconds of the reactor's time that a scrape takes at once. A report waits at most so long for it.
 SLICE_SECONDS = 0.002
-#: Bytes that are written at once. A fast machine makes many times as much in SLICE_SECONDS, and then it is not known
-#: whether the client reads any of it.
+#: Bytes that are written at once. A fast machine makes many times as much in SLICE_SECONDS, before it is known whether
+#: the client reads.
 WRITE_BYTES = 524_288
-#: Nodes whose lines of one family are joined in one call: a tenth of a millisecond.
+#: Nodes whose lines of one family are joined in one call: 0.1 ms.
 BLOCK = 1000
 #: Scrapes at a time, until they are read; each holds a copy of the table.
 MAX_SCRAPES = 10
-#: Scrapes at a time that the fallback answers: it makes an object of each sample, 400 bytes of memory for one.
+#: Scrapes at a time that the fallback answers: it makes an object of 400 bytes for each sample.
 MAX_FALLBACKS = 2
-#: Bytes of a scrape that may wait for the scraper to read before more of it is made.
+#: Bytes of a scrape that may wait for the scraper to read; beyond this, no more of it is made.
 AHEAD = 4_194_304
 
 #: The formats in which a sample is the line that was rendered when the report came in.
@@ -50,9 +51,9 @@ _FORMATS = ("text/plain; version=0.0.4", "text/plain; version=1.0.0", "applicati
 
 
 class ScrapeResource(Resource):
-    """Answers a scrape as `fallback`, prometheus_client's MetricsResource, would, and at once where it can.
+    """Answers a scrape as `fallback`, prometheus_client's MetricsResource, would, but faster.
 
-    The fallback answers what is rare: `name[]`, other formats.
+    The fallback answers rare requests: `name[]`, and other formats.
     """
 
     isLeaf = True
@@ -79,17 +80,17 @@ class ScrapeResource(Resource):
 
     def render(self, request: BoundedRequest) -> bytes | int:
         """Answer a scrape."""
-        request.route = "/metrics"
+        request.label = METRICS.label
         self._telemetry.nodes(self._nodes.count(self._clocks.monotonic()))
         if request.method not in {b"GET", b"HEAD"}:
-            return method_not_allowed_body(request, ["GET", "HEAD"])
+            return method_not_allowed_body(request, METRICS.allowed)
         accept = exposition_accept(_header(request, b"Accept"))
         encoder, content_type = choose_encoder(accept)
         gzip = accepts_gzip(_header(request, b"Accept-Encoding"))
         request.setHeader(b"Vary", VARY)
         if request.method == b"HEAD":
             request.setHeader(b"Content-Type", content_type.encode())
-            request.finish()  # with no Content-Length: only the whole exposition would tell
+            request.finish()  # without Content-Length: it is known only when the whole exposition is made
             return NOT_DONE_YET
         common = b"name[]" not in request.args and content_type.startswith(_FORMATS)
         try:
@@ -97,7 +98,7 @@ class ScrapeResource(Resource):
         except Busy as fault:
             return fault_body(request, fault)
         if not common:
-            # It reads the headers by itself, without their weights.
+            # The fallback reads the headers itself, and ignores their weights.
             request.requestHeaders.setRawHeaders(b"Accept", [accept])
             request.requestHeaders.setRawHeaders(b"Accept-Encoding", [b"gzip" if gzip else b"identity"])
             body: bytes | int = self._fallback.render(request)
@@ -157,7 +158,7 @@ def _header(request: BoundedRequest, name: bytes) -> str:
 
 
 def _failed(request: BoundedRequest, failure: Failure) -> None:
-    """Break the answer off, for its 200 may be gone already; a scraper takes no half of an exposition."""
+    """Cut the connection, since the 200 may have been sent; a scraper then discards the incomplete exposition."""
     if not failure.check(CancelledError):
         log.failure("a scrape failed", failure)
         request.channel.abort()

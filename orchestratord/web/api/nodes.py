@@ -1,6 +1,6 @@
-"""The JSON of /nodes, in parts: made on a pool thread, with pauses after steps of a millisecond.
+"""The JSON of /nodes, in parts: made on a pool thread, with a pause after each millisecond.
 
-Joined, a large answer would be in memory twice, and the join alone would hold the interpreter for tens of milliseconds.
+A join of all parts would need the memory twice, and hold the interpreter lock for tens of milliseconds.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 #: Nodes whose ids are sorted in one call.
 _SORTED = 1000
-#: Nodes of which all is told, or the ids alone, in one part of an answer: a millisecond. So few, too, that what is made
-#: for a part does not call the garbage collector, which would look at lists of all nodes for 15 ms.
+#: Nodes in one part of an answer, with details or with ids alone: 1 ms. So few objects for a part do not start the
+#: garbage collector either, which would go through lists of all nodes for 15 ms.
 _TOLD, _NAMED = 100, 500
 
 _OPENING, _CLOSING = b'{"nodes":[', b"]}"
@@ -32,7 +32,7 @@ _encode = msgspec.json.encode
 
 
 def details(entry: Entry, names: Sequence[str], now: float, unix_now: float, stale_after: float) -> dict[str, Any]:
-    """Return what is known of a node; `now` is monotonic, `unix_now` the Unix time of the same moment, in seconds."""
+    """Return the JSON object of a node. `now` is monotonic, `unix_now` the Unix time of the same moment, in seconds."""
     age = max(0.0, now - entry.seen)
     values = zip(names, entry.report.values, strict=True)
     provenance = entry.report.provenance
@@ -75,7 +75,7 @@ def gone_json(gone: Sequence[Gone], now: float, unix_now: float) -> list[bytes]:
 
 
 def sorted_by_id(entries: list[Entry]) -> Iterator[Entry]:
-    """Return the entries sorted by node id, as plain texts; on a pool thread if they are many."""
+    """Return the entries sorted by node id. Call it on a pool thread if there are many."""
 
     def by_id(entry: Entry) -> str:
         return entry.report.node_id

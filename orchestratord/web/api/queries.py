@@ -1,4 +1,4 @@
-"""The routes that answer PromQL: the arguments in, the answer of a QueryClient out."""
+"""The routes that answer PromQL: from the request's parameters to the answer of a QueryClient."""
 
 from __future__ import annotations
 
@@ -19,31 +19,28 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from orchestratord.promql.client import QueryClient
+    from orchestratord.web.routes import Route
     from orchestratord.web.server.request import BoundedRequest
 
 log = Logger()
 
 _FORM = b"application/x-www-form-urlencoded"
-#: Bytes of the parameters of a query that is remembered; longer ones are read each time.
+#: Bytes of the parameters of a query that is cached; longer ones are parsed each time.
 _MAX_REMEMBERED = 500
-#: Bytes of the queries that are remembered: few where each is an exchange with Prometheus, which takes fifty times as
-#: long as reading it; where answers are at hand, more than a scheduler asks for in turn, or they were as good as none.
+#: Bytes of the cache of parsed queries. FEW where each query goes to Prometheus, which takes fifty times as long as
+#: parsing. MANY where memory answers: the cache must hold all queries of a scheduler's cycle, else none is found again.
 FEW, MANY = 2_097_152, 33_554_432
-#: Bytes of a character in UTF-8, at the most.
+#: Bytes of a character in UTF-8, at most.
 _LONGEST_CHARACTER = 4
-#: Bytes of a key beside its texts.
+#: Bytes of a key besides its texts.
 _KEY_BYTES = 200
-
-
-#: The routes that schedulers and dashboards ask all the time, past the Klein tree, which takes as long as the rest.
-HOT_QUERIES = ("/query", "/api/v1/query", "/api/v1/query_range")
 
 
 class Queries:
     """Answers queries with what `client` fetches.
 
-    `max_length` is the most characters of a query; `remembered` is the bytes of queries that are remembered, FEW or
-    MANY; `written_to` is whether reports go to the store that is asked.
+    `max_length` is in characters of a query; `remembered` is the size of the cache of parsed queries in bytes, FEW or
+    MANY; `written_to` is whether reports are written to the store that answers.
     """
 
     def __init__(
@@ -52,7 +49,7 @@ class Queries:
         self._client = client
         self._written_to = written_to
         self._max_length = max_length
-        #: Schedulers ask the same again and again; reading it takes longer than looking it up.
+        #: Schedulers repeat their queries, and a look-up is faster than parsing.
         self._remembered: ByteCache[tuple[str, bytes, bytes], Query] = ByteCache(
             remembered, lambda key, query: _KEY_BYTES + len(key[1]) + len(key[2]) + memory(query)
         )
@@ -62,17 +59,17 @@ class Queries:
         return await self._fetch(request, self._read(path, _form(request), request.uri.partition(b"?")[2]))
 
     def at_once(self, path: str, query_string: bytes, *, closes: bool) -> bytes | None:
-        """Return the whole answer, head and body, of a query that needs no Prometheus; None if it may, or it is long.
+        """Return the whole answer, head and body, of a query that needs no Prometheus; None for others and long ones.
 
         Raises BadQuery.
         """
         answer = self._client.at_once(self._read(path, b"", query_string))
-        if answer is None or len(answer.body) > PIECE:  # a long one is written as far as it is read
+        if answer is None or len(answer.body) > PIECE:  # a long answer is written as fast as the client reads
             return None
         return whole_answer(answer.body, *answer.headers, closes=closes)
 
     def _read(self, path: str, form: bytes, url: bytes) -> Query:
-        """Return the query of a form and a URL's parameters; only short ones are remembered, for memory is bounded."""
+        """Return the query of a form and a URL's parameters; short ones are cached."""
         if len(form) + len(url) > _MAX_REMEMBERED:
             return self._parsed(path, form, url)
         key = (path, form, url)
@@ -107,21 +104,20 @@ class Queries:
 
 
 class QueryResource(Resource):
-    """One of HOT_QUERIES, which `path` is."""
+    """Answers one of `routes.QUERIES`."""
 
     isLeaf = True
 
-    def __init__(self, queries: Queries, path: str) -> None:
+    def __init__(self, queries: Queries, route: Route) -> None:
         super().__init__()
         self._queries = queries
-        self._path = path
+        self._route = route
 
     def render(self, request: BoundedRequest) -> bytes | int:
         """Answer a request of any method."""
-        request.route = self._path
         if request.method not in {b"GET", b"HEAD", b"POST"}:
-            return method_not_allowed_body(request, ["GET", "HEAD", "POST"])
-        answering = Deferred.fromCoroutine(self._queries.answer(request, self._path))
+            return method_not_allowed_body(request, self._route.allowed)
+        answering = Deferred.fromCoroutine(self._queries.answer(request, self._route.path))
         if not answering.called:
             request.notifyFinish().addErrback(lambda _: answering.cancel())
         answering.addCallbacks(lambda body: _finish(request, body), lambda failure: _fail(request, failure)).addErrback(
@@ -141,7 +137,7 @@ def _fail(request: BoundedRequest, failure: Failure) -> None:
 
 
 def _form(request: BoundedRequest) -> bytes:
-    """Return the form that was posted, if one was; raise BadQuery."""
+    """Return the form that was posted, empty without one. Raises BadQuery."""
     if request.method != b"POST":
         return b""
     form = request.body()

@@ -1,4 +1,4 @@
-"""What is said about a report that was taken but is not as it should be: to its client, and once in the log."""
+"""Remarks on a report that was stored but has a problem: to its client each time, and once in the log."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 log = Logger()
 
-#: Different names, and different intervals, that are logged in the life of the process.
+#: Different names, and different intervals, that the process logs in its life.
 MAX_LOGGED = 50
 #: Warnings in one answer.
 MAX_WARNINGS = 5
 
 
 class ReportRemarks:
-    """Finds what is to be said about reports, and logs each kind of it once, MAX_LOGGED kinds at most.
+    """Finds problems of reports, and logs each different one once, at most MAX_LOGGED of them.
 
-    `families` are the names of the catalogue; `redacted` takes tokens out of what is to be logged.
+    `families` are the known names; `stale_after` is in seconds; `redacted` takes tokens out of what is logged.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class ReportRemarks:
         self._intervals: set[float] = set()
 
     def about(self, decoded: Decoded) -> dict[str, Any]:
-        """Return what the answer says beside its counts: `ignored` names and `warnings`, each only if there are any."""
+        """Return the answer's fields besides its counts: `ignored` names and `warnings`, each only if there are any."""
         remarks: dict[str, Any] = {}
         if decoded.ignored:
             self.log_ignored(decoded.ignored)
@@ -63,8 +63,8 @@ class ReportRemarks:
                 return
             meant = nearest(name, self._families)
             log.warn(
-                "the name {name} in a report is no metric family and is ignored{hint}",
-                # A client that puts its token where none belongs does not find it in our log.
+                "the name {name} in a report is not a metric family and is ignored{hint}",
+                # A client may have put its token where a name belongs.
                 name=ascii(self._redacted(name.encode()).decode(errors="replace")),
                 hint=f"; did its profiler mean {meant}?" if meant else "",
             )

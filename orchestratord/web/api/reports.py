@@ -1,4 +1,4 @@
-"""POST /update_metrics: the one route that is hot, beside the Klein tree rather than in it."""
+"""POST /update_metrics: reports into the table of nodes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from orchestratord.errors import Busy, Draining, Fault, NoFamily, UnsupportedBod
 from orchestratord.nodes.gunzip import gunzip_in_steps
 from orchestratord.nodes.intake import ReportIntake
 from orchestratord.nodes.report_decoder import shortened
+from orchestratord.web.routes import UPDATE_METRICS
+from orchestratord.web.server.context import client_of
 from orchestratord.web.server.responses import (
     ConstantAnswer,
     failure_body,
@@ -22,7 +24,6 @@ from orchestratord.web.server.responses import (
     method_not_allowed_body,
     whole_answer,
 )
-from orchestratord.web.server.site import client_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,15 +41,15 @@ log = Logger()
 #: Bodies up to this size are decoded at once: a millisecond at most. Longer ones, and those that take more than
 #: one step to unpack, let the reactor turn in between.
 AT_ONCE = 32_768
-#: What a longer body takes of memory while it is decoded, as a multiple of its length: the body itself, its reports.
+#: Memory that a longer body takes while it is decoded, as a multiple of its length: the body and its reports.
 DECODED_FACTOR = 8
-#: Long gzip bodies that are unpacked at a time; what comes out is held when it is whole.
+#: Long gzip bodies that are unpacked at a time. Their memory is reserved only once they are whole.
 UNPACKED_AT_ONCE = 4
 
 _ONE: dict[str, Any] = {"status": "Metrics updated", "accepted": 1, "superseded": 0}
 _ACCEPTED = ConstantAnswer(_ONE)
 _ACCEPTED_CLOSE = ConstantAnswer(_ONE, closes=True)
-#: RFC 9110 has both for the same.
+#: Two names for the same coding, by RFC 9110.
 _GZIP = frozenset({b"gzip", b"x-gzip"})
 _DRAINING = "the orchestrator is shutting down; report to its successor"
 
@@ -90,9 +91,8 @@ class ReportsResource(Resource):
 
     def render(self, request: BoundedRequest) -> bytes | int:
         """Answer a request of any method."""
-        request.route = "/update_metrics"
         if request.method != b"POST":
-            return method_not_allowed_body(request, ["POST"])
+            return method_not_allowed_body(request, UPDATE_METRICS.allowed)
         try:
             unpacking = self._body(request)
             body = next(unpacking, b"")
@@ -102,7 +102,7 @@ class ReportsResource(Resource):
                 taken = self._intake.take(body, request.node)
                 self._flush_now()
                 return json_body(request, 200, self._stored(*taken))
-        except Exception:  # noqa: BLE001 - a Fault, or one of ours
+        except Exception:  # noqa: BLE001 - a Fault, or a defect of the daemon
             return self._failure_body(request, Failure())
         finished = request.notifyFinish()
         storing = Deferred.fromCoroutine(self._store_long(request, [body, more], unpacking))
@@ -114,7 +114,7 @@ class ReportsResource(Resource):
     def _body(self, request: BoundedRequest) -> Iterator[bytes]:
         """Return the parts of the body, unpacked in steps.
 
-        Raises a Fault if it is of no kind that is taken, or nothing is taken any more.
+        Raises UnsupportedBody for another media type or coding, Draining if the service is about to stop.
         """
         if self._draining():
             raise Draining(_DRAINING)
@@ -135,7 +135,7 @@ class ReportsResource(Resource):
         return iter((body,))
 
     async def _store_long(self, request: BoundedRequest, begun: list[bytes], unpacking: Iterator[bytes]) -> None:
-        """Store a long body, the first parts of which are here, in slices of the reactor's time."""
+        """Store a long body in slices of the reactor's time; `begun` has its first parts."""
         held = sum(map(len, begun))
         if request.requestHeaders.hasHeader(b"Content-Encoding"):
             _hold(request, held)
@@ -150,8 +150,8 @@ class ReportsResource(Resource):
         finally:
             self._unpacking.release()
         self._telemetry.report_body(len(body))
-        # What is decoded of one alone fits always.
-        _hold(request, min(DECODED_FACTOR * len(body), request.channel.site.arriving.limit // 2))
+        # At most half of the memory, so that a single body always fits.
+        _hold(request, min(DECODED_FACTOR * len(body), request.channel.context.arriving.limit // 2))
         taken = await self._intake.take_in_slices(body, request.node)
         self._flush_now()
         request.write(json_body(request, 200, self._stored(*taken)))
@@ -160,9 +160,9 @@ class ReportsResource(Resource):
     def take(self, body: bytes, *, closes: bool, node: str | None) -> bytes:
         """Store the reports of a short body and return a whole answer, head and body.
 
-        `closes` tells that the connection ends with it; `node` is the one that may be reported, None: any.
+        `closes`: the connection ends after it. `node` is the only one that may be reported; None: any.
 
-        Raises a Fault with nothing stored or counted; `render` would answer it.
+        Raises a Fault with nothing stored or counted; `render` would answer the same one.
         """
         if self._draining():
             raise Draining(_DRAINING)
@@ -174,7 +174,7 @@ class ReportsResource(Resource):
         return whole_answer(msgspec.json.encode(answer), closes=closes)
 
     def _stored(self, decoded: Decoded, updated: Updated) -> dict[str, Any]:
-        """Return the answer to reports that were stored; `_ONE` itself to one about which there is nothing to say."""
+        """Return the answer to reports that were stored; `_ONE` itself for one report without remarks."""
         remarks = self._remarks.about(decoded)
         if updated.accepted == 1 and not updated.superseded and not remarks:
             return _ONE
@@ -193,9 +193,9 @@ class ReportsResource(Resource):
         if isinstance(error, Fault):
             if isinstance(error, NoFamily):
                 self._remarks.log_ignored(shortened(error.names))
-            if request.channel.site.access_log:
-                # It may quote what the client has sent, and a token may be where none belongs.
-                reason = request.channel.site.redacted(str(error).encode()).decode()
+            if request.channel.context.access_log:
+                # The text may quote what the client has sent, and a client may put its token anywhere.
+                reason = request.channel.context.redacted(str(error).encode()).decode()
                 log.info("report from {client} refused: {reason}", client=client_of(request), reason=reason)
         return failure_body(request, failure)
 
@@ -207,6 +207,6 @@ class ReportsResource(Resource):
 
 
 def _hold(request: BoundedRequest, size: int) -> None:
-    """Hold so much more memory for a long body. Raises Busy."""
+    """Reserve so many more bytes for a long body. Raises Busy."""
     if not request.channel.hold_more(size):
         raise Busy("the batches that are being read fill their memory; try again")

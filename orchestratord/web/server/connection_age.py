@@ -1,4 +1,4 @@
-"""How old a connection may become before its client is asked, with an answer, to make a new one."""
+"""The age at which an answer asks the client to make a new connection."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Seconds, give or take JITTER of them. Behind a balancer a new connection may lead to another replica; a client that
-#: keeps one for ever would never report to a replica that was added since.
+#: Seconds, plus or minus the fraction JITTER. Behind a balancer a new connection may lead to another replica. A client
+#: that keeps its connection would never report to a replica that was added later.
 MAX_AGE = 120.0
 #: So that clients which came together do not come back together.
 JITTER = 0.2

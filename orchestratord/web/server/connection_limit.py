@@ -1,49 +1,44 @@
-"""How many connections there may be, and the short answer to one too many."""
+"""The limit on connections, and the 503 for a connection over it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from twisted.internet.protocol import Protocol, connectionDone
+
+from orchestratord.web.server.responses import early_answer
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import ITCPTransport
     from twisted.python.failure import Failure
 
-#: Connections over the limit that are answered at a time; more are closed without a word.
+#: Connections over the limit that get an answer at a time; more are closed without one.
 REFUSALS = 64
-#: Seconds in which one that is refused should have sent its request: a reset at once would take the answer from it.
+#: Seconds for a refused client to send its request. A reset at once would destroy the answer.
 REFUSAL_SECONDS = 2.0
-
-_BODY = msgspec.json.encode({"error": "too many connections; try again"})
-_REFUSAL = (
-    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
-    b"Retry-After: 1\r\nConnection: close\r\n\r\n%s" % (len(_BODY), _BODY)
-)
 
 
 class ConnectionLimit:
-    """Counts connections; sites that share it share its limits. Belongs to the reactor thread.
+    """Counts the connections of all sites that share it. Belongs to the reactor thread.
 
-    Those in TLS take twenty times the memory, and have a limit of their own besides.
+    A connection in TLS takes twenty times the memory, so TLS has a lower limit of its own.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = self.tls_limit = limit
         #: How many there are, and how many of those are in TLS.
         self.open = self.tls_open = 0
-        #: How many were one too many since the start.
+        #: How many were refused since the start.
         self.refused = 0
         self._refusals = 0
 
     @property
     def full(self) -> bool:
-        """Whether the next one is one too many."""
+        """Whether the next connection is over the limit."""
         return self.open >= self.limit
 
     def admits_tls(self) -> bool:
-        """Return whether there may be another one in TLS, or count a refusal."""
+        """Return whether another connection in TLS is allowed; if not, count a refusal."""
         if self.tls_open < self.tls_limit:
             return True
         self.refused += 1
@@ -54,7 +49,7 @@ class ConnectionLimit:
         self.tls_open += change
 
     def refusal(self, reactor: Any) -> RefusingProtocol | None:
-        """Return what answers a connection that is one too many; None if it should be closed at once."""
+        """Count a refusal, and return the protocol that answers it; None: close the connection at once."""
         self.refused += 1
         return RefusingProtocol(self, reactor) if self._refusals < REFUSALS else None
 
@@ -77,10 +72,10 @@ class RefusingProtocol(Protocol):
         """Answer at once."""
         self._connections.refusing(1)
         self._deadline = self._reactor.callLater(REFUSAL_SECONDS, self.transport.abortConnection)
-        self.transport.write(_REFUSAL)
+        self.transport.write(early_answer(503, {"error": "too many connections; try again"}, (b"Retry-After", b"1")))
 
     def dataReceived(self, data: bytes) -> None:
-        """End: whoever has sent its request now reads the answer."""
+        """End the connection: a client that has sent its request reads the answer."""
         del data
         self.transport.loseConnection()
 

@@ -1,9 +1,9 @@
-"""The short way of a report or a query from memory: one that comes as nearly all do is answered past the ordinary way.
+"""The fast path: usual reports, and queries that memory answers, bypass Twisted's parser.
 
-A report that goes Twisted's way costs 50 us before the kernel's part; 40 of them go into header lines that are the same
-in every report of a profiler, and into objects that nobody looks at. Here the headers are looked up as a whole: 12 us.
-Whatever is not exactly what `FastPath` knows goes Twisted's way, bytes unchanged, and so does all that follows on that
-connection; what is refused is refused there, in the one place that does it.
+A report on the ordinary path costs 50 us besides the kernel's work. 40 us of them go into header lines that are the
+same in every report of a profiler, and into objects that are not used. Here all headers are looked up as one key: 12
+us. A request that is not exactly what `FastPath` knows takes the ordinary path with its bytes unchanged, and so do all
+later requests on that connection. Refusals are made on the ordinary path only.
 """
 
 from __future__ import annotations
@@ -13,46 +13,40 @@ import time
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from orchestratord.security.gate import Rule, rule
+from orchestratord.web.routes import ROUTES, UPDATE_METRICS
 from orchestratord.web.server.http_head import BadHead, field, framing
 
 if TYPE_CHECKING:
     from orchestratord.security.gate import Gate
     from orchestratord.telemetry.self_metrics import SelfMetrics
+    from orchestratord.web.routes import Route
 
-_REPORT_LINE = b"POST /update_metrics HTTP/1.1"
-_QUERY_LINE = re.compile(rb"GET (/query|/api/v1/query)\?([!-~]+) HTTP/1\.1\Z")
+_REPORT_LINE = b"POST %s HTTP/1.1" % UPDATE_METRICS.path.encode()
+_QUERIES = {route.path.encode(): route for route in ROUTES if route.is_fast and "GET" in route.methods}
+_QUERY_LINE = re.compile(rb"GET (%s)\?([!-~]+) HTTP/1\.1\Z" % b"|".join(map(re.escape, _QUERIES)))
 _VERSION = b"HTTP/1.1"
-#: Headers that change nothing about the answer. Any other sends the request Twisted's way.
+#: Every path that is answered here.
+FAST_PATHS = (UPDATE_METRICS.path.encode(), *_QUERIES)
+#: Headers that do not change the answer. A request with any other header takes the ordinary path.
 _IDLE_HEADERS = frozenset({b"host", b"user-agent", b"accept", b"accept-encoding", b"accept-language"})
-#: As all but a few clients spell it; another spelling is a header that is not known here.
+#: The usual spelling. Another spelling is a header that is not known here.
 _AUTHORIZATION = b"\r\nAuthorization: "
-#: Header blocks that are remembered: a fleet sends one for each length of a body.
+#: Header blocks that are remembered: profilers send one for each length of a body.
 _MAX_KNOWN = 1000
 _MAX_HEAD = 2000
 
 
-def _rule(method: bytes, path: bytes) -> Rule:
-    found = rule(method, path)
-    assert found is not None  # noqa: S101 - the routes of this module are routes
-    return found
-
-
-_REPORT = _rule(b"POST", b"/update_metrics")
-_QUERIES = {path: _rule(b"GET", path) for path in (b"/query", b"/api/v1/query")}
-
-
 class Unanswered(Enum):
-    """What is to be done with the bytes of a connection that were not answered."""
+    """What to do with the bytes of a connection that were not answered."""
 
-    #: More of the request has to come.
+    #: Wait for the rest of the request.
     WAIT = 1
-    #: Twisted's parser takes over.
+    #: Give them to Twisted's parser: the ordinary path.
     FALL_THROUGH = 2
 
 
 class ReportsTaken(Protocol):
-    """What takes the reports: `orchestratord.web.api.reports.ReportsResource`."""
+    """Stores reports: `orchestratord.web.api.reports.ReportsResource`."""
 
     def take(self, body: bytes, *, closes: bool, node: str | None) -> bytes:
         """Store a body's reports and return a whole answer, or raise with nothing stored."""
@@ -60,24 +54,24 @@ class ReportsTaken(Protocol):
 
 
 class QueriesAtHand(Protocol):
-    """What answers the queries: `orchestratord.web.api.queries.QueriesAtHand`."""
+    """Answers queries: `orchestratord.web.api.queries.Queries`."""
 
     def at_once(self, path: str, query_string: bytes, *, closes: bool) -> bytes | None:
-        """Return a whole answer that is at hand, or None; or raise."""
+        """Return a whole answer if there is one without asking Prometheus, else None. May raise."""
         ...
 
 
 class Answered(NamedTuple):
-    """A whole answer, head and body, and whether the connection ends with it."""
+    """A whole answer, head and body, and whether the connection ends after it."""
 
     data: bytes
     closes: bool
 
 
 class _Headers(NamedTuple):
-    """What the headers of a request say: whether they are those of a plain query, or of a plain report and how long.
+    """What the headers of a request mean: whether they are a plain query's, and the length of a plain report's body.
 
-    `length` is the report's, in bytes; 0: they are not those of a report.
+    `length` is in bytes; 0: the headers are not a report's. `closes`: the connection ends after the answer.
     """
 
     is_query: bool
@@ -86,9 +80,9 @@ class _Headers(NamedTuple):
 
 
 class FastPath:
-    """Answers whole reports, and queries whose answer is at hand, of those whom `gate` lets in.
+    """Answers whole reports, and queries that need no Prometheus, from clients that `gate` admits.
 
-    `max_body` is the longest report, in bytes.
+    `max_body` is the longest report, in bytes. Belongs to the reactor thread.
     """
 
     def __init__(
@@ -99,13 +93,13 @@ class FastPath:
         self._telemetry = telemetry
         self._gate = gate
         self._max_body = max_body
-        #: What header blocks said; the request line is not part of the key, since every query has its own.
+        #: What header blocks mean. The request line is not part of the key, since every query has its own.
         self._known: dict[bytes, _Headers | None] = {}
 
     def answer(self, data: bytes, *, last: bool = False) -> Answered | Unanswered:
-        """Return the answer to a request, if `data` is one and no more, or what is to be done instead.
+        """Return the answer if `data` is exactly one request, or what to do instead.
 
-        `last` has it end the connection, whether the client asks for that or not.
+        With `last` the answer ends the connection, even if the client does not ask for that.
         """
         started = time.perf_counter()
         at = data.find(_AUTHORIZATION, 0, _MAX_HEAD)
@@ -136,17 +130,17 @@ class FastPath:
     ) -> Answered | Unanswered:
         """Answer a report whose body begins at `body`."""
         missing = body + headers.length - len(data)
-        if missing < 0 or self._is_odd(authorization, _REPORT):
+        if missing < 0 or self._is_odd(authorization, UPDATE_METRICS):
             return Unanswered.FALL_THROUGH
         try:
-            # Each time, and before the rest of a body is waited for.
-            node = self._gate.admit(_REPORT, authorization)
+            # For each packet, so that a client without a token does not get to send a body.
+            node = self._gate.admit(UPDATE_METRICS.role, authorization)
             if missing:
                 return Unanswered.WAIT
             answer = self._reports.take(data[body:], closes=headers.closes, node=node)
-        except Exception:  # noqa: BLE001 - nothing was stored; it is refused there, or fails there and is logged
+        except Exception:  # noqa: BLE001 - nothing was stored; the ordinary path answers or logs the same exception
             return Unanswered.FALL_THROUGH
-        self._telemetry.request(_REPORT.route, b"POST", 200, time.perf_counter() - started)
+        self._telemetry.request(UPDATE_METRICS.label, b"POST", 200, time.perf_counter() - started)
         return Answered(answer, headers.closes)
 
     def _query(
@@ -155,26 +149,26 @@ class FastPath:
         asked = _QUERY_LINE.match(line)
         if asked is None or self._is_odd(authorization, _QUERIES[asked[1]]):
             return Unanswered.FALL_THROUGH
-        asks = _QUERIES[asked[1]]
+        route = _QUERIES[asked[1]]
         try:
-            self._gate.admit(asks, authorization)
-            answer = self._queries.at_once(asks.route, asked[2], closes=headers.closes)
-        except Exception:  # noqa: BLE001 - it is refused there, or fails there and is logged
+            self._gate.admit(route.role, authorization)
+            answer = self._queries.at_once(route.path, asked[2], closes=headers.closes)
+        except Exception:  # noqa: BLE001 - the ordinary path answers or logs the same exception
             return Unanswered.FALL_THROUGH
         if answer is None:
             return Unanswered.FALL_THROUGH
-        self._telemetry.request(asks.route, b"GET", 200, time.perf_counter() - started)
+        self._telemetry.request(route.label, b"GET", 200, time.perf_counter() - started)
         return Answered(answer, headers.closes)
 
-    def _is_odd(self, authorization: bytes | None, rule: Rule) -> bool:
-        """Return whether a value has to be read the other way.
+    def _is_odd(self, authorization: bytes | None, route: Route) -> bool:
+        """Return whether the value of Authorization must be read on the ordinary path.
 
-        Where a token is needed, only one that is as it should be, byte for byte, is let in. Another spelling of
-        `Bearer`, white space around a token, or what is no header at all, is read there.
+        Where the role requires a token, the fast path takes `Bearer` in its usual spelling only. The ordinary path
+        reads other spellings, white space around a token, and malformed headers.
         """
         if authorization is None:
             return False
-        if not self._gate.is_open(rule.role):
+        if not self._gate.is_open(route.role):
             return authorization[:7] != b"Bearer "
         try:
             field(b"Authorization:" + authorization)
@@ -183,7 +177,7 @@ class FastPath:
         return False
 
     def _learn(self, block: bytes) -> _Headers | None:
-        """Remember what headers say, or None if the request has to go Twisted's way."""
+        """Parse and remember what headers mean; None: the request takes the ordinary path."""
         if len(self._known) >= _MAX_KNOWN:
             self._known.clear()
         headers = self._parsed(block)
@@ -215,11 +209,11 @@ class FastPath:
 
 
 def _cut(data: bytes, at: int) -> tuple[int, bytes, bytes]:
-    """Return where the head ends, -1 if it does not, the head without its Authorization, and the value of that.
+    """Return where the head ends (-1: it does not), the head without Authorization, and the value of Authorization.
 
-    It is cut out since every node may have a token of its own, and their heads are one and the same without. A second
-    one, or what else is odd, stays in the head, which then is none that is known. A token of 1 kB is skipped by the one
-    byte at its end: looking for the end of the head all through it would take 2 us.
+    It is cut out since every node may have its own token, and their heads are equal without it. A second Authorization
+    stays in the head, which makes the head unknown. The search for the head's end starts behind the token: a search
+    through a token of 1 kB would take 2 us.
     """
     value = at + len(_AUTHORIZATION)
     stop = data.find(b"\r", value)

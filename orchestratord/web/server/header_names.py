@@ -1,4 +1,4 @@
-"""The names of headers that Twisted remembers: short ones, whatever clients and upstreams send."""
+"""Twisted's cache of header names: only short names go in, whatever clients and upstreams send."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.web import http_headers
 
-#: Bytes of a header's name that is remembered; Twisted remembers 10,000 names, for as long as the process lives.
+#: Bytes of a name that is cached. Twisted keeps up to 10,000 names for the life of the process.
 MAX_REMEMBERED = 64
 
 
@@ -19,7 +19,7 @@ class _Short(dict[Any, bytes]):
 
 
 def remember_short_names_only() -> None:
-    """Have Twisted remember the canonical form of short names only: 3 MB at most, rather than 300 MB for ever."""
+    """Let Twisted cache the canonical form of short names only: at most 3 MB instead of 300 MB."""
     encoder: Any = getattr(http_headers, "_nameEncoder", None)
     if hasattr(encoder, "_canonicalHeaderCache"):
         encoder._canonicalHeaderCache = _Short()  # noqa: SLF001 - there is no other way to bound it

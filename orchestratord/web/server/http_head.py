@@ -23,14 +23,14 @@ _REQUEST_LINE = re.compile(rb"(%s) ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])" % _TOKE
 _HOST = rb"(?:\[[0-9A-Za-z:.%_~!$&'()*+,;=-]+\]|[0-9A-Za-z._~!$&'()*+,;=%-]*)(?::[0-9]*)?"
 _HOST_FIELD = re.compile(_HOST)
 _ABSOLUTE = re.compile(rb"(https?)://(%s)([/?].*)?" % _HOST, re.IGNORECASE | re.DOTALL)
-#: What no value holds: control characters, except the tab. RFC 9110, 5.5.
+#: Control characters except the tab: not allowed in a value. RFC 9110, 5.5.
 _CONTROLS = bytes([*range(9), *range(10, 32), 127])
 #: The registered methods of plain HTTP: RFC 9110, PATCH and QUERY; except CONNECT, which is for proxies.
 _METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"TRACE", b"PATCH", b"QUERY"})
 
 
 class BadHead(Fault):
-    """The head is not one of HTTP/1.1, or does not say where the request ends: nothing behind it can be read."""
+    """The head is not valid HTTP/1.1, or does not say where the request ends, so nothing after it can be read."""
 
     status = 400
     closes = True
@@ -55,7 +55,7 @@ class Misdirected(BadHead):
 
 
 class UnknownMethod(Fault):
-    """A method that is in no standard that is followed here."""
+    """A method that is not registered for HTTP, or CONNECT."""
 
     status = 501
 
@@ -67,7 +67,7 @@ class UnknownExpectation(Fault):
 
 
 class NoSuchTag(Fault):
-    """If-Match with an entity tag: no answer here has one, so that none can match."""
+    """If-Match with an entity tag. No answer here has one, so none can match."""
 
     status = 412
 
@@ -94,18 +94,18 @@ def request_line(line: bytes, is_secure: Callable[[], bool]) -> RequestLine:
         raise BadHead(f"the first line must be a method, a target and HTTP/1.1, not {_shown(line)}")
     method, target, major, minor = match.groups()
     if major != b"1":
-        raise UnknownVersion(f"HTTP/1.1 is spoken here, not HTTP/{major.decode()}.{minor.decode()}")
+        raise UnknownVersion(f"only HTTP/1.1 is supported, not HTTP/{major.decode()}.{minor.decode()}")
     return RequestLine(method, _target(method, target, is_secure), b"HTTP/1.0" if minor == b"0" else b"HTTP/1.1")
 
 
 def _target(method: bytes, target: bytes, is_secure: Callable[[], bool]) -> bytes:
-    """Return a target's path and query. Whose they are, as an absolute target says, decides nothing here."""
+    """Return a target's path and query. The host of an absolute target is ignored."""
     if target[:1] == b"/" or (target == b"*" and method == b"OPTIONS"):
         return target
     absolute = _ABSOLUTE.fullmatch(target)
     if absolute is None or absolute[2][:1] in {b"", b":"}:
         if method == b"CONNECT":
-            raise UnknownCoding("CONNECT is for proxies, and this is none")
+            raise UnknownCoding("CONNECT is for proxies, and this is not one")
         raise BadHead(f"the target must be a path or an http URL, not {_shown(target)}")
     if absolute[1].lower() == b"https" and not is_secure():
         raise Misdirected("an https URL is answered in TLS only")
@@ -140,7 +140,7 @@ def framing(version: bytes, values: Callable[[bytes], Sequence[bytes] | None]) -
 
 
 def check(method: bytes, version: bytes, values: Callable[[bytes], Sequence[bytes] | None]) -> bool:
-    """Return whether the client waits for 100 Continue; raise a Fault for what is asked of no server like this one."""
+    """Return whether the client waits for 100 Continue; raise a Fault for a method or header that is not supported."""
     if method not in _METHODS:
         raise UnknownMethod(f"the method {_shown(method)} is not known here; methods are in capital letters")
     expectations = _members(values(b"Expect") or ())
@@ -171,7 +171,7 @@ def _length(values: Sequence[bytes]) -> int:
 
 
 def _members(values: Sequence[bytes]) -> list[bytes]:
-    """Return the members of a list, which may have several lines, in lower case."""
+    """Return the members of a list header, which may have several lines, in lower case."""
     return [member for value in values for part in value.split(b",") if (member := part.strip(b" \t").lower())]
 
 

@@ -1,4 +1,4 @@
-"""The ports that a site is served on: opened from their descriptions, told by their addresses, and closed."""
+"""The ports of a site: opened from endpoint descriptions, described by their addresses, and closed."""
 
 from __future__ import annotations
 
@@ -20,26 +20,31 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 
     from orchestratord.security.tls import ServerTls
-    from orchestratord.web.server.tls_transport import Bound
+    from orchestratord.web.server.tls_transport import TlsLimit
 
 #: Connections that may wait to be accepted; the kernel may allow fewer (net.core.somaxconn).
 BACKLOG = 4096
 
 
 class Listeners:
-    """Listens by endpoint descriptions, those with `tls:` before them in TLS, for which there is a `tls` then.
+    """Listens on endpoint descriptions; those that begin with `tls:` serve TLS, and need `tls`.
 
-    A TCP port without an interface is opened for IPv4 and for IPv6, as far as the machine has them.
+    A TCP port without an interface is opened for IPv4 and for IPv6 if the machine has both.
     """
 
     def __init__(
-        self, reactor: Any, descriptions: Sequence[str], factory: IProtocolFactory, tls: ServerTls | None, bound: Bound
+        self,
+        reactor: Any,
+        descriptions: Sequence[str],
+        factory: IProtocolFactory,
+        tls: ServerTls | None,
+        limit: TlsLimit,
     ) -> None:
         self._reactor = reactor
         self._descriptions = descriptions
         self._factory = factory
         self._tls = tls
-        self._bound = bound
+        self._limit = limit
         self._opened: list[_Listener] = []
 
     def open(self) -> None:
@@ -47,12 +52,12 @@ class Listeners:
         for description in self._descriptions:
             try:
                 ports = self._ports(description)
-            except Exception as error:  # noqa: BLE001 - whatever an endpoint of a plugin may raise
+            except Exception as error:  # noqa: BLE001 - a plugin's endpoint may raise anything
                 raise _cannot_listen(description, error) from None
             self._opened += [_Listener(description, port) for port in ports]
 
     async def close(self) -> None:
-        """Accept no connection any more; those that there are go on."""
+        """Accept no more connections; existing ones go on."""
         for listener in self._opened:
             closed = listener.port.stopListening()
             if closed is not None:
@@ -60,19 +65,19 @@ class Listeners:
 
     @property
     def addresses(self) -> list[str]:
-        """Where they listen, for people."""
+        """The addresses, for the log."""
         return [listener.address for listener in self._opened]
 
     @property
     def places(self) -> list[Place]:
-        """Where they listen, for programs."""
+        """The addresses as Twisted has them, and whether each serves TLS."""
         return [
             Place(port.getHost(), tls=description.startswith((TLS_PREFIX, "ssl:")))
             for description, port in self._opened
         ]
 
     def own_address(self) -> str:
-        """Return `HOST:PORT` under which this very machine reaches the first TCP listener without TLS."""
+        """Return the `HOST:PORT` at which this machine itself reaches the first TCP listener without TLS."""
         for description, port in self._opened:
             host: Any = port.getHost()
             if description.startswith((TLS_PREFIX, "ssl:")):
@@ -87,7 +92,7 @@ class Listeners:
         inner = description.removeprefix(TLS_PREFIX)
         factory = self._factory
         if self._tls is not None and inner != description:
-            factory = TlsFactory(self._tls, factory, self._reactor, self._bound)
+            factory = TlsFactory(self._tls, factory, self._reactor, self._limit)
         backlog = re.search(r":backlog=(\d+)", inner)
 
         endpoint = serverFromString(self._reactor, inner)
@@ -114,7 +119,7 @@ class Listeners:
 
 
 class _Listener(NamedTuple):
-    """An open port, and the endpoint description that it was opened by."""
+    """An open port, and the endpoint description that it was opened from."""
 
     description: str
     port: IListeningPort

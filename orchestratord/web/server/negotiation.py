@@ -1,4 +1,4 @@
-"""What a client would rather have, by its headers and the weights in them: HTML, gzip, an exposition format. Pure."""
+"""Content negotiation by Accept headers and their weights: HTML, gzip, the exposition format. Pure."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ VARY = b"Accept, Accept-Encoding"
 
 
 def prefers_html(accept: str, other: str) -> bool:
-    """Return whether an Accept header asks for text/html rather than for a media type such as application/json.
+    """Return whether an Accept header prefers text/html to the media type `other`, such as application/json.
 
-    A tie, and `*/*`, is the other's: programs say no more than that, browsers name text/html.
+    At equal weights, and for `*/*`, `other` wins: programs send `*/*`, browsers name text/html.
     """
     return _quality(accept, "text/html") > _quality(accept, other)
 
 
 def accepts_gzip(accept_encoding: str) -> bool:
-    """Return whether an Accept-Encoding header takes gzip, also called x-gzip, and not rather a plain answer."""
+    """Return whether an Accept-Encoding header accepts gzip, also called x-gzip, and does not prefer a plain answer."""
     weights = {"gzip": -1.0, "identity": -1.0, "*": -1.0}
     for name, _, quality in _items(accept_encoding):
         coding = "gzip" if name == "x-gzip" else name
@@ -33,9 +33,9 @@ def accepts_gzip(accept_encoding: str) -> bool:
 
 
 def exposition_accept(accept: str) -> str:
-    """Return an Accept header for prometheus_client, which does not look at weights: the best first, none of weight 0.
+    """Return an Accept header for prometheus_client, which ignores weights: the best first, without those of weight 0.
 
-    What comes after the plain text format, the default, is left out. At equal weights a newer format is better.
+    Formats after the plain text format, the default, are left out. At equal weights a newer format comes first.
     """
     wanted = []
     for place, (name, parameters, quality) in enumerate(_items(accept)):

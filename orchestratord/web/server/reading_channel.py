@@ -1,55 +1,69 @@
-"""What is read of a connection: the heads of requests, strictly, and nothing any more once it is given up."""
+"""The reading side of a connection: strict heads of requests, early refusals, and the end of reading."""
 
 from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING
 
-import msgspec
 from twisted.web import http
 from twisted.web.http import _ChunkedTransferDecoder, _IdentityTransferDecoder
 
 from orchestratord.web.server.http_head import BadHead, field, framing, request_line
-from orchestratord.web.server.responses import fault_headers
+from orchestratord.web.server.responses import early_answer, fault_content, fault_headers
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import ITCPTransport
 
     from orchestratord.errors import Fault
     from orchestratord.runtime.memory_budget import Reservation
+    from orchestratord.web.server.context import ServerContext
     from orchestratord.web.server.request import BoundedRequest
-    from orchestratord.web.server.site import OrchestratorSite
 
-#: What a header takes of memory beside its bytes.
+#: Bytes of memory that a header takes besides its own bytes.
 HEADER_BYTES = 300
-#: Bytes of trailers, which are dropped: nobody sends any here, and each takes memory beside its bytes.
+#: Bytes of trailers. They are dropped, since no client sends any here.
 MAX_TRAILERS = 4096
 
 
 class ReadingChannel(http.HTTPChannel):
-    """Reads requests. A subclass says how long each may take, and in whose turn it is answered.
+    """Reads requests. The subclass adds deadlines and the order of answers.
 
     Twisted's own reading of a head is not used: it is laxer than RFC 9112 in some places, and it goes on with the next
     line after it has refused one.
+
+    Twisted has no public form of the private state that is used here and in the subclass (the names are Twisted's;
+    `tests/web/server/test_twisted_private.py` fails if a new Twisted changes them):
+
+    - `_buffer`, `_dataBuffer`: what has come and was not read yet. It is dropped when the connection is given up, and
+      tells whether another request has come.
+    - `_command`, `_path`, `_version`: the first line. Twisted reads it more laxly, and gives it to a request too late.
+    - `_receivedHeaderSize`, `_receivedHeaderCount`: the size of the head, which this class counts itself.
+    - `_transferDecoder`, `_finishRequestBody`: the body, which `http_head` frames more strictly than Twisted.
+    - `_send100Continue`, `_respondToBadRequestAndDisconnect`: `100 Continue` only where the body is wanted; and the
+      answer to a malformed chunked body, for which Twisted's has no body and no Content-Length.
+    - `_busyReceiving`, `_handlingRequest`: whether this is a call from within another, and whether Twisted keeps what
+      comes for later.
+    - `_networkProducer`, `_optimisticEagerReadSize`: reading stops while a client does not read its answers.
     """
 
-    site: OrchestratorSite
+    #: Set by the site, as Twisted sets `site`.
+    context: ServerContext
     transport: ITCPTransport
-    #: Whether the connection is of no use any more. Nothing that still comes on it reaches a parser or a route.
+    #: Whether reading has ended. Nothing that still comes reaches a parser or a route.
     given_up = False
-    #: What the requests that arrive hold of the memory for them; made when needed, since most reports are one packet.
+    #: The memory that arriving requests hold. Made when needed, since most reports come in one packet.
     _arriving: Reservation | None = None
-    #: Whether what comes is the rest of a request that was refused: its body is read to find its end, and dropped.
+    #: Whether the rest of a refused request is coming: it is read to find its end, and dropped.
     _discarding = False
     #: Whether a request arrives, from its first line to the end of its body.
     _in_request = False
-    #: Whether the one empty line that may stand before a request was there.
+    #: Whether the one empty line that is allowed before a request has come.
     _empty_line = False
     # Four times Twisted's, so that a long query in a URL meets its own limit first.
     MAX_LENGTH = totalHeadersSize = 65_536
 
     def give_up(self) -> None:
-        """Read nothing more: neither what comes, nor what has come and was not read yet."""
+        """End reading: drop what has come and was not read yet, and whatever still comes."""
         self.given_up = True
         self._buffer = b""
         self._dataBuffer = []
@@ -58,7 +72,7 @@ class ReadingChannel(http.HTTPChannel):
         self._let_go()
 
     def dataReceived(self, data: bytes) -> None:
-        """Have what comes read, unless the connection is given up."""
+        """Read what comes, unless the connection is given up."""
         if not self.given_up:
             super().dataReceived(data)
 
@@ -97,7 +111,7 @@ class ReadingChannel(http.HTTPChannel):
         self.requests[-1].requestHeaders.addRawHeader(*field(line))
 
     def allHeadersReceived(self) -> None:
-        """Learn how the request ends, and whether it is one that is answered; then read its body, if it has one."""
+        """Find out how the request ends, let it be admitted or refused, and read its body if it has one."""
         request = self.requests[-1]
         values = request.requestHeaders.getRawHeaders
         framed = framing(self._version, values)
@@ -139,9 +153,9 @@ class ReadingChannel(http.HTTPChannel):
         return self._command, self._path, self._version
 
     def hold_more(self, size: int) -> bool:
-        """Hold so many bytes more for the request that arrives, until it is answered; False if there is no room."""
+        """Reserve so many more bytes for the arriving request until it is answered; False if there is no memory."""
         if self._arriving is None:
-            self._arriving = self.site.arriving.reservation()
+            self._arriving = self.context.arriving.reservation()
         return self._arriving.hold(self._arriving.held + size)
 
     def _let_go(self) -> None:
@@ -149,21 +163,21 @@ class ReadingChannel(http.HTTPChannel):
             self._arriving.end()
 
     def _overwhelmed(self) -> None:
-        """Refuse what arrives, since all requests that arrive fill the memory there is for them."""
+        """Refuse what arrives, since arriving requests fill the memory for them."""
         raise NotImplementedError
 
     def _linger(self) -> None:
-        """Leave the connection open for as long as its client may need to read an early answer."""
+        """Leave the connection open for as long as the client may need to read an early answer."""
         raise NotImplementedError
 
     def refuse(self, request: BoundedRequest, fault: Fault) -> None:
         """Answer a request ahead of its end. The end of its body ends the connection, or a deadline does."""
-        content = fault.envelope if request.rule is not None and request.rule.is_promql else fault.content
-        self._write_early(fault.status, content, *fault_headers(fault), has_body=request.method != b"HEAD")
-        request.route = request.rule.route if request.rule else "other"
+        content, has_body = fault_content(fault, request.route), request.method != b"HEAD"
+        self.transport.write(early_answer(fault.status, content, *fault_headers(fault), has_body=has_body))
+        request.label = request.route.label if request.route else "other"
         request.arrived = time.perf_counter()
-        self.site.refused(request, fault)
-        self.site.count(request, fault.status)
+        self.context.refused(request, fault)
+        self.context.count(request, fault.status)
         self._discarding = True
         self._let_go()
         self._linger()
@@ -176,32 +190,15 @@ class ReadingChannel(http.HTTPChannel):
         self._linger()
 
     def _respondToBadRequestAndDisconnect(self) -> None:
-        """Refuse a chunked body that is none. Twisted calls this."""
+        """Refuse a chunked body that is malformed, or whose chunks are tiny. Twisted calls this."""
         self._refuse_unread(BadHead("the chunked body is malformed, or its chunks are tiny"))
 
     def _refuse_unread(self, fault: Fault) -> None:
-        """Answer, unless there was an answer already, and end the connection: nothing tells where a request begins."""
+        """Answer, unless that was done, and end the connection: it is unknown where the next request begins."""
         if not self._discarding:
             self._answer_early(fault.status, str(fault))
         self.loseConnection()
 
     def _answer_early(self, status: int, text: str, *headers: tuple[bytes, bytes]) -> None:
-        self._write_early(status, {"error": text}, *headers)
-        self.site.telemetry.request("other", b"other", status, 0.0)
-
-    def _write_early(
-        self, status: int, value: dict[str, str], *headers: tuple[bytes, bytes], has_body: bool = True
-    ) -> None:
-        body = msgspec.json.encode(value)
-        self.transport.write(
-            b"HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
-            b"%sConnection: close\r\n\r\n%s"
-            % (
-                status,
-                http.RESPONSES.get(status, b"Refused"),
-                http.datetimeToString(),
-                len(body),
-                b"".join([b"%s: %s\r\n" % header for header in headers]),
-                body if has_body else b"",
-            )
-        )
+        self.transport.write(early_answer(status, {"error": text}, *headers))
+        self.context.telemetry.request("other", b"other", status, 0.0)

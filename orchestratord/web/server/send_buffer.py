@@ -1,15 +1,15 @@
-"""An answer, or the rest of one, that waits for its client to read."""
+"""The rest of an answer, while the client does not read it."""
 
 from __future__ import annotations
 
 from collections import deque
 
-#: Bytes that go to the connection at once: as many as Twisted gives the kernel in one call.
+#: Bytes that are written to the connection at once: as many as Twisted gives the kernel in one call.
 PIECE = 131_072
 
 
 class SendBuffer:
-    """Parts of an answer in their order, given out in pieces of PIECE bytes at the most; they are not copied before."""
+    """The parts of an answer in order, returned in pieces of at most PIECE bytes; nothing is copied before."""
 
     def __init__(self) -> None:
         self._parts: deque[bytes] = deque()
@@ -24,7 +24,7 @@ class SendBuffer:
             self.size += len(data)
 
     def piece(self) -> bytes:
-        """Return the next piece, and forget it."""
+        """Remove and return the next piece."""
         part = self._parts[0]
         piece = part[self._offset : self._offset + PIECE]
         self._offset += len(piece)
@@ -35,6 +35,6 @@ class SendBuffer:
         return piece
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Drop everything."""
         self._parts.clear()
         self._offset = self.size = 0

@@ -1,4 +1,4 @@
-"""Clients that read their answers slowly: they have a deadline for progress, and make room for others."""
+"""Clients that read their answers slowly: they must make progress, and are cut when others need the memory."""
 
 from __future__ import annotations
 
@@ -9,33 +9,55 @@ from fcntl import ioctl
 from itertools import islice
 from struct import unpack
 from termios import TIOCOUTQ
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from orchestratord.errors import Busy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from orchestratord.web.server.channel import BoundedChannel
-    from orchestratord.web.server.request import BoundedRequest
+    from twisted.internet.defer import Deferred
 
-#: A client that does not read as fast as it is answered takes PROGRESS_BYTES in every PROGRESS_SECONDS, or is cut.
+#: A client that reads more slowly than it is answered is cut unless it reads PROGRESS_BYTES in every PROGRESS_SECONDS.
 PROGRESS_SECONDS = 10.0
 PROGRESS_BYTES = 10_000
-#: Seconds for which a client may be slow before it has to make room for another one.
+#: Seconds for which a client may be slow before it may be cut in favour of another one.
 GRACE_SECONDS = 1.0
-#: Slow readers at a time, each of which has a piece of its answer, 128 KiB, on its connection: beyond this, each new
-#: one takes the place of another, unless all have just come.
+#: Slow readers at a time. Each has a piece of its answer, 128 KiB, on its connection. Each one more takes the place of
+#: the oldest, unless that is within GRACE_SECONDS.
 MOST = 512
-#: Slow readers that are compared when one has to make room: a millisecond.
+#: Slow readers that are compared to find the slowest: 1 ms.
 _COMPARED = 128
-#: Bytes of answers that wait for slow readers and are in no other bound: of pages and documents.
+#: Bytes of answers that wait for slow readers and have no other limit: pages and documents.
 WAITING_BYTES = 67_108_864
+
+
+class SlowConnection(Protocol):
+    """What has to be known of a connection here: `orchestratord.web.server.channel.BoundedChannel`."""
+
+    transport: Any
+    #: The requests that are not answered yet; the first is being answered.
+    requests: list[Any]
+
+    def abort(self) -> None:
+        """End the connection at once."""
+        ...
+
+
+class SlowRequest(Protocol):
+    """What has to be known of a request here: `orchestratord.web.server.request.BoundedRequest`."""
+
+    channel: Any
+    has_slot: bool
+
+    def notifyFinish(self) -> Deferred[None]:
+        """Return a Deferred that fires at the end of the answer, or of the connection."""
+        ...
 
 
 @dataclass(slots=True)
 class _Progress:
-    """What a slow reader had taken when it became slow, and at the start of the period in which it must take more."""
+    """How many bytes a slow reader had read when it became slow, and at the start of the current period."""
 
     since: float
     taken_then: int
@@ -44,12 +66,12 @@ class _Progress:
 
 
 class SlowReaders:
-    """The connections whose clients do not read as fast as they are answered. Belongs to the reactor thread."""
+    """The connections whose clients read more slowly than they are answered. Belongs to the reactor thread."""
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
-        #: In the order of the starts of their periods.
-        self._slow: OrderedDict[BoundedChannel, _Progress] = OrderedDict()
+        #: Ordered by the start of the current period.
+        self._slow: OrderedDict[SlowConnection, _Progress] = OrderedDict()
         #: How many were cut since the start, at the deadline for progress or to make room.
         self.cut = 0
 
@@ -57,8 +79,8 @@ class SlowReaders:
         """How many there are."""
         return len(self._slow)
 
-    def slow(self, channel: BoundedChannel) -> None:
-        """Take note of a connection whose client does not read as fast as it is answered."""
+    def slow(self, channel: SlowConnection) -> None:
+        """Add a connection whose client reads more slowly than it is answered."""
         if channel in self._slow:
             return
         now, taken = self._reactor.seconds(), _taken(channel)
@@ -68,12 +90,12 @@ class SlowReaders:
                 self._cut(oldest)
         self._slow[channel] = _Progress(now, taken, now, taken)
 
-    def caught_up(self, channel: BoundedChannel) -> None:
-        """Forget a connection whose client has read all that was written, or that has ended."""
+    def caught_up(self, channel: SlowConnection) -> None:
+        """Remove a connection whose client has read all that was written, or that has ended."""
         self._slow.pop(channel, None)
 
     def check(self) -> None:
-        """Cut those that have made no progress; to be called about once a second."""
+        """Cut the clients that have made no progress. Call it about once a second."""
         now = self._reactor.seconds()
         while self._slow:
             channel, progress = next(iter(self._slow.items()))
@@ -82,14 +104,14 @@ class SlowReaders:
             taken = _taken(channel)
             if 0 <= taken - progress.taken < PROGRESS_BYTES:
                 self._cut(channel)
-            else:  # below 0, it has begun to take another answer
+            else:  # below 0: the client is reading another answer
                 progress.period, progress.taken = now, taken
                 self._slow.move_to_end(channel)
 
-    def cut_slowest(self, requests: Iterable[BoundedRequest]) -> BoundedRequest | None:
+    def cut_slowest(self, requests: Iterable[SlowRequest]) -> SlowRequest | None:
         """Cut the one of these requests whose client reads most slowly, and return it; None if none is slow enough."""
         now = self._reactor.seconds()
-        slowest: BoundedRequest | None = None
+        slowest: SlowRequest | None = None
         least = 0.0
         for request in requests:
             progress = self._slow.get(request.channel)
@@ -109,28 +131,28 @@ class SlowReaders:
         )
         return self.cut_slowest(list(islice(holders, _COMPARED))) is not None
 
-    def _cut(self, channel: BoundedChannel) -> None:
+    def _cut(self, channel: SlowConnection) -> None:
         self.cut += 1
         self.caught_up(channel)
         channel.abort()
 
 
 class Slots:
-    """So many answers of a kind at a time, until they are read. Belongs to the reactor thread.
+    """At most `limit` answers of a kind at a time, until they are read. Belongs to the reactor thread.
 
-    Where all are taken, the slowest reader makes room for a new one. `busy` says to clients why there is none.
+    If all slots are taken, the slowest reader is cut for a new one. `busy` is the error text if none is slow enough.
     """
 
     def __init__(self, limit: int, busy: str) -> None:
         self._limit = limit
         self._busy = busy
-        #: In the order in which they came.
-        self._holders: dict[BoundedRequest, None] = {}
+        #: In the order of their arrival.
+        self._holders: dict[SlowRequest, None] = {}
 
-    def take(self, request: BoundedRequest) -> None:
+    def take(self, request: SlowRequest) -> None:
         """Take a slot for as long as the request is being answered; raises Busy."""
         if len(self._holders) >= self._limit:
-            cut = request.channel.site.readers.cut_slowest(self._holders)
+            cut = request.channel.context.readers.cut_slowest(self._holders)
             if cut is None:
                 raise Busy(self._busy)
             self._holders.pop(cut, None)
@@ -139,14 +161,17 @@ class Slots:
         request.notifyFinish().addBoth(lambda _: self._holders.pop(request, None))
 
 
-def _taken(channel: BoundedChannel) -> int:
-    """Return a number that grows by each byte that the client takes of an answer."""
+def _taken(channel: SlowConnection) -> int:
+    """Return a number that grows with each byte of an answer that the client reads."""
     sent = channel.requests[0].sentLength if channel.requests else 0
     return int(sent) - _unsent(channel.transport)
 
 
 def _unsent(transport: Any) -> int:
-    """Return how many bytes wait here, or in the kernel: sent perhaps, but not yet acknowledged by the client."""
+    """Return how many bytes wait here, or in the kernel: sent perhaps, but not yet acknowledged by the client.
+
+    Twisted does not tell: `_appSendBuffer`, `_tempDataLen` and `dataBuffer` from `offset` on are where it keeps them.
+    """
     waiting: int = 0
     inner = getattr(transport, "transport", None)  # what TLS writes to
     if inner is not None:

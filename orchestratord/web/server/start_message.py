@@ -1,4 +1,4 @@
-"""What the start log says of the ports: the page's address, and who can reach what without a token. Pure."""
+"""The start log's lines about the ports: the address of the pages, and what others reach without a token. Pure."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read, not bou
 
 
 class Place(NamedTuple):
-    """Where a listener listens: Twisted's address of it, and whether it serves TLS."""
+    """The address of a listener as Twisted has it, and whether the listener serves TLS."""
 
     host: Any
     tls: bool
 
     @property
     def is_tcp(self) -> bool:
-        """Whether it has a host and a port; a UNIX socket has not."""
+        """Whether it has a host and a port, unlike a UNIX socket."""
         return getattr(self.host, "type", None) == "TCP"
 
     @property
@@ -34,7 +34,7 @@ class Place(NamedTuple):
 
 
 def page_address(places: Sequence[Place]) -> str | None:
-    """Return the URL at which a browser on this machine finds the pages, if one can; the first without TLS if any."""
+    """Return the URL of the pages for a browser on this machine, preferably without TLS; None without a TCP port."""
     for place in sorted((place for place in places if place.is_tcp), key=lambda place: place.tls):
         name = _WILDCARDS.get(place.host.host, place.host.host)
         shown = f"[{name}]" if ":" in name else name
@@ -43,17 +43,19 @@ def page_address(places: Sequence[Place]) -> str | None:
 
 
 def exposure(places: Sequence[Place], admin: Sequence[Place], open_roles: Collection[str], mutual: bool) -> str | None:
-    """Return a warning if others can reach a port and a role that takes no token there, and how to close it.
+    """Return a warning if other machines can use a role without a token, and how to prevent it; None if they cannot.
 
-    `admin` are the administrators' listeners, which alone have the role `admin` where there are any; `mutual`: TLS
-    listeners ask for a client certificate.
+    `admin` are the listeners of `--admin-listen`; if there are any, only they serve the role `admin`. `mutual`: TLS
+    listeners require a client certificate.
     """
     main = [role for role in open_roles if not (admin and role == "admin")]
     said: list[str] = []
     for listeners, roles in ((places, main), (admin, [role for role in open_roles if role == "admin"])):
         reached = [place for place in listeners if place.is_reached_by_others and not (place.tls and mutual)]
         if reached and roles:
-            said.append(f"whoever reaches {', '.join(map(str, reached))} needs no token for {', '.join(roles)}")
+            said.append(
+                f"anyone who can connect to {', '.join(map(str, reached))} needs no token for {', '.join(roles)}"
+            )
     if not said:
         return None
     return (

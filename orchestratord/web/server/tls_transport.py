@@ -1,4 +1,4 @@
-"""Accepted connections in TLS: large answers are encrypted in slices of the reactor's time, and an end is an end."""
+"""Accepted connections in TLS: large answers are encrypted in slices of the reactor's time; both ends close at once."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from zope.interface import implementer
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IProtocolFactory
 
-#: Bytes encrypted in one turn of the reactor: a millisecond's work. 45 MB at once would hold it for 70.
+#: Bytes encrypted in one turn of the reactor: 1 ms. 45 MB at once would block the reactor for 70 ms.
 SLICE_BYTES = 524_288
 #: Bytes that are decrypted at a time, as in Twisted.
 _READ = 32_768
 
 
-class Bound(Protocol):
-    """How many connections there may be: `orchestratord.web.server.connection_limit.ConnectionLimit`."""
+class TlsLimit(Protocol):
+    """The limit on connections in TLS: `orchestratord.web.server.connection_limit.ConnectionLimit`."""
 
     def admits_tls(self) -> bool:
-        """Return whether there may be another one."""
+        """Return whether another one is allowed."""
         ...
 
     def count_tls(self, change: int) -> None:
@@ -36,7 +36,12 @@ class Bound(Protocol):
 
 @implementer(IHalfCloseableProtocol)
 class TlsTransport(BufferingTLSTransport):
-    """What a site's channel has for its transport where the world has TLS."""
+    """The transport of a site's channel on a connection in TLS.
+
+    Twisted's private state and steps are used, since the order of them cannot be changed in public: `_flushReceiveBIO`
+    is replaced, with `_tlsConnection`, `_lostTLSConnection`, `_flushSendBIO` and `_tlsShutdownFinished` as in
+    Twisted's; `_handshakeDone` and `_shutdownTLS` end a connection whose client has left during the handshake.
+    """
 
     factory: TlsFactory
     transport: Any
@@ -67,10 +72,10 @@ class TlsTransport(BufferingTLSTransport):
         self.write(b"".join(sequence))
 
     def loseConnection(self) -> None:
-        """Send what is written, and TLS' end, and close; Twisted would wait for the client's last word."""
+        """Send what is written and the TLS close alert, and close. Twisted would wait for the client's alert."""
         if self._waiting:
             self._ending = True
-            # As for a connection in clear, nothing more is read.
+            # Read nothing more, as on a connection without TLS.
             self.transport.pauseProducing()
             return
         super().loseConnection()
@@ -78,10 +83,9 @@ class TlsTransport(BufferingTLSTransport):
             self.transport.loseConnection()
 
     def readConnectionLost(self) -> None:
-        """Tell the wrapped protocol, if it can be told, that the client sends nothing more, in TLS or below it.
+        """Tell the wrapped protocol, if it listens, that the client sends nothing more: in TLS, or in TCP below it.
 
-        An end below TLS alone may be the work of somebody who cuts the connection. HTTP knows by itself whether a
-        request is whole.
+        An attacker can cause an end of TCP alone. That is harmless: HTTP itself knows whether a request is whole.
         """
         if self._ended:
             return
@@ -97,10 +101,10 @@ class TlsTransport(BufferingTLSTransport):
         """Do nothing: the writing side is never shut down alone."""
 
     def _flushReceiveBIO(self) -> None:
-        """Give what was received to the wrapped protocol, except after an end of ours.
+        """Give what was received to the wrapped protocol, unless this side has ended the connection.
 
-        Twisted gives out all records of a segment, whatever happens meanwhile, and ends the connection when the client
-        says that it sends nothing more.
+        Twisted's own method delivers all records of a segment even then, and ends the connection when the client sends
+        its close alert.
         """
         while not self._lostTLSConnection:
             try:
@@ -118,19 +122,19 @@ class TlsTransport(BufferingTLSTransport):
         self._flushSendBIO()
 
     def abortConnection(self) -> None:
-        """Close at once, with nothing more sent."""
+        """Close at once, and send nothing more."""
         self._forget()
         super().abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Forget what nobody will read."""
+        """Drop what the client will not read."""
         self._ended = True
         self._forget()
         super().connectionLost(reason)
 
     def _next_slice(self) -> None:
         self._write_at_once(self._waiting.popleft())
-        # Writing may have ended the connection, and what waits with it.
+        # Writing may have ended the connection, and dropped what waits.
         self._turn = self.factory.clock.callLater(0, self._go_on) if self._waiting or self._ending else None
 
     def _go_on(self) -> None:
@@ -150,21 +154,21 @@ class TlsTransport(BufferingTLSTransport):
 
 
 class TlsFactory(TLSMemoryBIOFactory):
-    """Wraps the connections of a factory in TLS, whose side of it `creator` makes; `clock` is the reactor.
+    """Wraps the connections of a factory in TLS. `creator` makes our side of TLS; `clock` is the reactor.
 
-    `bound` says how many connections there may be; more are closed at once.
+    `limit` limits the connections; more are closed at once.
     """
 
     def __init__(
-        self, creator: IOpenSSLServerConnectionCreator, wrapped: IProtocolFactory, clock: Any, bound: Bound
+        self, creator: IOpenSSLServerConnectionCreator, wrapped: IProtocolFactory, clock: Any, limit: TlsLimit
     ) -> None:
         super().__init__(creator, False, wrapped, clock)
         self.clock = clock
-        self._bound = bound
+        self._limit = limit
 
     def buildProtocol(self, addr: Any) -> TlsTransport | None:  # type: ignore[override]  # IProtocolFactory allows it
-        """Return the TLS side of a connection just accepted; None, to close it, if the wrapped factory says so."""
-        if not self._bound.admits_tls():
+        """Return the TLS side of an accepted connection; None, which closes it, over a limit."""
+        if not self._limit.admits_tls():
             return None
         wrapped = self.wrappedFactory.buildProtocol(addr)
         return None if wrapped is None else TlsTransport(self, wrapped)
@@ -172,10 +176,10 @@ class TlsFactory(TLSMemoryBIOFactory):
     def registerProtocol(self, p: Any) -> None:
         """Count a connection that has begun; Twisted calls this twice."""
         if p not in self.protocols:
-            self._bound.count_tls(1)
+            self._limit.count_tls(1)
         super().registerProtocol(p)
 
     def unregisterProtocol(self, p: Any) -> None:
         """Count a connection that has ended."""
         super().unregisterProtocol(p)
-        self._bound.count_tls(-1)
+        self._limit.count_tls(-1)

@@ -139,8 +139,8 @@ def test_unknown_names_are_counted_and_told(headers: dict[str, str]) -> None:
     )
     assert wire.metrics.value("orchestrator_unknown_metrics_total") == 4
     assert [formatEvent(event) for event in logs if event["log_namespace"].endswith("remarks")] == [
-        "the name 'gpu' in a report is no metric family and is ignored",
-        "the name 'page_fault' in a report is no metric family and is ignored; did its profiler mean page_faults?",
+        "the name 'gpu' in a report is not a metric family and is ignored",
+        "the name 'page_fault' in a report is not a metric family and is ignored; did its profiler mean page_faults?",
     ]
 
 

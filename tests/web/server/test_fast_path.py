@@ -18,7 +18,7 @@ from tests.wire import Wire, request
 
 def twisted_way(wire: Wire) -> Wire:
     """Have every request go Twisted's way."""
-    wire.site.fast_path = None
+    wire.site.context.fast_path = None
     return wire
 
 
@@ -111,8 +111,8 @@ def test_heads_that_are_remembered_are_bounded() -> None:
     for number in range(1100):
         connection.send(request("POST", "/update_metrics", body("a"), User_Agent=f"agent-{number}"))
     assert len(connection.answers()) == 1100
-    assert wire.site.fast_path is not None
-    assert len(wire.site.fast_path._known) <= 1000
+    assert wire.site.context.fast_path is not None
+    assert len(wire.site.context.fast_path._known) <= 1000
 
 
 def from_memory() -> Wire:

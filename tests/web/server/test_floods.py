@@ -160,7 +160,7 @@ def test_a_client_that_leaves_between_turns() -> None:
     connection.send(request("GET", "/-/ready") * 100)
     connection.leave()
     wire.clock.pump([0] * 10)
-    assert not wire.site.channels
+    assert not wire.site.context.channels
     assert wire.arriving.held == 0
     assert wire.metrics.value("orchestrator_http_requests_total", route="/-/ready", method="GET", code="499") is None
 

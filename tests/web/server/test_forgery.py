@@ -51,7 +51,7 @@ class Outside:
 
     def __init__(self) -> None:
         self.wire = Wire()
-        self.wire.site.access_log = True
+        self.wire.site.context.access_log = True
 
     def send(self, data: bytes) -> list[WireAnswer]:
         """Send bytes on a connection of their own; check answers, log and exposition."""

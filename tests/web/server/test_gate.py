@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from twisted.logger import capturedLogs, formatEvent
 
 from orchestratord.promql.client import Answer
-from orchestratord.security.gate import Gate, Role, rule
+from orchestratord.security.gate import Gate, Role
 from orchestratord.security.jwt import NodeTokenVerifier, parse_keys
+from orchestratord.web.routes import find_route
 from orchestratord.web.server.fast_path import Unanswered
 from tests.fakes import NOW, body
 from tests.tokens import AUDIENCE, ISSUER, claims, jwk, key_set, rsa_key, signed
@@ -136,7 +137,7 @@ def test_a_route_that_no_rule_knows_is_not_there() -> None:
     wire = gated()
     for known in (True, False):
         asked: Any = SimpleNamespace(
-            rule=rule(b"GET", b"/nodes") if known else None, path=b"/nodes", prepath=[b"nodes"], postpath=[]
+            route=find_route(b"GET", b"/nodes") if known else None, path=b"/nodes", prepath=[b"nodes"], postpath=[]
         )
         found = wire.site.resource.getChildWithDefault(b"nodes", asked)
         assert (type(found).__name__ == "KleinResource") == known
@@ -383,7 +384,7 @@ class TestLog:
         )
         assert '"POST /update_metrics" 401' in text
         assert '"GET /nodes" 401' in text
-        assert text.count("refused: this takes a token of the role") == 2
+        assert text.count("refused: this requires a token of the role") == 2
 
     def test_no_header_in_it(self) -> None:
         """Whether it lets in or not."""

@@ -89,7 +89,7 @@ def test_nothing_behind_is_carried_out(
     wire = Wire()
     wire.report(body("kept"))
     if way == "ordinary":
-        wire.site.fast_path = None
+        wire.site.context.fast_path = None
     connection = connect(wire)
     with capturedLogs() as logs:
         if joined:
@@ -178,7 +178,7 @@ def test_a_connection_too_many_is_refused_once(authority: Authority) -> None:
     """Its 503 does not depend on what comes."""
     wire = Wire()
     connections = ConnectionLimit(0)
-    wire.site.connections = connections
+    wire.site.context.connections = connections
     client = TlsClient(wire, authority)
     client.send(BEHIND, FORGET, BEHIND)
     assert [answer.status for answer in client.answers()] == [503]

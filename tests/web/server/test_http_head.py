@@ -117,7 +117,7 @@ def test_what_is_no_request(data: bytes, status: int, way: str) -> None:
     """One answer, in JSON, with a Date and `Connection: close`; counted; nothing behind it is looked at."""
     wire = Wire()
     if way == "ordinary":
-        wire.site.fast_path = None
+        wire.site.context.fast_path = None
     for behind in (b"", request("POST", "/update_metrics", body("behind")) * 2):
         connection = wire.connect()
         with capturedLogs() as logs:
@@ -187,7 +187,7 @@ def test_what_is_a_request(data: bytes, closes: bool, way: str) -> None:
     """The report is stored; the connection ends if the client wants it to, or is one of HTTP/1.0, and is told."""
     wire = Wire()
     if way == "ordinary":
-        wire.site.fast_path = None
+        wire.site.context.fast_path = None
     connection = wire.connect()
     connection.send(data)
     (answer,) = connection.answers()
@@ -375,7 +375,7 @@ def test_both_ways_read_a_token_alike(form: bytes, gate: str) -> None:
     for fast_path in (True, False):
         wire = gated() if gate == "closed" else Wire(gate=Gate({}))
         if not fast_path:
-            wire.site.fast_path = None
+            wire.site.context.fast_path = None
         value = form.replace(b"%s", token)
         answers = sent(wire, post(b"Authorization: " + value, b"Content-Type: application/json", LENGTH))
         seen.append(([(answer.status, answer.body) for answer in answers], wire.ids()))

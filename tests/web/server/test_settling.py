@@ -22,8 +22,8 @@ class Settling:
         self.connection: Connection = self.wire.connect()
         self.written: list[int] = []
         flush: Any = lambda: self.written.append(len(self.connection.transport.value()))  # noqa: E731
-        self.wire.site.flush = flush
-        reports: Any = self.wire.site.hot[b"/update_metrics"]
+        self.wire.site.context.flush = flush
+        reports: Any = self.wire.site.context.hot[b"/update_metrics"]
         reports._flush = flush
 
     def post(self, data: bytes, headers: dict[str, Any]) -> int:

@@ -166,7 +166,7 @@ def test_a_client_that_leaves_is_counted_as_499_and_its_query_ends() -> None:
     connection.leave()
     assert cancelled
     assert wire.metrics.value("orchestrator_http_requests_total", route="/query", method="GET", code="499") == 1
-    assert not wire.site.channels
+    assert not wire.site.context.channels
 
 
 def test_drain_lets_the_request_in_flight_finish() -> None:
@@ -205,7 +205,7 @@ def test_the_access_log_is_off_unless_wanted_and_cannot_be_forged() -> None:
     wire = Wire()
     with capturedLogs() as logs:
         wire.ask("GET", "/-/ready")
-        wire.site.access_log = True
+        wire.site.context.access_log = True
         wire.ask("GET", "/-/ready?\\'")
     (line,) = logs
     assert line["method"] == "GET"

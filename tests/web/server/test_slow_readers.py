@@ -109,7 +109,7 @@ def test_requests_whose_answers_are_not_read() -> None:
     wire.clock.pump([1] * 20)
     assert connection.transport.disconnected
     connection.leave()
-    assert not wire.site.channels
+    assert not wire.site.context.channels
 
 
 def test_what_comes_while_an_answer_is_not_read_waits_outside() -> None:

@@ -119,10 +119,10 @@ def test_the_memory_of_answers_goes_to_those_that_read() -> None:
 def test_an_answer_that_nobody_counts_is_counted_while_it_waits() -> None:
     """A document of ours, or a page, to clients that do not read: beyond a bound the slowest of them is cut."""
     wire = Wire()
-    wire.site.waiting.limit = 2 * len(BIG)
+    wire.site.context.waiting.limit = 2 * len(BIG)
     big_answer(wire)
     first, second = slow(wire, "/query?q=up"), slow(wire, "/query?q=down")
-    assert wire.site.waiting.held == 2 * len(BIG)
+    assert wire.site.context.waiting.held == 2 * len(BIG)
     third = slow(wire, "/query?q=up")
     assert third.transport.disconnected
     wire.clock.advance(GRACE_SECONDS)
@@ -131,7 +131,7 @@ def test_an_answer_that_nobody_counts_is_counted_while_it_waits() -> None:
     assert [first.transport.disconnected, second.transport.disconnected] == [True, False]
     for connection in (first, second, fourth):
         connection.leave()
-    assert wire.site.waiting.held == 0
+    assert wire.site.context.waiting.held == 0
 
 
 def test_what_was_cut_is_written_no_more() -> None:
@@ -153,7 +153,7 @@ def test_slow_readers_are_so_many() -> None:
     """Each has a piece of its answer on its connection: one too many takes the place of the one that was slow first."""
     wire = Wire()
     big_answer(wire)
-    wire.site.waiting.limit = 10**12
+    wire.site.context.waiting.limit = 10**12
     first, second = slow(wire, "/query?q=up"), slow(wire, "/query?q=up")
     for _ in range(MOST - 2):
         slow(wire, "/query?q=up")

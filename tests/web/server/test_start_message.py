@@ -47,7 +47,7 @@ def test_a_port_that_others_reach_is_warned_of_once() -> None:
     """With the ports, the roles, and both ways to close it."""
     warning = exposure([place("0.0.0.0"), place("fe80::1%eth0", 80), place("::1")], [], EVERY, mutual=False)
     assert warning == (
-        "whoever reaches 0.0.0.0:5000, [fe80::1%eth0]:80 needs no token for report, query, scrape, admin."
+        "anyone who can connect to 0.0.0.0:5000, [fe80::1%eth0]:80 needs no token for report, query, scrape, admin."
         " To close it: --token-file ROLE=PATH for each role,"
         " or a listener for this machine alone (tcp:PORT:interface=127.0.0.1)"
     )
@@ -58,7 +58,7 @@ def test_only_what_is_open_is_named() -> None:
     public = place("0.0.0.0")
     warning = exposure([public], [], ["query"], mutual=False)
     assert warning is not None
-    assert warning.startswith("whoever reaches 0.0.0.0:5000 needs no token for query. ")
+    assert warning.startswith("anyone who can connect to 0.0.0.0:5000 needs no token for query. ")
     assert exposure([public], [], [], mutual=False) is None
     assert exposure([place("0.0.0.0", tls=True)], [], EVERY, mutual=True) is None
     assert exposure([place("0.0.0.0", tls=True)], [], EVERY, mutual=False) is not None
@@ -69,7 +69,7 @@ def test_administration_is_where_it_is() -> None:
     warning = exposure([place("0.0.0.0")], [place("10.0.0.1", 5001)], ["query", "admin"], mutual=False)
     assert warning is not None
     assert warning.startswith(
-        "whoever reaches 0.0.0.0:5000 needs no token for query;"
-        " whoever reaches 10.0.0.1:5001 needs no token for admin. "
+        "anyone who can connect to 0.0.0.0:5000 needs no token for query;"
+        " anyone who can connect to 10.0.0.1:5001 needs no token for admin. "
     )
     assert exposure([place("0.0.0.0")], [place("127.0.0.1", 5001)], ["admin"], mutual=False) is None
