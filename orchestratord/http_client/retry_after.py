@@ -8,18 +8,18 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from twisted.web.iweb import IResponse
+    from collections.abc import Sequence
 
 #: The longest wait that is believed, in seconds.
 MAX_RETRY_AFTER = 300.0
 
 
-def retry_after(response: IResponse, now: float) -> float | None:
-    """Return the seconds that the first Retry-After of a response asks for, from 0 to MAX_RETRY_AFTER.
+def retry_after(values: Sequence[bytes] | None, now: float) -> float | None:
+    """Return the seconds that the first of a response's values of Retry-After asks for, from 0 to MAX_RETRY_AFTER.
 
     None if there is no valid one. `now` is the Unix time, for a Retry-After that is a date.
     """
-    value = (response.headers.getRawHeaders(b"Retry-After") or [b""])[0].decode("latin-1").strip()
+    value = (values or [b""])[0].decode("latin-1").strip()
     if re.fullmatch(r"[0-9]{1,9}", value):
         return min(float(value), MAX_RETRY_AFTER)
     try:

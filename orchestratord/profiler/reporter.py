@@ -225,7 +225,7 @@ class Reporter:
             retry=response.code >= 500 or response.code in (401, 403, 408, 429),
             kind=str(response.code),
             reason=f"{response.code} {_error_text(answer)}",
-            retry_after=retry_after(response, self._unix_time()) or 0.0,
+            retry_after=retry_after(response.headers.getRawHeaders(b"Retry-After"), self._unix_time()) or 0.0,
         )
 
     def _log_change(self, outcome: _Outcome) -> None:

@@ -212,7 +212,11 @@ class Upstreams:
             raise Broken(str(error)) from None
         if response.code == 204 and not body and query.path == "/api/v1/query_exemplars":  # the query selects nothing
             return Answer(204, b"", b"")
-        seconds = retry_after(response, self._now()) if response.code in {429, 503} else None
+        seconds = (
+            retry_after(response.headers.getRawHeaders(b"Retry-After"), self._now())
+            if response.code in {429, 503}
+            else None
+        )
         wait = None if seconds is None else max(1, math.ceil(seconds))
         if is_own(response.code, content_type, body):
             headers = () if wait is None else ((b"Retry-After", b"%d" % wait),)

@@ -125,4 +125,4 @@ class RemoteWriteClient:
         if status in _OF_DATA or (status == 500 and _OF_A_SAMPLE.search(answer)):
             return Reply(Verdict.REFUSED, words, too_old=_TOO_OLD.search(answer) is not None)
         # A redirect is not followed. It may go away, and a wrong token may be replaced: so this is a retry.
-        return Reply(Verdict.RETRY, words, retry_after(response, self._now()))
+        return Reply(Verdict.RETRY, words, retry_after(response.headers.getRawHeaders(b"Retry-After"), self._now()))

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
 import pytest
-from twisted.web.http_headers import Headers
 
 from orchestratord.http_client.retry_after import MAX_RETRY_AFTER, retry_after
 
@@ -35,5 +31,4 @@ NOW = 784111757.0
 )
 def test_a_wait(values: list[str], seconds: float | None) -> None:
     """Seconds, or a date in one of HTTP's three formats; bounded; anything else is no wait."""
-    response: Any = SimpleNamespace(headers=Headers({"Retry-After": values}))
-    assert retry_after(response, NOW) == seconds
+    assert retry_after([value.encode() for value in values], NOW) == seconds
