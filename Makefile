@@ -71,7 +71,7 @@ soak-scale: debian-soak-scale $(VENV)/.installed ## Report to three orchestrator
 screenshots: debian-test debian-screenshots $(VENV)/.installed-test ## Take the pictures in docs/pictures anew, of the real thing under a fleet that might be one
 	$(BIN)/python -m tests.pictures
 
-lint: $(VENV)/.installed-test ## ruff, mypy --strict, and the order of the rooms
+lint: $(VENV)/.installed-test ## ruff, mypy --strict, and the layers of the packages
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
