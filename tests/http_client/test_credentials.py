@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def test_a_token_rotates(tmp_path: Path) -> None:
-    """The header's value follows the file; the end of the line is none of it."""
+    """The header's value follows the file; the line feed does not belong to the value."""
     file, clock = tmp_path / "token", Clock()
     file.write_text("one.a-b_c~d+e/f==\n")
     value = bearer(clock.seconds, "prometheus_http.credentials_file", file)

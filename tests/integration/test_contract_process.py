@@ -1,4 +1,4 @@
-"""The command line, the environment, the start and the stop of the real daemon, as shared/CONTRACT.md has them."""
+"""The command line, the environment, the start and the stop of the real daemon, as --help promises them."""
 
 from __future__ import annotations
 

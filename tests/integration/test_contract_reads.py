@@ -1,4 +1,4 @@
-"""The /nodes family, /metrics, the probes and what /query refuses by itself, as shared/CONTRACT.md has them."""
+"""The /nodes family, /metrics, the probes and what /query refuses by itself, as etc/openapi.yaml describes them."""
 
 from __future__ import annotations
 

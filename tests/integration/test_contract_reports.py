@@ -1,4 +1,4 @@
-"""POST /update_metrics as shared/CONTRACT.md has it, against the real daemon over real sockets."""
+"""POST /update_metrics as etc/openapi.yaml describes it, against the real daemon over real sockets."""
 
 from __future__ import annotations
 
@@ -555,7 +555,7 @@ def test_the_connection_is_usable_after_errors(daemon: Daemon) -> None:
 
 
 def test_pipelined_requests(daemon: Daemon) -> None:
-    """Requests that are sent at once are answered one after the other, a long batch in its turn."""
+    """Requests that are sent at once are answered one after the other, and a long batch keeps its place."""
     long = json.dumps([full_report(f"piped-{number}") for number in range(500)]).encode()
     parts = [
         (b"nonsense", 400),

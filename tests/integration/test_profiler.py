@@ -49,7 +49,7 @@ async def soon(waiting: Deferred[T]) -> T:
 
 
 def is_alive(pid: int) -> bool:
-    """Return whether there is such a process, be it a zombie."""
+    """Return whether there is such a process; a zombie counts too."""
     return Path(f"/proc/{pid}").exists()
 
 
@@ -277,7 +277,7 @@ def test_the_program_for_kprobes_compiles() -> None:
 
 
 def test_procfs_without_root() -> None:
-    """The counts of other users' processes are not to be had: they are left out, and not those of a part."""
+    """The counts of other users' processes cannot be read: the family is left out, rather than counted in part."""
     script = (
         "import pathlib;"
         "from orchestratord.profiler.procfs import ProcTree;"

@@ -113,7 +113,7 @@ def chosen_by_extra() -> set[str]:
 
 @pytest.mark.parametrize("extra", ["", "test"])
 def test_all_that_is_required_is_there_and_within_its_range(extra: str) -> None:
-    """What setup.cfg names, and what that requires in its turn: one version of each fits them all."""
+    """What setup.cfg names, and what those require: one version of each fits them all."""
     assert len(closure([*required(), *required(extra)])) > 10
 
 

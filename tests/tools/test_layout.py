@@ -1,4 +1,4 @@
-"""What DESIGN.md promises of the house and no linter checks."""
+"""What CONTRIBUTING.md promises of the code and no linter checks."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def test_absent_is_not_zero() -> None:
 
 
 def test_ids_of_our_nodes() -> None:
-    """An id that is none of ours has no number."""
+    """An id that the soak did not make has no number."""
     assert node_number("node-000012") == 12
     assert [node_number(name) for name in ("node-12", "slow-000012", "node-x", "")] == [None] * 4
 
@@ -110,7 +110,7 @@ def test_promises_broken() -> None:
 
 
 def test_what_turns_out_to_be_excused() -> None:
-    """A failure counts unless a suspension covers it, be it one that is noted only later."""
+    """A failure counts unless a suspension covers it, also one that is noted only later."""
     account = Account()
     account.unless(Service.REPORTS, 10, 11, "answered", "was not")
     account.unless(Service.REPORTS, 20, 21, "answered", "was not either")

@@ -24,7 +24,7 @@ _WARM_UP = 1
 _BATCH = 100
 #: Seconds of a look at the cost of a report.
 _SHORT = 1
-#: Seconds after which nodes report again, lest they go stale.
+#: Seconds after which nodes report again, so that they stay fresh.
 _FRESH = 30.0
 #: Connections that are opened for other reasons, or never served: how far their count may be from that of the requests.
 _STRAY = 0.05

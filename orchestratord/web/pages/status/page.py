@@ -90,7 +90,7 @@ def _no_fresh_node(status: DaemonStatus) -> Iterator[tuple[str, str]]:
 
 
 def _node_findings(heatmap: Heatmap, activity: Activity, status: DaemonStatus) -> Iterator[tuple[str, str]]:
-    """Yield the findings about fresh nodes, of which there is at least one, and about silent ones."""
+    """Yield the findings about fresh nodes, at least one, and about silent ones."""
     fresh, silent = counted(heatmap.nodes, "node"), _silent(status)
     held = _table_size(heatmap, activity, status)
     missing = _silent_share(heatmap, status)
