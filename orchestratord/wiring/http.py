@@ -13,10 +13,10 @@ from orchestratord.nodes.exposition import Exposition, NodeCollector
 from orchestratord.nodes.report_decoder import ReportDecoder
 from orchestratord.security.tls import ServerFiles, ServerTls
 from orchestratord.web.api.admin import Admin
-from orchestratord.web.api.klein_app import AdminRoot, Api, Root, hot_leaves
 from orchestratord.web.api.metrics import ScrapeResource
 from orchestratord.web.api.report_remarks import ReportRemarks
 from orchestratord.web.api.reports import AT_ONCE, ReportsResource
+from orchestratord.web.klein_app import AdminRoot, Api, Root, hot_leaves
 from orchestratord.web.pages.activity import ActivityRecorder
 from orchestratord.web.pages.resource import Pages
 from orchestratord.web.routes import HOT_QUERIES

@@ -22,6 +22,7 @@ from orchestratord.web.pages.rendering import MAX_RENDERING, PageRenderer, Rende
 from orchestratord.web.pages.status import page as status_page
 from orchestratord.web.pages.status.heatmap import heatmap
 from orchestratord.web.pages.status.own_url import address_of
+from orchestratord.web.server.responses import set_fault_headers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -136,8 +137,7 @@ class Pages:
 
     def fault(self, request: BoundedRequest, fault: Fault) -> bytes:
         """Answer a fault as a page."""
-        if fault.retry_after is not None:
-            request.setHeader(b"Retry-After", b"%d" % fault.retry_after)
+        set_fault_headers(request, fault)
         content = [message("bad", printable(str(fault)), heading=True)]
         body = page(self._renderer.frame("Problem", "", None), *content)
         return respond_html(request, fault.status, RenderedBody(body, b""))

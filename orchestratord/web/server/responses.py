@@ -92,13 +92,18 @@ def fault_content(fault: Fault, route: Route | None) -> dict[str, str]:
     return fault.envelope if route is not None and route.is_promql else fault.content
 
 
-def fault_body(request: Request, fault: Fault) -> bytes:
-    """Set the status and the headers of a fault's answer, and return its body."""
+def set_fault_headers(request: Request, fault: Fault) -> None:
+    """Set the headers of a fault's answer, in whatever form its body is, and end the connection if the fault does."""
     if fault.closes:
         request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
         request.channel.persistent = False
     for name, value in fault_headers(fault):
         request.responseHeaders.setRawHeaders(name, [value])
+
+
+def fault_body(request: Request, fault: Fault) -> bytes:
+    """Set the status and the headers of a fault's answer, and return its body."""
+    set_fault_headers(request, fault)
     return json_body(request, fault.status, fault_content(fault, _route(request)))
 
 

@@ -6,7 +6,7 @@ from twisted.internet.defer import Deferred, succeed
 
 from orchestratord.promql.client import Answer
 from orchestratord.runtime.memory_budget import MemoryBudget
-from orchestratord.web.api import klein_app as api
+from orchestratord.web import klein_app as api
 from orchestratord.web.server.send_buffer import PIECE
 from orchestratord.web.server.slow_readers import GRACE_SECONDS, MOST, PROGRESS_SECONDS
 from tests.fakes import body

@@ -13,6 +13,7 @@ from orchestratord.web.pages.query import page as query_page
 from orchestratord.web.pages.query.chart import chart
 from orchestratord.web.pages.query.graph_params import parse_graph_params, parse_instant_params, wants_table
 from orchestratord.web.pages.rendering import MAX_RENDERING, PICTURE_POLICY, compressed, respond, respond_html
+from orchestratord.web.server.responses import set_fault_headers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -66,8 +67,7 @@ class QueryPages:
         try:
             return await self._answer_page(request, form, args)
         except QueryFault as fault:
-            if fault.retry_after is not None:
-                request.setHeader(b"Retry-After", b"%d" % fault.retry_after)
+            set_fault_headers(request, fault)
             return await self._error_page(request, form, fault.status, str(fault))
 
     async def _answer_page(
