@@ -1,4 +1,10 @@
-"""The exceptions that carry an HTTP meaning; `orchestratord.web.server.responses` turns them into responses."""
+"""The exceptions that carry an HTTP status; `orchestratord.web.server.responses` turns them into responses.
+
+A report is refused in these places: `web/server/http_head` (a malformed head), `security/gate` (tokens),
+`web/server/request` and `nodes/gunzip` (too large), `web/api/reports` (draining, busy, not JSON),
+`nodes/report_decoder` and `nodes/batch` (wrong values), `nodes/intake` (a token of another node), `nodes/store` (the
+table is full).
+"""
 
 from __future__ import annotations
 

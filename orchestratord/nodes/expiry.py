@@ -1,4 +1,4 @@
-"""The sweep: it removes stale nodes from the table, some at a time, and goes on after an error."""
+"""The timer that removes stale nodes. `NodeStore` (`store.py`) decides which nodes are stale."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
@@ -68,25 +68,8 @@ class TotalsReader:
 
 def bucket_between(before: Totals, after: Totals, timestamp: float, plan: Plan) -> Bucket:
     """Return what the program counted between `before` and `after`; the interval ended at the Unix time `timestamp`."""
-
-    def counted(family: str, name: str = "") -> int | None:
-        if family not in plan.families:
-            return None
-        return max(0, after.get(name or family, 0) - before.get(name or family, 0))
-
-    def kilobytes(family: str, name: str) -> float | None:
-        size = counted(family, name)
-        return None if size is None else size / 1000
-
-    return Bucket(
-        timestamp=timestamp,
-        source=plan.source,
-        mem_bytes_allocated=counted("mem_bytes_allocated"),
-        page_faults=counted("page_faults"),
-        ctx_switches_graceful=counted("ctx_switches_graceful"),
-        ctx_switches_forced=counted("ctx_switches_forced"),
-        fs_read_count=counted("fs_read_count"),
-        fs_read_size_kb=kilobytes("fs_read_size_kb", "fs_read_bytes"),
-        fs_write_count=counted("fs_write_count"),
-        fs_write_size_kb=kilobytes("fs_write_size_kb", "fs_write_bytes"),
-    )
+    values: dict[str, Any] = {}
+    for family, (name, per) in plan.counters.items():
+        count = max(0, after.get(name, 0) - before.get(name, 0))
+        values[family] = count if per == 1 else count / per
+    return Bucket(timestamp=timestamp, source=plan.source, **values)

@@ -59,18 +59,24 @@ class Kernel:
     state: str = ""
 
 
+class Counter(NamedTuple):
+    """The map of a program that counts a family: the family's value is the map's, divided by `per`."""
+
+    map: str
+    per: int = 1
+
+
 class Plan(NamedTuple):
-    """A program for bpftrace, and the families that it counts. `missing` has the reason for each other family."""
+    """A program for bpftrace, and the counter of each family. `missing` has the reason for each family without one."""
 
     source: str
     program: str
-    families: frozenset[str]
+    counters: Mapping[str, Counter]
     missing: Mapping[str, str]
 
 
 class _Part(NamedTuple):
-    families: tuple[str, ...]
-    maps: tuple[str, ...]
+    counters: Mapping[str, Counter]
     text: str
 
 
@@ -108,11 +114,10 @@ def _kprobes(kernel: Kernel) -> list[_Part]:
     name = kernel.functions
     return [
         _Part(
-            ("mem_bytes_allocated",),
-            ("mem_bytes_allocated",),
+            _named("mem_bytes_allocated"),
             f"kprobe:{name['__kmalloc']} {{ @mem_bytes_allocated = sum(arg0); }}",
         ),
-        _Part(("page_faults",), ("page_faults",), f"kprobe:{name['handle_mm_fault']} {{ @page_faults = count(); }}"),
+        _Part(_named("page_faults"), f"kprobe:{name['handle_mm_fault']} {{ @page_faults = count(); }}"),
         # Not the idle task (0): nobody waits for it.
         _switches(
             f"kprobe:{name['finish_task_switch']}",
@@ -121,8 +126,7 @@ def _kprobes(kernel: Kernel) -> list[_Part]:
         ),
         *(
             _Part(
-                (f"fs_{what}_count", f"fs_{what}_size_kb"),
-                (f"fs_{what}_count", f"fs_{what}_bytes"),
+                _file_io(what),
                 f"kprobe:{name[f'vfs_{what}']} {{ @fs_{what}_count = count(); }}\n"
                 f"kretprobe:{name[f'vfs_{what}']} /(int64)retval > 0/ {{ @fs_{what}_bytes = sum(retval); }}",
             )
@@ -140,12 +144,12 @@ def _tracepoints(offered: frozenset[str]) -> tuple[list[_Part], dict[str, str]]:
         # which counts pages of user memory.
         where = _attached([name for name in ("kmem:kmalloc", "kmem:kmalloc_node") if name in offered])
         text = f"{where} {{ @mem_bytes_allocated = sum(args->bytes_req); }}"
-        parts.append(_Part(("mem_bytes_allocated",), ("mem_bytes_allocated",), text))
+        parts.append(_Part(_named("mem_bytes_allocated"), text))
     else:
         missing["mem_bytes_allocated"] = "the kernel has no tracepoint kmem:kmalloc"
     # Only x86 (and riscv from 6.18 on) has these tracepoints; every kernel has perf's event, which counts the same.
     faults = _attached(_FAULTS) if offered.issuperset(_FAULTS) else "software:page-faults:1"
-    parts.append(_Part(("page_faults",), ("page_faults",), f"{faults} {{ @page_faults = count(); }}"))
+    parts.append(_Part(_named("page_faults"), f"{faults} {{ @page_faults = count(); }}"))
     if "sched:sched_switch" in offered:
         # The same rule as for the kernel's counters of a task. Forced: the task was still runnable (0), or was
         # preempted (0x100, "R+").
@@ -155,11 +159,11 @@ def _tracepoints(offered: frozenset[str]) -> tuple[list[_Part], dict[str, str]]:
         reason = "the kernel has no tracepoint sched:sched_switch"
         missing |= dict.fromkeys(("ctx_switches_graceful", "ctx_switches_forced"), reason)
     for what, calls in (("read", _READS), ("write", _WRITES)):
-        families = (f"fs_{what}_count", f"fs_{what}_size_kb")
+        counters = _file_io(what)
         names = [name for call in calls if (name := f"syscalls:sys_exit_{call}") in offered]
         if f"syscalls:sys_exit_{what}" not in names:
             reason = f"the kernel has no tracepoint syscalls:sys_exit_{what} (CONFIG_FTRACE_SYSCALLS)"
-            missing |= dict.fromkeys(families, reason)
+            missing |= dict.fromkeys(counters, reason)
             continue
         text = (
             f"{_attached(names)} {{\n"
@@ -167,15 +171,13 @@ def _tracepoints(offered: frozenset[str]) -> tuple[list[_Part], dict[str, str]]:
             f"\tif (args->ret > 0) {{ @fs_{what}_bytes = sum(args->ret); }}\n"
             "}"
         )
-        parts.append(_Part(families, (f"fs_{what}_count", f"fs_{what}_bytes"), text))
+        parts.append(_Part(counters, text))
     return parts, missing
 
 
 def _switches(where: str, first: str, forced: str) -> _Part:
-    names = ("ctx_switches_graceful", "ctx_switches_forced")
     return _Part(
-        names,
-        names,
+        _named("ctx_switches_graceful", "ctx_switches_forced"),
         f"{where} {{\n"
         f"\t{first}\n"
         "\tif ($pid != 0) {\n"
@@ -183,6 +185,15 @@ def _switches(where: str, first: str, forced: str) -> _Part:
         "\t}\n"
         "}",
     )
+
+
+def _named(*families: str) -> dict[str, Counter]:
+    """Return counters in maps that have the families' names."""
+    return {family: Counter(family) for family in families}
+
+
+def _file_io(what: str) -> dict[str, Counter]:
+    return _named(f"fs_{what}_count") | {f"fs_{what}_size_kb": Counter(f"fs_{what}_bytes", per=1000)}
 
 
 def _plan(source: str, parts: Iterable[_Part], missing: Mapping[str, str]) -> Plan:
@@ -193,7 +204,8 @@ def _plan(source: str, parts: Iterable[_Part], missing: Mapping[str, str]) -> Pl
     of these probes, which is often so on a busy node; the next tick then does the work. An idle tick takes about 1 us.
     """
     parts = list(parts)
-    prints = "\n".join(f"\tprint(@{name});" for part in parts for name in part.maps)
+    counters = {family: counter for part in parts for family, counter in part.counters.items()}
+    prints = "\n".join(f"\tprint(@{counter.map});" for counter in counters.values())
     tick = (
         "interval:ms:100 /nsecs >= @due/ {\n"
         "\tif (@due == 0) { @due = nsecs; }\n"
@@ -201,7 +213,7 @@ def _plan(source: str, parts: Iterable[_Part], missing: Mapping[str, str]) -> Pl
         f'{prints}\n\tprintf("bucket\\n");\n}}'
     )
     program = "\n".join([*(part.text for part in parts), tick, ""])
-    return Plan(source, program, frozenset(name for part in parts for name in part.families), missing)
+    return Plan(source, program, counters, missing)
 
 
 def _attached(names: Iterable[str]) -> str:

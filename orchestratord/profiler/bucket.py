@@ -21,14 +21,14 @@ class Bucket:
 
     timestamp: float
     source: str
-    mem_bytes_allocated: int | None
-    page_faults: int | None
-    ctx_switches_graceful: int | None
-    ctx_switches_forced: int | None
-    fs_read_count: int | None
-    fs_read_size_kb: float | None
-    fs_write_count: int | None
-    fs_write_size_kb: float | None
+    mem_bytes_allocated: int | None = None
+    page_faults: int | None = None
+    ctx_switches_graceful: int | None = None
+    ctx_switches_forced: int | None = None
+    fs_read_count: int | None = None
+    fs_read_size_kb: float | None = None
+    fs_write_count: int | None = None
+    fs_write_size_kb: float | None = None
 
 
 def log_left_out(log: Logger, missing: Mapping[str, str]) -> None:

@@ -62,7 +62,7 @@ def test_kernel_functions(
         f"kretprobe:{write}",
     ]
     assert f"$prev->{state} == 0" in first.program
-    assert first.families == set(BUILT_IN.names)
+    assert first.counters.keys() == set(BUILT_IN.names)
     assert first.missing == {}
 
 
@@ -84,7 +84,7 @@ def test_tracepoints_of_x86(tmp_path: Path) -> None:
     """All tracepoints are used."""
     (plan,) = plans(kernel_files(tmp_path, ALL_TRACEPOINTS).kernel())
     assert probes(plan.program) == [f"tracepoint:{name}" for name in ALL_TRACEPOINTS]
-    assert plan.families == set(BUILT_IN.names)
+    assert plan.counters.keys() == set(BUILT_IN.names)
 
 
 def test_kmalloc_of_a_node_until_6_0(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_page_faults_of_arm64(tmp_path: Path) -> None:
     offered = [name for name in ALL_TRACEPOINTS if not name.startswith("exceptions:")]
     (plan,) = plans(kernel_files(tmp_path, offered).kernel())
     assert "software:page-faults:1" in probes(plan.program)
-    assert plan.families == set(BUILT_IN.names)
+    assert plan.counters.keys() == set(BUILT_IN.names)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_a_tracepoint_is_missing(without: str, families: set[str]) -> None:
     (plan,) = plans(Kernel(frozenset(ALL_TRACEPOINTS) - {without}))
     assert f"tracepoint:{without}" not in probes(plan.program)
     assert plan.missing.keys() == families
-    assert plan.families == set(BUILT_IN.names) - families
+    assert plan.counters.keys() == set(BUILT_IN.names) - families
     assert all(without in reason for reason in plan.missing.values())
 
 
