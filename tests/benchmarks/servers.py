@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 from tests.benchmarks import http11
 from tests.benchmarks.machine import ALL, SERVER, python_program
+from tests.options import flags_and_environment
 from tests.ports import free_port as free_port  # noqa: PLC0414 - for who has the rest from here
 
 if TYPE_CHECKING:
@@ -122,11 +123,13 @@ class Servers:
         twistd = [sys.executable, str(HERE / "turns.py"), str(turns)] if turns else [python_program("twistd")]
         if program is not None:
             twistd = [str(program)]
+        flags, more = flags_and_environment(options)
         return self.start(
             "before" if program else "ours",
-            [*twistd, "-n", "--pidfile=", "orchestrator", "--listen", listen, *options],
+            [*twistd, "-n", "--pidfile=", "orchestrator", "--listen", listen, *flags],
             port,
             ready,
+            more=more,
         )
 
     def floor(self) -> Server:

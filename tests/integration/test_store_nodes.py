@@ -85,7 +85,7 @@ def test_nodes_are_what_the_store_knows(start: Callable[..., Daemon], store: Sto
     def told() -> bool:
         page = replicas[0].get("/", headers={"Accept": "text/html"})
         assert page.status_code == 200
-        return "The store does not say" in page.text
+        return "The store does not list the nodes" in page.text
 
     until(told, "a page that says why there is no picture")
 

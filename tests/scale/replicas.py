@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from tests.benchmarks import machine, payloads
 from tests.benchmarks.servers import free_port
+from tests.options import flags_and_environment
 from tests.scale.plan import REPLICAS
 from tests.soak.client import NoAnswer, once
 from tests.soak.processes import ended, ready, said
@@ -71,16 +72,15 @@ class Replica:
             "data-dir": str(self._servers.home / f"replica-{self.number}"),
         }
         if plan.expire_every is not None:
-            options["expire-every"] = f"{plan.expire_every:g}"
+            options["limits.expire_every"] = f"{plan.expire_every:g}"
         if plan.snapshot_every is not None:
             options["snapshot-every"] = f"{plan.snapshot_every:g}"
-        command = [machine.python_program("twistd"), "-n", "--pidfile=", "orchestrator"]
-        for name, value in options.items():
-            command += [f"--{name}", value]
+        flags, environ = flags_and_environment([f"--{name}={value}" for name, value in options.items()])
+        command = [machine.python_program("twistd"), "-n", "--pidfile=", "orchestrator", *flags]
         for name, value in EXTERNAL.items():
             command += ["--external-label", f"{name}={value}"]
         name = f"replica-{self.number}-life-{self.life}"
-        self._server = self._servers.start(name, command, self.port, None, machine.ALL)
+        self._server = self._servers.start(name, command, self.port, None, machine.ALL, more=environ)
         await ready(self._server)
         self.up = True
 
